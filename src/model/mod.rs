@@ -1,0 +1,17 @@
+//! The words of the platform as types: parsed names, process ids and the records that etcd holds.
+//!
+//! Pure: nothing here does IO, reads a clock or draws a random number.
+
+pub mod name;
+pub mod process;
+pub mod record;
+
+pub use name::{
+    AppName, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId, ProcessType,
+    UnitFileName, Username,
+};
+pub use process::{ProcessId, ProcessName, ReleaseNumber};
+pub use record::*;
+
+/// A point in etcd's history (its `mod_revision`, a positive number that only grows).
+pub type Revision = i64;

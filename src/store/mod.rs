@@ -1,0 +1,2 @@
+//! etcd as a typed store.
+pub mod keys;

@@ -3,6 +3,9 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod builder;
+pub mod git;
+pub mod image;
 pub mod model;
 pub mod seal;
 pub mod settings;

@@ -50,9 +50,19 @@ impl OfferedKey {
         if !bytes.starts_with(&named) {
             return Err(OfferedKeyError::Blob(kind));
         }
-        let pairs: Vec<String> = Md5::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        let fingerprint = pairs.join(":").parse().expect("invariant: 16 pairs of digits");
-        Ok(Self { kind, blob: blob.to_owned(), fingerprint })
+        let pairs: Vec<String> = Md5::digest(&bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let fingerprint = pairs
+            .join(":")
+            .parse()
+            .expect("invariant: 16 pairs of digits");
+        Ok(Self {
+            kind,
+            blob: blob.to_owned(),
+            fingerprint,
+        })
     }
 
     /// Where etcd would hold it.
@@ -78,9 +88,14 @@ impl OfferedKey {
             KeyAnswer::Known { user, fingerprint } => {
                 format!("git-shell --user={user} --fingerprint={fingerprint}")
             }
-            KeyAnswer::Unknown { fingerprint } => format!("unknown-key --fingerprint={fingerprint}"),
+            KeyAnswer::Unknown { fingerprint } => {
+                format!("unknown-key --fingerprint={fingerprint}")
+            }
         };
-        format!("restrict,command=\"{program} {arguments}\" {} {}", self.kind, self.blob)
+        format!(
+            "restrict,command=\"{program} {arguments}\" {} {}",
+            self.kind, self.blob
+        )
     }
 }
 
@@ -143,7 +158,10 @@ mod tests {
         ];
         for answer in answers {
             let line = key.line("/opt/deis/bin/deisd", &answer);
-            assert!(line.starts_with("restrict,command=\"/opt/deis/bin/deisd "), "{line}");
+            assert!(
+                line.starts_with("restrict,command=\"/opt/deis/bin/deisd "),
+                "{line}"
+            );
             assert_eq!(line.matches('"').count(), 2, "{line}");
             assert_eq!(line.lines().count(), 1, "{line}");
             assert!(line.ends_with(&format!("\" ssh-ed25519 {BLOB}")), "{line}");

@@ -114,7 +114,10 @@ fn repository(path: &str, service: Service) -> Result<GitCommand, CommandError> 
     if name.is_empty() {
         return Err(no_repository());
     }
-    let app = name.parse().map_err(|source| CommandError::App { name: shown(name), source })?;
+    let app = name.parse().map_err(|source| CommandError::App {
+        name: shown(name),
+        source,
+    })?;
     Ok(GitCommand::Git { service, app })
 }
 
@@ -125,15 +128,27 @@ mod tests {
     use super::*;
 
     fn git(service: Service, app: &str) -> GitCommand {
-        GitCommand::Git { service, app: app.parse().expect("an app's name") }
+        GitCommand::Git {
+            service,
+            app: app.parse().expect("an app's name"),
+        }
     }
 
     #[test]
     fn what_git_clients_send() {
         let cases = [
-            ("git-receive-pack 'hello.git'", git(Service::Receive, "hello")),
-            ("git-receive-pack '/hello.git'", git(Service::Receive, "hello")),
-            ("git receive-pack 'hello.git'", git(Service::Receive, "hello")),
+            (
+                "git-receive-pack 'hello.git'",
+                git(Service::Receive, "hello"),
+            ),
+            (
+                "git-receive-pack '/hello.git'",
+                git(Service::Receive, "hello"),
+            ),
+            (
+                "git receive-pack 'hello.git'",
+                git(Service::Receive, "hello"),
+            ),
             ("git-upload-pack 'hello.git'", git(Service::Upload, "hello")),
             ("git-upload-pack hello", git(Service::Upload, "hello")),
             ("ping", GitCommand::Ping),

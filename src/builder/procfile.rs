@@ -62,7 +62,9 @@ pub fn parse(text: &str) -> Result<Procfile, ProcfileError> {
     if map.len() > MAX_TYPES {
         return Err(ProcfileError::TooMany(map.len()));
     }
-    map.into_iter().map(|(name, command)| entry(name, &command)).collect()
+    map.into_iter()
+        .map(|(name, command)| entry(name, &command))
+        .collect()
 }
 
 fn entry(name: String, command: &str) -> Result<(ProcessType, String), ProcfileError> {
@@ -102,11 +104,17 @@ pub fn parse_release(text: &str) -> Result<Procfile, ProcfileError> {
     let release: Option<Release> = serde_yaml::from_str(text)
         .map_err(|error| ProcfileError::Form(one_line(&error.to_string())))?;
     let types = release.unwrap_or_default().default_process_types;
-    types.into_iter().map(|(name, command)| entry(name, &command)).collect()
+    types
+        .into_iter()
+        .map(|(name, command)| entry(name, &command))
+        .collect()
 }
 
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]
@@ -121,9 +129,15 @@ mod tests {
             ("web: python3 app.py\n", &[("web", "python3 app.py")]),
             (
                 "web: gunicorn app:app -b 0.0.0.0:$PORT\nworker: ./work --fast\n",
-                &[("web", "gunicorn app:app -b 0.0.0.0:$PORT"), ("worker", "./work --fast")],
+                &[
+                    ("web", "gunicorn app:app -b 0.0.0.0:$PORT"),
+                    ("worker", "./work --fast"),
+                ],
             ),
-            ("web: \"echo 'a; b' && exec %n\"\n", &[("web", "echo 'a; b' && exec %n")]),
+            (
+                "web: \"echo 'a; b' && exec %n\"\n",
+                &[("web", "echo 'a; b' && exec %n")],
+            ),
             ("", &[]),
             ("# nothing\n", &[]),
         ];
@@ -154,7 +168,10 @@ mod tests {
             "a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]",
         ];
         for text in cases {
-            let error = parse(text).map(|map| format!("{map:?}")).expect_err(text).to_string();
+            let error = parse(text)
+                .map(|map| format!("{map:?}"))
+                .expect_err(text)
+                .to_string();
             assert!(!error.contains('\n'), "{error}");
         }
         assert!(parse(&format!("web: {}", "x".repeat(MAX_SIZE))).is_err());

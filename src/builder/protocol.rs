@@ -121,7 +121,9 @@ pub fn write_line(to: &mut impl Write, value: &impl Serialize) -> io::Result<()>
 ///
 /// # Errors
 /// As the reader says, and when the line is too long or not what is expected.
-pub fn read_line<T: for<'de> Deserialize<'de>>(from: &mut impl io::BufRead) -> io::Result<Option<T>> {
+pub fn read_line<T: for<'de> Deserialize<'de>>(
+    from: &mut impl io::BufRead,
+) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     io::BufRead::read_until(&mut from.take(MAX_LINE as u64), b'\n', &mut line)?;
     if line.is_empty() {
@@ -174,7 +176,9 @@ mod tests {
     fn lines_come_back() {
         let ask = Ask::Push(Push {
             user: "ada".parse().expect("a user"),
-            fingerprint: "00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff".parse().expect("one"),
+            fingerprint: "00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff"
+                .parse()
+                .expect("one"),
             app: "hello".parse().expect("an app"),
             repository: Uuid::nil(),
             sha: Sha::try_from("a".repeat(40)).expect("an id"),
@@ -184,7 +188,10 @@ mod tests {
         let mut bytes = Vec::new();
         write_line(&mut bytes, &ask).expect("written");
         assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);
-        assert_eq!(read_line::<Ask>(&mut bytes.as_slice()).expect("read"), Some(ask));
+        assert_eq!(
+            read_line::<Ask>(&mut bytes.as_slice()).expect("read"),
+            Some(ask)
+        );
         assert_eq!(read_line::<Ask>(&mut [].as_slice()).expect("read"), None);
         let mut long: &[u8] = &vec![b'x'; MAX_LINE + 10];
         assert!(read_line::<Ask>(&mut long).is_err());

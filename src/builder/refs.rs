@@ -124,7 +124,10 @@ pub fn parse(input: &str) -> Result<Vec<RefUpdate>, RefsError> {
         })
     };
     let refused = |text: &str| RefsError::Line(text.chars().take(200).collect());
-    input.lines().map(|text| line(text).ok_or_else(|| refused(text))).collect()
+    input
+        .lines()
+        .map(|text| line(text).ok_or_else(|| refused(text)))
+        .collect()
 }
 
 /// Decides about a push: main or master is built, other branches and tags are stored, as on Heroku.
@@ -155,7 +158,11 @@ pub fn decide(updates: &[RefUpdate]) -> Result<Decision, RefsError> {
         }
     }
     Ok(match build {
-        Some((branch, sha)) => Decision::Build { branch, sha, stored },
+        Some((branch, sha)) => Decision::Build {
+            branch,
+            sha,
+            stored,
+        },
         None => Decision::Store { stored },
     })
 }
@@ -163,7 +170,10 @@ pub fn decide(updates: &[RefUpdate]) -> Result<Decision, RefsError> {
 /// A ref's name for a terminal: git allows escape sequences' characters above 0x7f only, but a
 /// name is somebody else's text all the same.
 fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).take(200).collect()
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]
@@ -175,8 +185,10 @@ mod tests {
     const ZERO: &str = "0000000000000000000000000000000000000000";
 
     fn decided(lines: &[(&str, &str)]) -> Result<Decision, RefsError> {
-        let text: String =
-            lines.iter().map(|(new, name)| format!("{OLD} {new} {name}\n")).collect();
+        let text: String = lines
+            .iter()
+            .map(|(new, name)| format!("{OLD} {new} {name}\n"))
+            .collect();
         decide(&parse(&text)?)
     }
 
@@ -185,18 +197,32 @@ mod tests {
         let sha = Sha::try_from(NEW.to_owned()).expect("an id");
         let build = |branch, stored: &[&str]| {
             let stored = stored.iter().map(|name| (*name).to_owned()).collect();
-            Ok(Decision::Build { branch, sha: sha.clone(), stored })
+            Ok(Decision::Build {
+                branch,
+                sha: sha.clone(),
+                stored,
+            })
         };
-        let store = |name: &str| Ok(Decision::Store { stored: vec![name.to_owned()] });
+        let store = |name: &str| {
+            Ok(Decision::Store {
+                stored: vec![name.to_owned()],
+            })
+        };
         assert_eq!(decided(&[(NEW, "refs/heads/main")]), build("main", &[]));
         assert_eq!(decided(&[(NEW, "refs/heads/master")]), build("master", &[]));
         assert_eq!(
             decided(&[(NEW, "refs/heads/feature"), (NEW, "refs/heads/main")]),
             build("main", &["refs/heads/feature"])
         );
-        assert_eq!(decided(&[(NEW, "refs/heads/x/main")]), store("refs/heads/x/main"));
+        assert_eq!(
+            decided(&[(NEW, "refs/heads/x/main")]),
+            store("refs/heads/x/main")
+        );
         assert_eq!(decided(&[(NEW, "refs/tags/v1")]), store("refs/tags/v1"));
-        assert_eq!(decided(&[(NEW, "refs/heads/a';id;'")]), store("refs/heads/a';id;'"));
+        assert_eq!(
+            decided(&[(NEW, "refs/heads/a';id;'")]),
+            store("refs/heads/a';id;'")
+        );
         assert_eq!(
             decided(&[(ZERO, "refs/heads/main")]),
             Err(RefsError::Delete("refs/heads/main".into()))
@@ -217,7 +243,12 @@ mod tests {
 
     #[test]
     fn lines_that_are_none() {
-        for text in ["x", "a b c", &format!("{OLD} {NEW}"), &format!("{OLD} {NEW} ")] {
+        for text in [
+            "x",
+            "a b c",
+            &format!("{OLD} {NEW}"),
+            &format!("{OLD} {NEW} "),
+        ] {
             assert!(matches!(parse(text), Err(RefsError::Line(_))), "{text:?}");
         }
         assert_eq!(parse(""), Ok(vec![]));

@@ -1,0 +1,6 @@
+//! The builder.
+pub mod authorized;
+pub mod command;
+pub mod procfile;
+pub mod protocol;
+pub mod refs;

@@ -7,6 +7,7 @@ pub mod builder;
 pub mod git;
 pub mod image;
 pub mod model;
+pub mod ops;
 pub mod seal;
 pub mod settings;
 pub mod store;

@@ -4,3 +4,5 @@ pub mod command;
 pub mod procfile;
 pub mod protocol;
 pub mod refs;
+pub mod repository;
+pub mod side;

@@ -56,14 +56,19 @@ pub fn parse(text: &str) -> Result<Procfile, ProcfileError> {
     if text.len() > MAX_SIZE {
         return Err(ProcfileError::Size(text.len()));
     }
-    let map: Option<BTreeMap<String, String>> = serde_yaml::from_str(text)
+    // A mapping, not a BTreeMap: that would let the second of two equal keys win unseen.
+    let map: Option<serde_yaml::Mapping> = serde_yaml::from_str(text)
         .map_err(|error| ProcfileError::Form(one_line(&error.to_string())))?;
     let map = map.unwrap_or_default();
     if map.len() > MAX_TYPES {
         return Err(ProcfileError::TooMany(map.len()));
     }
-    map.into_iter()
-        .map(|(name, command)| entry(name, &command))
+    let text = |value: &serde_yaml::Value| {
+        let text = value.as_str().map(str::to_owned);
+        text.ok_or_else(|| ProcfileError::Form(one_line(&format!("{value:?} is no text"))))
+    };
+    map.iter()
+        .map(|(name, command)| entry(text(name)?, &text(command)?))
         .collect()
 }
 

@@ -86,6 +86,8 @@ pub enum OpenAnswer {
         repository: Uuid,
         /// The commit that was deployed last, on whichever builder: here the branch follows it.
         deployed: Option<Sha>,
+        /// A push is being built: the branches are left alone.
+        pushing: bool,
     },
     /// No.
     Denied {

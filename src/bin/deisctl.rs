@@ -16,7 +16,16 @@ enum Command {
     Cluster(deis::local::cli::ClusterArgs),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     let Command::Cluster(args) = Cli::parse().command;
-    deis::local::cli::run(args)
+    match deis::local::cli::run(args) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("deisctl: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because {cause}");
+            }
+            std::process::ExitCode::FAILURE
+        }
+    }
 }

@@ -133,9 +133,9 @@ pub fn make_bridge(cluster: &Cluster, mtu: u32) -> anyhow::Result<()> {
 fn masquerade(cluster: &str, subnet: &str, link: &str) -> anyhow::Result<()> {
     let table = table(cluster);
     let rules = format!(
-        "table ip {table} {{}}\ndelete table ip {table}\ntable ip {table} {{\n\
+        "table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n\
          chain postrouting {{ type nat hook postrouting priority srcnat;\n\
-         ip saddr {subnet} oifname != {{ \"{link}\", \"lo\" }} masquerade }} }}\n"
+         ip saddr {subnet} oifname != {{ \"{link}\", \"lo\" }} masquerade\n }}\n}}\n"
     );
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("rules.nft");

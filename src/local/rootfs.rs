@@ -14,13 +14,12 @@ const RECIPE: &str = include_str!("recipes/rootfs.sh");
 
 /// The cached root file system, made if there is none.
 pub fn ensure(note: &mut Note) -> anyhow::Result<PathBuf> {
-    let sources = Sources::of_this_machine();
     let target = Path::new(CACHE_ROOT).join(format!("rootfs-{}", key(&[RECIPE])));
     if target.is_dir() {
         note.set(format!("cached: {}", target.display()));
         return Ok(target);
     }
-    fresh(&target, |dir| build(RECIPE, dir, &sources))?;
+    fresh(&target, |dir| build(RECIPE, dir, &Sources::of_this_machine()))?;
     note.set(format!("made {}", target.display()));
     Ok(target)
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use handlebars::{Handlebars, handlebars_helper};
+use handlebars::{Context as Data, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -65,7 +65,21 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-handlebars_helper!(json: |value: Json| serde_json::to_string(value).unwrap_or_default());
+/// `{{json value}}`: the value as JSON, which YAML takes as it is.
+fn json(
+    helper: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Data,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    let value = helper.param(0).ok_or(RenderErrorReason::ParamNotFoundForIndex("json", 0))?;
+    if value.is_value_missing() {
+        return Err(RenderErrorReason::MissingVariable(value.relative_path().cloned()).into());
+    }
+    out.write(&value.value().to_string())?;
+    Ok(())
+}
 
 /// Renders user-data.hbs; a name that the template has and the values don't is an error.
 pub fn render(template: &str, values: &UserData) -> anyhow::Result<String> {

@@ -61,6 +61,8 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         None => plan(&paths, wanted, rootfs, &stack),
     };
     let mtu = net::mtu();
+    seed::ensure_keys(&paths, &cluster)?;
+    cluster.save(&paths)?;
     if let Some(netns) = &cluster.netns {
         report.step("network namespace", |note| {
             note.set(netns.clone());
@@ -78,9 +80,6 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         note.set(format!("bridge {}, {}", net::bridge(&cluster.name), cluster.subnet));
         net::make_bridge(&cluster, mtu)
     })?;
-    seed::ensure_keys(&paths, &cluster)?;
-    cluster.save(&paths)?;
-
     boot_missing(&mut report, &paths, &mut cluster, mtu)?;
     report.step("etcd", |note| wait_etcd(&cluster).map(|said| note.set(said)))?;
     if cluster.reached < Reached::Hosts {

@@ -122,7 +122,7 @@ pub fn running(cluster: &str, host: &str) -> Option<(u32, u32)> {
 /// A command in a host's namespaces. It has the machine's environment, and no terminal.
 pub fn enter(leader: u32, words: &[&str]) -> Command {
     let leader = leader.to_string();
-    let mut all = vec!["nsenter", "-t", leader.as_str(), "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd=/", "--"];
+    let mut all = vec!["nsenter", "-t", leader.as_str(), "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wdns=/", "--"];
     all.extend(words);
     let mut enter = command(&all);
     enter.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/deis/bin");

@@ -50,7 +50,13 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     }
 
     report.step("packages of this machine", packages::install_missing)?;
-    let rootfs = report.step("root file system of the hosts", rootfs::ensure)?;
+    let rootfs = report.step("root file system of the hosts", |note| match &found {
+        Some(cluster) if cluster.rootfs.is_dir() => {
+            note.set(format!("in use: {}", cluster.rootfs.display()));
+            Ok(cluster.rootfs.clone())
+        }
+        _ => rootfs::ensure(note),
+    })?;
     let stack = report.step("stack image", stack::ensure)?;
     let changed = report.step("programs, units and templates", |note| {
         stage::refresh(&paths, &source, &stack, note)

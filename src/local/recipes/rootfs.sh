@@ -9,7 +9,7 @@ target=$1 sources=$2 aptconf=$3
 packages="systemd,systemd-sysv,dbus,libpam-systemd,libnss-myhostname"
 packages="$packages,iproute2,iputils-ping,nftables,iptables,procps,less,jq,curl,ca-certificates,sudo"
 packages="$packages,openssh-server,git,libssl3,libgcc-s1,python3-minimal"
-packages="$packages,podman,crun,netavark,aardvark-dns,fuse-overlayfs,docker-registry"
+packages="$packages,podman,catatonit,crun,netavark,aardvark-dns,fuse-overlayfs,docker-registry"
 packages="$packages,etcd-server,etcd-client,cloud-init"
 
 mmdebstrap --mode=root --variant=minbase --include="$packages" --aptopt="$aptconf" \

@@ -36,6 +36,8 @@ find "$target"/usr -depth -name __pycache__ -type d -exec rm -rf {} +
 # The image belongs to its app: pip may install where it likes.
 rm -f "$target"/usr/lib/python3*/EXTERNALLY-MANAGED
 ln -sf python3 "$target"/usr/bin/python
+# Layers have no clock, so compiled modules are marked as always current: an app can't write its own.
+chroot "$target" python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3 /usr/lib/python3.11 || true
 
 mkdir -p "$target"/app
 printf 'app:x:2000:\n' >>"$target"/etc/group

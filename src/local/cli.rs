@@ -7,9 +7,10 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::report::Note;
 use super::state::{Cluster, Paths, Reached};
 use super::up::Wanted;
-use super::{down, forward, host, net, seed, stage, status, up};
+use super::{down, forward, host, net, seed, stack, stage, status, up};
 
 /// Make and drive a cluster of systemd hosts on this machine
 #[derive(Debug, Args)]
@@ -107,6 +108,14 @@ enum Command {
         #[arg(long)]
         source: Option<PathBuf>,
     },
+    /// Lay out /opt/deis for hosts that aren't made here, e.g. Vagrant's
+    Stage {
+        /// Where to; brought up to date if it's there
+        dir: PathBuf,
+        /// The checkout
+        #[arg(long)]
+        source: Option<PathBuf>,
+    },
 }
 
 /// Runs a `deisctl cluster` command.
@@ -138,6 +147,14 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
         Command::UserData { cluster, number, hosts, keys, source } => {
             let source = stage::source_tree(source.as_deref())?;
             print!("{}", user_data(&cluster, number, hosts, &keys, &source)?);
+            Ok(())
+        }
+        Command::Stage { dir, source } => {
+            let source = stage::source_tree(source.as_deref())?;
+            let stack = stack::cached();
+            let changed = stage::refresh(&dir, &source, stack.as_ref(), &mut Note::default())?;
+            let image = if stack.is_some() { "" } else { " (without the stack image: `make up` makes one)" };
+            println!("{}: {} files changed{image}", dir.display(), changed.len());
             Ok(())
         }
     }

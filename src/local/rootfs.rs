@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::command::{command, run, stream};
 use super::report::Note;
-use super::state::CACHE_ROOT;
+use super::state::{CACHE_ROOT, Cluster, Paths};
 
+const KEPT: std::time::Duration = std::time::Duration::from_secs(14 * 24 * 3600);
 const RECIPE: &str = include_str!("recipes/rootfs.sh");
 
 /// The cached root file system, made if there is none.
@@ -51,6 +52,28 @@ pub fn fresh(
     remove_tree(&making)?;
     make(&making)?;
     fs::rename(&making, target).with_context(|| format!("rename to {}", target.display()))
+}
+
+/// Removes cached trees that no cluster uses and nobody asked for in two weeks.
+pub fn prune(current: &[&Path]) -> anyhow::Result<()> {
+    let mut used: Vec<PathBuf> = current.iter().map(|path| path.to_path_buf()).collect();
+    for path in current {
+        fs::File::open(path)?.set_modified(std::time::SystemTime::now())?;
+    }
+    for name in super::up::names() {
+        if let Ok(Some(cluster)) = Cluster::load(&Paths::new(&name)?) {
+            used.extend([cluster.rootfs, cluster.image_store]);
+        }
+    }
+    for entry in fs::read_dir(CACHE_ROOT)?.flatten() {
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let ours = ["rootfs-", "stack-", "store-"].iter().any(|kind| name.starts_with(kind));
+        if ours && age > KEPT && !used.contains(&entry.path()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a tree of root's, with whatever is still mounted in it.

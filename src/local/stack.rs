@@ -33,15 +33,25 @@ pub struct Stack {
     pub store: PathBuf,
 }
 
+fn places() -> Stack {
+    let key = key(&[RECIPE, FORMAT]);
+    let at = |kind: &str| Path::new(CACHE_ROOT).join(format!("{kind}-{key}"));
+    Stack { layout: at("stack"), store: at("store") }
+}
+
+/// The stack image if it was made before.
+pub fn cached() -> Option<Stack> {
+    let stack = places();
+    (stack.layout.is_dir() && stack.store.is_dir()).then_some(stack)
+}
+
 /// The cached stack image, made if there is none.
 pub fn ensure(note: &mut Note) -> anyhow::Result<Stack> {
-    let key = key(&[RECIPE, FORMAT]);
-    let layout = Path::new(CACHE_ROOT).join(format!("stack-{key}"));
-    let store = Path::new(CACHE_ROOT).join(format!("store-{key}"));
-    if layout.is_dir() && store.is_dir() {
-        note.set(format!("cached: {}", layout.display()));
-        return Ok(Stack { layout, store });
+    if let Some(stack) = cached() {
+        note.set(format!("cached: {}", stack.layout.display()));
+        return Ok(stack);
     }
+    let Stack { layout, store } = places();
     fresh(&layout, |dir| {
         fs::create_dir_all(dir)?;
         let tree = dir.join("tree");

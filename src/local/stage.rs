@@ -7,7 +7,6 @@ use anyhow::{Context, bail};
 
 use super::report::Note;
 use super::stack::Stack;
-use super::state::Paths;
 
 /// The programs, beside this one.
 const PROGRAMS: [&str; 4] = ["deisd", "deisctl", "deis", "deis-sidecar"];
@@ -34,12 +33,11 @@ pub fn source_tree(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// Brings the staged tree up to date and returns what changed; empty when nothing did.
 pub fn refresh(
-    paths: &Paths,
+    opt: &Path,
     source: &Path,
-    stack: &Stack,
+    stack: Option<&Stack>,
     note: &mut Note,
 ) -> anyhow::Result<Vec<String>> {
-    let opt = paths.opt();
     let mut changed = Vec::new();
     let programs = std::env::current_exe()?;
     let programs = programs.parent().context("this program is in a directory")?;
@@ -60,7 +58,9 @@ pub fn refresh(
     }
     mirror(&source.join("coreos"), &opt.join("coreos"), &mut changed)?;
     let mut images = Vec::new();
-    mirror(&stack.layout, &opt.join("images/stack"), &mut images)?;
+    if let Some(stack) = stack {
+        mirror(&stack.layout, &opt.join("images/stack"), &mut images)?;
+    }
     if !images.is_empty() {
         changed.push("images/stack".to_owned());
     }

@@ -58,8 +58,9 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         _ => rootfs::ensure(note),
     })?;
     let stack = report.step("stack image", stack::ensure)?;
+    rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
     let changed = report.step("programs, units and templates", |note| {
-        stage::refresh(&paths, &source, &stack, note)
+        stage::refresh(&paths.opt(), &source, Some(&stack), note)
     })?;
 
     let mut cluster = match found {

@@ -2,7 +2,9 @@
 //!
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
+//! Deis.
 
+pub mod local;
 pub mod model;
 pub mod ops;
 pub mod seal;

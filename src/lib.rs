@@ -4,4 +4,6 @@
 //! modules are edges: they carry out.
 
 pub mod model;
+pub mod plan;
+pub mod router;
 pub mod store;

@@ -6,4 +6,7 @@
 pub mod model;
 pub mod plan;
 pub mod router;
+pub mod seal;
+pub mod settings;
 pub mod store;
+pub mod telemetry;

@@ -259,7 +259,7 @@ fn take_slot<B>(slots: &mut Vec<Slot<B>>, key: &str) -> Option<B> {
 fn put_slot<B>(
     slots: &mut Vec<Slot<B>>,
     endpoint: Endpoint,
-    make: &mut impl FnMut(&Endpoint) -> B,
+    make: &mut dyn FnMut(&Endpoint) -> B,
 ) -> Option<B> {
     match slots.binary_search_by(|slot| slot.endpoint.key.cmp(&endpoint.key)) {
         Ok(at) if slots[at].endpoint == endpoint => None,
@@ -282,7 +282,7 @@ impl<B> RouteTable<B> {
     pub fn apply<'c>(
         &mut self,
         changes: impl IntoIterator<Item = RecordChange<'c>>,
-        make: &mut impl FnMut(&Endpoint) -> B,
+        make: &mut dyn FnMut(&Endpoint) -> B,
     ) -> Applied<B> {
         let mut applied = Applied::default();
         for change in changes {
@@ -305,7 +305,7 @@ impl<B> RouteTable<B> {
         &mut self,
         prefix: &str,
         records: &[RecordChange<'c>],
-        make: &mut impl FnMut(&Endpoint) -> B,
+        make: &mut dyn FnMut(&Endpoint) -> B,
     ) -> Applied<B> {
         let present: BTreeSet<&str> = records.iter().map(|r| r.key).collect();
         let absent: Vec<String> = self
@@ -323,7 +323,7 @@ impl<B> RouteTable<B> {
     fn apply_one(
         &mut self,
         change: RecordChange<'_>,
-        make: &mut impl FnMut(&Endpoint) -> B,
+        make: &mut dyn FnMut(&Endpoint) -> B,
         applied: &mut Applied<B>,
     ) -> Result<(), String> {
         let RecordChange { key, revision, value } = change;

@@ -6,6 +6,7 @@
 pub mod model;
 pub mod plan;
 pub mod router;
+pub mod ops;
 pub mod seal;
 pub mod settings;
 pub mod store;

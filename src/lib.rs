@@ -4,9 +4,9 @@
 //! modules are edges: they carry out.
 
 pub mod model;
+pub mod ops;
 pub mod plan;
 pub mod router;
-pub mod ops;
 pub mod seal;
 pub mod settings;
 pub mod store;

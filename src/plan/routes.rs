@@ -139,7 +139,9 @@ pub fn parse_host(header: &str) -> Result<Cow<'_, str>, InvalidHost> {
     let (host, port) = match header.strip_prefix('[') {
         Some(rest) => {
             let (inner, after) = rest.split_once(']').ok_or(InvalidHost)?;
-            let plain = inner.bytes().all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.');
+            let plain = inner
+                .bytes()
+                .all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.');
             if !plain || inner.is_empty() {
                 return Err(InvalidHost);
             }
@@ -157,7 +159,8 @@ pub fn parse_host(header: &str) -> Result<Cow<'_, str>, InvalidHost> {
             let host = host.strip_suffix('.').unwrap_or(host);
             let label = |l: &str| {
                 (1..=63).contains(&l.len())
-                    && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                    && l.bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             };
             if host.len() > 253 || !host.split('.').all(label) {
                 return Err(InvalidHost);
@@ -288,7 +291,10 @@ impl<B> RouteTable<B> {
         for change in changes {
             if let Err(why) = self.apply_one(change, make, &mut applied) {
                 // A record that can't be read is as good as absent: its old value is history.
-                let gone = RecordChange { value: None, ..change };
+                let gone = RecordChange {
+                    value: None,
+                    ..change
+                };
                 let _ = self.apply_one(gone, make, &mut applied);
                 applied.bad.push(BadRecord {
                     key: change.key.to_owned(),
@@ -326,7 +332,11 @@ impl<B> RouteTable<B> {
         make: &mut dyn FnMut(&Endpoint) -> B,
         applied: &mut Applied<B>,
     ) -> Result<(), String> {
-        let RecordChange { key, revision, value } = change;
+        let RecordChange {
+            key,
+            revision,
+            value,
+        } = change;
         match kind_of(key) {
             Kind::Foreign => {}
             Kind::Strange(why) => {
@@ -388,7 +398,9 @@ impl<B> RouteTable<B> {
                 }
             },
             Kind::Controller => match value {
-                None => applied.parts_gone.extend(take_slot(&mut self.controllers, key)),
+                None => applied
+                    .parts_gone
+                    .extend(take_slot(&mut self.controllers, key)),
                 Some(value) => {
                     let endpoint = Endpoint {
                         key: key.to_owned(),
@@ -456,7 +468,9 @@ impl<B> RouteTable<B> {
         if ours && let Some(target) = by_label() {
             return target;
         }
-        self.custom(host).or_else(by_label).unwrap_or(Target::Unknown)
+        self.custom(host)
+            .or_else(by_label)
+            .unwrap_or(Target::Unknown)
     }
 
     fn custom(&self, host: &str) -> Option<Target<'_, B>> {
@@ -518,10 +532,18 @@ impl<B> RouteTable<B> {
         for (name, app) in &self.apps {
             if let Some((revision, route)) = &app.route {
                 let value = String::from_utf8_lossy(&route.encode()).into_owned();
-                records.push(record(keys::route(name).as_str().to_owned(), *revision, value));
+                records.push(record(
+                    keys::route(name).as_str().to_owned(),
+                    *revision,
+                    value,
+                ));
             }
             for slot in &app.slots {
-                let Endpoint { key, revision, address } = &slot.endpoint;
+                let Endpoint {
+                    key,
+                    revision,
+                    address,
+                } = &slot.endpoint;
                 records.push(record(key.clone(), *revision, address.to_string()));
             }
         }

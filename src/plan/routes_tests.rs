@@ -158,7 +158,10 @@ fn each_publication_is_another_incarnation() {
     let key = "/deis/services/blog/blog_v1.web.1";
     let (mut table, _) = table(&[put(key, 5, "10.0.0.1:20000")]);
     let mut apply = |change| table.apply([change], &mut Endpoint::clone).withdrawn;
-    assert!(apply(put(key, 5, "10.0.0.1:20000")).is_empty(), "seen twice");
+    assert!(
+        apply(put(key, 5, "10.0.0.1:20000")).is_empty(),
+        "seen twice"
+    );
     let old = apply(put(key, 7, "10.0.0.1:20000"));
     assert_eq!(old[0].revision, 5, "published again");
     let old = apply(put(key, 8, "10.0.0.2:20000"));
@@ -191,7 +194,10 @@ fn a_resync_is_a_difference() {
     ]);
     let applied = table.replace(
         "/deis/services/",
-        &[put(blog, 1, "10.0.0.1:20000"), put(new, 9, "10.0.0.3:20000")],
+        &[
+            put(blog, 1, "10.0.0.1:20000"),
+            put(new, 9, "10.0.0.3:20000"),
+        ],
         &mut Endpoint::clone,
     );
     assert_eq!(applied.withdrawn.len(), 1);
@@ -208,13 +214,28 @@ fn any_change() -> impl Strategy<Value = (String, Option<String>)> {
             format!("10.0.0.1:{port}"),
         )
     });
-    let route = ("[abc]", any::<bool>())
-        .prop_map(|(app, m)| (format!("/deis/routes/{app}"), format!(r#"{{"maintenance":{m}}}"#)));
-    let domain = ("[de]", "[abc]")
-        .prop_map(|(d, app)| (format!("/deis/domains/{d}.example"), domain_record(&format!("{d}.example"), &app)));
-    let part = ("(controller|builder)", 1u8..3)
-        .prop_map(|(p, n)| (format!("/deis/{p}/hosts/10.0.0.{n}"), part_record(&format!("10.0.0.{n}:80"))));
-    let junk = ("/deis/(services|routes|domains|platform)/[a-zA-Z/.]{0,9}", ".{0,9}");
+    let route = ("[abc]", any::<bool>()).prop_map(|(app, m)| {
+        (
+            format!("/deis/routes/{app}"),
+            format!(r#"{{"maintenance":{m}}}"#),
+        )
+    });
+    let domain = ("[de]", "[abc]").prop_map(|(d, app)| {
+        (
+            format!("/deis/domains/{d}.example"),
+            domain_record(&format!("{d}.example"), &app),
+        )
+    });
+    let part = ("(controller|builder)", 1u8..3).prop_map(|(p, n)| {
+        (
+            format!("/deis/{p}/hosts/10.0.0.{n}"),
+            part_record(&format!("10.0.0.{n}:80")),
+        )
+    });
+    let junk = (
+        "/deis/(services|routes|domains|platform)/[a-zA-Z/.]{0,9}",
+        ".{0,9}",
+    );
     let any = prop_oneof![4 => service, 2 => route, 2 => domain, 1 => part, 1 => junk];
     (any, prop::bool::weighted(0.7)).prop_map(|((key, value), put)| (key, put.then_some(value)))
 }

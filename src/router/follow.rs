@@ -157,14 +157,18 @@ impl Services {
             held
         });
         let acks = self.ledger.acks();
-        self.acks.send_if_modified(|last| std::mem::replace(last, acks) != acks);
+        self.acks
+            .send_if_modified(|last| std::mem::replace(last, acks) != acks);
     }
 
     fn cut_the_longest(&self) {
         for (backend, since) in &self.held {
             if since.elapsed() > LONGEST_DRAIN && !backend.cut.is_cancelled() {
                 let in_flight = backend.in_flight();
-                warn!(backend = backend.name(), in_flight, "drain takes too long: requests cut");
+                warn!(
+                    backend = backend.name(),
+                    in_flight, "drain takes too long: requests cut"
+                );
                 backend.cut.cancel();
             }
         }

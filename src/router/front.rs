@@ -126,7 +126,10 @@ impl Front {
                     continue;
                 }
             };
-            self.proxy.metrics.connections.fetch_add(1, Ordering::Relaxed);
+            self.proxy
+                .metrics
+                .connections
+                .fetch_add(1, Ordering::Relaxed);
             sockets::tune(&stream);
             let client = Client {
                 proxy: Arc::clone(&self.proxy),
@@ -153,7 +156,10 @@ impl Front {
         drop(listener);
         tasks.close();
         if timeout(STOP_WAIT, tasks.wait()).await.is_err() {
-            warn!(connections = tasks.len(), "stopping with requests under way");
+            warn!(
+                connections = tasks.len(),
+                "stopping with requests under way"
+            );
         }
     }
 }

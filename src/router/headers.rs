@@ -85,7 +85,10 @@ pub struct Forwarded {
 /// Tells the backend who the client is. What proxies before us said stays in front.
 pub fn set_forwarded(headers: &mut HeaderMap, from: &Forwarded, id: &HeaderValue) {
     let chain = join(headers.get_all(X_FORWARDED_FOR).iter(), &from.client);
-    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| from.client.clone()));
+    headers.insert(
+        X_FORWARDED_FOR,
+        chain.unwrap_or_else(|| from.client.clone()),
+    );
     headers.insert(X_FORWARDED_PROTO, from.proto.clone());
     headers.insert(X_FORWARDED_PORT, from.port.clone());
     headers.insert(X_REQUEST_ID, id.clone());
@@ -158,7 +161,10 @@ mod tests {
             ("host", "a"),
             ("accept", "*/*"),
             ("connection", "keep-alive, X-Private"),
-            ("connection", "host, content-length, x-forwarded-for, not a name"),
+            (
+                "connection",
+                "host, content-length, x-forwarded-for, not a name",
+            ),
             ("x-private", "1"),
             ("keep-alive", "timeout=5"),
             ("te", "trailers"),
@@ -167,17 +173,27 @@ mod tests {
             ("upgrade", "h2c"),
             ("content-length", "3"),
         ]);
-        assert_eq!(remove_hop_by_hop(&mut headers), None, "Connection names no upgrade");
+        assert_eq!(
+            remove_hop_by_hop(&mut headers),
+            None,
+            "Connection names no upgrade"
+        );
         assert_eq!(names(&headers), ["accept", "content-length", "host"]);
     }
 
     #[test]
     fn an_upgrade_needs_both_headers() {
-        let mut headers = map(&[("connection", "Keep-Alive, Upgrade"), ("upgrade", "websocket")]);
+        let mut headers = map(&[
+            ("connection", "Keep-Alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
         let protocol = remove_hop_by_hop(&mut headers).expect("upgrade");
         assert_eq!(protocol, "websocket");
         assert!(headers.is_empty());
-        assert_eq!(remove_hop_by_hop(&mut map(&[("connection", "upgrade")])), None);
+        assert_eq!(
+            remove_hop_by_hop(&mut map(&[("connection", "upgrade")])),
+            None
+        );
     }
 
     #[test]
@@ -192,7 +208,10 @@ mod tests {
             (&[][..], "10.0.0.9"),
             (&[("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4, 10.0.0.9"),
             (
-                &[("x-forwarded-for", "1.2.3.4, 5.6.7.8"), ("x-forwarded-for", "::1")][..],
+                &[
+                    ("x-forwarded-for", "1.2.3.4, 5.6.7.8"),
+                    ("x-forwarded-for", "::1"),
+                ][..],
                 "1.2.3.4, 5.6.7.8, ::1, 10.0.0.9",
             ),
         ] {

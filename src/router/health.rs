@@ -74,7 +74,10 @@ fn answer(
             let counts = proxy.live.counts();
             (StatusCode::OK, proxy.metrics.render(counts))
         }
-        _ => (StatusCode::NOT_FOUND, "try /health-check or /metrics\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "try /health-check or /metrics\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;

@@ -53,11 +53,6 @@ impl Ledger {
             drained,
         }
     }
-
-    /// Withdrawn backends that requests still hold.
-    pub fn held(&self) -> impl Iterator<Item = &Endpoint> {
-        self.held.keys()
-    }
 }
 
 #[cfg(test)]
@@ -78,23 +73,51 @@ mod tests {
     fn drained_waits_for_the_last_holder() {
         let mut ledger = Ledger::default();
         ledger.applied(10);
-        assert_eq!(ledger.acks(), Acks { applied: 10, drained: 10 });
+        assert_eq!(
+            ledger.acks(),
+            Acks {
+                applied: 10,
+                drained: 10
+            }
+        );
         ledger.withdrawn(backend(0));
         ledger.applied(14);
         ledger.withdrawn(backend(1));
         ledger.applied(20);
-        assert_eq!(ledger.acks(), Acks { applied: 20, drained: 10 });
+        assert_eq!(
+            ledger.acks(),
+            Acks {
+                applied: 20,
+                drained: 10
+            }
+        );
         ledger.released(&backend(0));
-        assert_eq!(ledger.acks(), Acks { applied: 20, drained: 14 });
+        assert_eq!(
+            ledger.acks(),
+            Acks {
+                applied: 20,
+                drained: 14
+            }
+        );
         ledger.released(&backend(7));
         ledger.released(&backend(1));
-        assert_eq!(ledger.acks(), Acks { applied: 20, drained: 20 });
+        assert_eq!(
+            ledger.acks(),
+            Acks {
+                applied: 20,
+                drained: 20
+            }
+        );
     }
 
     #[derive(Debug, Clone)]
     enum Event {
         /// The revision of a backend's withdrawal lies somewhere in what the update covers.
-        Withdraw { backend: usize, covers: i64, at: i64 },
+        Withdraw {
+            backend: usize,
+            covers: i64,
+            at: i64,
+        },
         Release(usize),
         Apply(i64),
     }

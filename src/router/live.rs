@@ -120,10 +120,18 @@ impl Live {
         };
         let applied = apply(&mut self.write(), &mut make);
         for record in &applied.bad {
-            warn!(key = record.key, why = record.why, "record left out of the route table");
+            warn!(
+                key = record.key,
+                why = record.why,
+                "record left out of the route table"
+            );
         }
         for backend in applied.withdrawn.iter().chain(&applied.parts_gone) {
-            info!(backend = backend.name(), in_flight = backend.in_flight(), "backend withdrawn");
+            info!(
+                backend = backend.name(),
+                in_flight = backend.in_flight(),
+                "backend withdrawn"
+            );
             backend.withdraw();
         }
         self.version.send_modify(|version| *version += 1);
@@ -148,7 +156,8 @@ impl Live {
             return Choice::NoProcess;
         }
         let now = self.now();
-        let untried = |slot: &Slot<Arc<Backend>>| !tried.iter().any(|t| Arc::ptr_eq(t, &slot.backend));
+        let untried =
+            |slot: &Slot<Arc<Backend>>| !tried.iter().any(|t| Arc::ptr_eq(t, &slot.backend));
         let trusted = |at: usize| untried(&slots[at]) && !slots[at].backend.is_ejected(now);
         let load = |at: usize| slots[at].backend.in_flight();
         let random = random();
@@ -187,9 +196,9 @@ impl Live {
     #[must_use]
     pub fn counts(&self) -> (usize, usize, usize) {
         let table = self.read();
-        let (backends, in_flight) = table
-            .backends()
-            .fold((0, 0), |(n, sum), backend| (n + 1, sum + backend.in_flight()));
+        let (backends, in_flight) = table.backends().fold((0, 0), |(n, sum), backend| {
+            (n + 1, sum + backend.in_flight())
+        });
         (table.app_count(), backends, in_flight)
     }
 
@@ -223,8 +232,14 @@ fn pick_two(
         }
     }
     // Rare: most are out. Begin anywhere, so that the first eligible one doesn't get everything.
-    let start = if len == 0 { return None } else { below(len, high) };
-    let mut found = (0..len).map(|i| (start + i) % len).filter(|at| eligible(*at));
+    let start = if len == 0 {
+        return None;
+    } else {
+        below(len, high)
+    };
+    let mut found = (0..len)
+        .map(|i| (start + i) % len)
+        .filter(|at| eligible(*at));
     let first = found.next()?;
     Some(found.next().map_or(first, |second| less(first, second)))
 }

@@ -40,12 +40,30 @@ impl Metrics {
         );
         for (class, counter) in self.answers.iter().enumerate() {
             let (class, count) = (class + 1, get(counter));
-            let _ = writeln!(out, "deis_router_requests_total{{status=\"{class}xx\"}} {count}");
+            let _ = writeln!(
+                out,
+                "deis_router_requests_total{{status=\"{class}xx\"}} {count}"
+            );
         }
         let rows = [
-            ("requests_in_flight", "gauge", "Requests under way.", get(&self.in_flight)),
-            ("retries_total", "counter", "Tries at another connection.", get(&self.retries)),
-            ("connections_total", "counter", "Connections accepted.", get(&self.connections)),
+            (
+                "requests_in_flight",
+                "gauge",
+                "Requests under way.",
+                get(&self.in_flight),
+            ),
+            (
+                "retries_total",
+                "counter",
+                "Tries at another connection.",
+                get(&self.retries),
+            ),
+            (
+                "connections_total",
+                "counter",
+                "Connections accepted.",
+                get(&self.connections),
+            ),
             (
                 "builder_connections_total",
                 "counter",
@@ -53,8 +71,18 @@ impl Metrics {
                 get(&self.builder_connections),
             ),
             ("apps", "gauge", "Apps in the table.", apps as u64),
-            ("backends", "gauge", "Backends in the table.", backends as u64),
-            ("backends_held", "gauge", "Holds on backends in the table.", held as u64),
+            (
+                "backends",
+                "gauge",
+                "Backends in the table.",
+                backends as u64,
+            ),
+            (
+                "backends_held",
+                "gauge",
+                "Holds on backends in the table.",
+                held as u64,
+            ),
         ];
         for (name, kind, help, value) in rows {
             let _ = writeln!(

@@ -147,10 +147,7 @@ pub async fn run(
         router = starting => router?,
         () = stop.cancelled() => return Ok(()),
     };
-    notify(&[
-        NotifyState::Ready,
-        NotifyState::Status("routing"),
-    ]);
+    notify(&[NotifyState::Ready, NotifyState::Status("routing")]);
     stop.cancelled().await;
     notify(&[NotifyState::Stopping]);
     router.stop().await;
@@ -216,7 +213,10 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
         }
         Err(_) => match saved::load(&options.state) {
             Some(records) => {
-                warn!(records = records.len(), "etcd is away: serving the saved table");
+                warn!(
+                    records = records.len(),
+                    "etcd is away: serving the saved table"
+                );
                 live.restore(&records);
                 tasks.spawn(member.join_later(registered.clone()));
             }
@@ -272,7 +272,11 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
             stop: stop.child_token(),
         };
         let listeners = [Some(bound), tls_bound.next()].into_iter().flatten();
-        threads.push(front.spawn(listeners.collect()).map_err(RouterError::Worker)?);
+        threads.push(
+            front
+                .spawn(listeners.collect())
+                .map_err(RouterError::Worker)?,
+        );
     }
     let metrics = Arc::clone(&proxy.metrics);
     tasks.spawn(tcp::serve(git_listener, live, metrics, stop.clone()));

@@ -181,7 +181,8 @@ async fn ask(
 ) -> Result<Response<Incoming>, Refusal> {
     let live = &client.proxy.live;
     let worker = client.worker;
-    let replayable = request.method().is_idempotent() && matches!(request.body(), RequestBody::Empty);
+    let replayable =
+        request.method().is_idempotent() && matches!(request.body(), RequestBody::Empty);
     let mut tried: Vec<Arc<Backend>> = Vec::new();
     let mut outcome = Refusal::Unreachable;
     // A kept connection that turned out to be dead says nothing about its backend: asked again.
@@ -306,7 +307,10 @@ fn refuse(refusal: Refusal, mut exchange: Exchange) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::text(text, exchange));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(CONTENT_LENGTH, length);
     headers.insert(X_REQUEST_ID, id);
     response

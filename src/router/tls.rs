@@ -52,7 +52,9 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// No certificate could be made.
-    #[error("openssl can't make a self-signed certificate: {0}; put one into /etc/deis/router/tls.crt and tls.key")]
+    #[error(
+        "openssl can't make a self-signed certificate: {0}; put one into /etc/deis/router/tls.crt and tls.key"
+    )]
     Openssl(String),
 }
 
@@ -123,9 +125,19 @@ async fn self_signed(
     let work = tempfile::tempdir_in(state).map_err(file)?;
     let (new_certificate, new_key) = (work.path().join("crt"), work.path().join("key"));
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
         .args(["-nodes", "-days", "3650", "-subj", &format!("/CN={name}")])
-        .args(["-addext", &format!("subjectAltName=DNS:{name},DNS:*.{name}")])
+        .args([
+            "-addext",
+            &format!("subjectAltName=DNS:{name},DNS:*.{name}"),
+        ])
         .arg("-keyout")
         .arg(&new_key)
         .arg("-out")

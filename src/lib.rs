@@ -7,6 +7,8 @@
 pub mod local;
 pub mod model;
 pub mod ops;
+pub mod plan;
+pub mod router;
 pub mod seal;
 pub mod settings;
 pub mod store;

@@ -4,4 +4,8 @@
 //! modules are edges: they carry out.
 
 pub mod model;
+pub mod ops;
+pub mod seal;
+pub mod settings;
 pub mod store;
+pub mod telemetry;

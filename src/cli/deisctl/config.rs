@@ -56,11 +56,10 @@ fn setting_name(name: &str) -> Result<&str, Failure> {
         !segment.is_empty() && segment != "." && segment != ".." && segment.chars().all(plain)
     };
     if name.len() > 200 || !name.split('/').all(good) {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("{name:?} is no name of a setting"),
-        )
-        .hint("use letters, digits, . _ - and / between segments"));
+        return Err(
+            Failure::new(Kind::Usage, format!("{name:?} is no name of a setting"))
+                .hint("use letters, digits, . _ - and / between segments"),
+        );
     }
     if name == "hosts" || name.starts_with("hosts/") {
         return Err(Failure::new(
@@ -80,7 +79,10 @@ fn assignment(text: &str) -> Result<(&str, &str), Failure> {
             format!("{name} can't be set to nothing"),
         )
         .hint("`deisctl config <target> rm KEY` removes a setting")),
-        None => Err(Failure::new(Kind::Usage, format!("{text:?} is not KEY=VALUE"))),
+        None => Err(Failure::new(
+            Kind::Usage,
+            format!("{text:?} is not KEY=VALUE"),
+        )),
     }
 }
 
@@ -206,7 +208,16 @@ mod tests {
 
     #[test]
     fn names_that_are_refused() {
-        for bad in ["", "a//b", "../apps/x", "a/../b", "hosts/10.0.0.1", "a b", "a\nb", "/a"] {
+        for bad in [
+            "",
+            "a//b",
+            "../apps/x",
+            "a/../b",
+            "hosts/10.0.0.1",
+            "a b",
+            "a\nb",
+            "/a",
+        ] {
             assert!(setting_name(bad).is_err(), "{bad:?}");
         }
         assert!(setting_name("auth/ldap/endpoint").is_ok());

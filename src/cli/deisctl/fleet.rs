@@ -45,8 +45,8 @@ async fn by_machine<T: crate::model::Record>(
 ) -> Result<BTreeMap<MachineId, T>, StoreError> {
     let listing = store.list(&prefix).await?;
     let entries = listing.entries.into_iter();
-    let parsed = entries
-        .filter_map(|(key, entry)| Some((machine_of(&key, prefix.as_str())?, entry.value)));
+    let parsed =
+        entries.filter_map(|(key, entry)| Some((machine_of(&key, prefix.as_str())?, entry.value)));
     Ok(parsed.collect())
 }
 
@@ -105,7 +105,9 @@ impl Fleet {
     #[must_use]
     pub fn installed(&self) -> BTreeSet<Instance> {
         let names = self.units.keys();
-        names.filter_map(|n| Instance::of_unit(n.as_str())).collect()
+        names
+            .filter_map(|n| Instance::of_unit(n.as_str()))
+            .collect()
     }
 
     /// A host's name and address for people: `deis-01/10.21.8.101`.

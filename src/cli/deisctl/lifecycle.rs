@@ -31,7 +31,7 @@ pub struct Lifecycle<'a, W> {
     /// Bound of each wait.
     pub timeout: Duration,
     /// Where progress goes.
-    pub out: &'a mut W,
+    pub out: W,
 }
 
 impl<W: Write> Lifecycle<'_, W> {
@@ -95,7 +95,9 @@ impl<W: Write> Lifecycle<'_, W> {
     pub async fn uninstall(&mut self, targets: &[Target]) -> anyhow::Result<()> {
         let instances = self.installed(targets).await?;
         self.stop(targets).await?;
-        let keys = instances.iter().map(|instance| keys::unit(&instance.unit()));
+        let keys = instances
+            .iter()
+            .map(|instance| keys::unit(&instance.unit()));
         let txn = keys.fold(Txn::new(), |txn, key| txn.delete(&key));
         self.store.commit(txn).await?;
         for instance in instances {
@@ -134,7 +136,9 @@ impl<W: Write> Lifecycle<'_, W> {
                 .hint("each host runs one of each part: add hosts first")
                 .into());
         }
-        let wanted: Vec<Instance> = (1..=count).map(|number| Instance { part, number }).collect();
+        let wanted: Vec<Instance> = (1..=count)
+            .map(|number| Instance { part, number })
+            .collect();
         let surplus: Vec<Target> = fleet
             .installed()
             .into_iter()
@@ -203,9 +207,7 @@ impl<W: Write> Lifecycle<'_, W> {
                             text,
                             ..found.value
                         };
-                        txn = txn
-                            .unchanged(&key, found.mod_revision)
-                            .put(&key, &unit);
+                        txn = txn.unchanged(&key, found.mod_revision).put(&key, &unit);
                         done.push(format!("{instance}: updated"));
                     }
                     Some(_) => done.push(format!("{instance}: loaded already")),
@@ -222,11 +224,7 @@ impl<W: Write> Lifecycle<'_, W> {
     }
 
     /// Sets what is wanted of the instances.
-    async fn retarget(
-        &mut self,
-        instances: &[Instance],
-        target: UnitTarget,
-    ) -> anyhow::Result<()> {
+    async fn retarget(&mut self, instances: &[Instance], target: UnitTarget) -> anyhow::Result<()> {
         for _ in 0..TRIES {
             let mut txn = Txn::new();
             for instance in instances {
@@ -239,9 +237,7 @@ impl<W: Write> Lifecycle<'_, W> {
                         target,
                         ..found.value
                     };
-                    txn = txn
-                        .unchanged(&key, found.mod_revision)
-                        .put(&key, &unit);
+                    txn = txn.unchanged(&key, found.mod_revision).put(&key, &unit);
                 }
             }
             if self.commit(txn).await? {
@@ -281,9 +277,7 @@ impl<W: Write> Lifecycle<'_, W> {
                     }
                     (open, VOICE)
                 }
-                Err(error) if error.is_transient() => {
-                    (vec![format!("etcd: {error}")], RETRY)
-                }
+                Err(error) if error.is_transient() => (vec![format!("etcd: {error}")], RETRY),
                 Err(error) => return Err(error.into()),
             };
             if Instant::now() >= deadline {
@@ -355,7 +349,9 @@ fn timed_out(
     let unit = open.first().and_then(|line| line.split(": ").next());
     let unit = unit.unwrap_or("deis-agent.service");
     Failure::new(Kind::TimedOut, message)
-        .hint(format!("`deisctl {command} {unit}` may tell why; the command can be repeated"))
+        .hint(format!(
+            "`deisctl {command} {unit}` may tell why; the command can be repeated"
+        ))
         .into()
 }
 

@@ -280,7 +280,11 @@ mod tests {
         let cases: &[(&[&str], usize, &str)] = &[
             (&["platform"], 3, platform_of_3),
             (&["platform"], 5, platform_of_3),
-            (&["platform"], 1, "registry@1 logger@1 controller@1 builder@1 router@1"),
+            (
+                &["platform"],
+                1,
+                "registry@1 logger@1 controller@1 builder@1 router@1",
+            ),
             (&["router"], 2, "router@1 router@2"),
             (&["router@*"], 2, "router@1 router@2"),
             (&["router@3", "logger"], 2, "logger@1 router@3"),
@@ -321,8 +325,18 @@ mod tests {
     #[test]
     fn bad_targets() {
         for bad in [
-            "", "routers", "router@0", "router@01", "router@-1", "router@x", "router@1@2",
-            "router@100", "deis-", "platform@1", "router@1;reboot", "../router",
+            "",
+            "routers",
+            "router@0",
+            "router@01",
+            "router@-1",
+            "router@x",
+            "router@1@2",
+            "router@100",
+            "deis-",
+            "platform@1",
+            "router@1;reboot",
+            "../router",
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad:?} must be refused");
         }

@@ -35,9 +35,10 @@ pub fn progress(fleet: &Fleet, instance: Instance, goal: Goal) -> Progress {
 
 fn running(fleet: &Fleet, instance: Instance) -> Progress {
     let name = instance.to_string();
-    let assigned = fleet.assignments.iter().find(|((unit, _), assignment)| {
-        *unit == name && assignment.desired == Desired::Run
-    });
+    let assigned = fleet
+        .assignments
+        .iter()
+        .find(|((unit, _), assignment)| *unit == name && assignment.desired == Desired::Run);
     let Some(((_, machine), assignment)) = assigned else {
         let why = if fleet.machines.is_empty() {
             "no host is present"
@@ -61,7 +62,9 @@ fn running(fleet: &Fleet, instance: Instance) -> Progress {
     let (_, active, sub) = words(report.phase);
     if report.phase != Phase::Up {
         let reason = report.reason.as_ref();
-        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        let reason = reason
+            .map(|reason| format!(": {reason}"))
+            .unwrap_or_default();
         return Progress::Open(format!("{active}/{sub} on {host}{reason}"));
     }
     let key = instance.part.key();
@@ -86,14 +89,14 @@ fn stopped(fleet: &Fleet, instance: Instance) -> Progress {
     }
     // With the last controller the leader goes, too: what it no longer deletes is to stop all the
     // same. On a host that is absent nothing more can be done than to say so to it.
-    let open = fleet.assignments.iter().find(|((unit, _), assignment)| {
-        *unit == name && assignment.desired != Desired::Stop
-    });
+    let open = fleet
+        .assignments
+        .iter()
+        .find(|((unit, _), assignment)| *unit == name && assignment.desired != Desired::Stop);
     match open {
-        Some(((_, machine), _)) => Progress::Open(format!(
-            "still assigned to {}",
-            fleet.host_label(machine)
-        )),
+        Some(((_, machine), _)) => {
+            Progress::Open(format!("still assigned to {}", fleet.host_label(machine)))
+        }
         None => Progress::Done("inactive/dead".to_owned()),
     }
 }

@@ -68,7 +68,9 @@ pub fn machines(fleet: &Fleet, full: bool) -> String {
             fleet.address(machine).unwrap_or_default().to_owned(),
             labels.join(","),
             hostname.cloned().unwrap_or_default(),
-            present.map(|machine| machine.version.clone()).unwrap_or_default(),
+            present
+                .map(|machine| machine.version.clone())
+                .unwrap_or_default(),
             state.join(", "),
         ]);
     }

@@ -1,0 +1,3 @@
+//! The two command lines: edges that parse arguments, call the library and print.
+
+pub mod deisctl;

@@ -3,5 +3,6 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod api;
 pub mod model;
 pub mod store;

@@ -5,4 +5,7 @@
 
 pub mod api;
 pub mod model;
+pub mod seal;
+pub mod settings;
 pub mod store;
+pub mod telemetry;

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod model;
+pub mod ops;
 pub mod seal;
 pub mod settings;
 pub mod store;

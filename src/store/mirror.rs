@@ -77,11 +77,8 @@ impl Mirror {
             }
             fresh.push(event);
         }
-        (!fresh.is_empty()).then(|| Update {
-            revision: self.revision,
-            changes: fresh,
-            first: false,
-        })
+        let revision = self.revision;
+        (!fresh.is_empty()).then_some(Update { revision, changes: fresh, first: false })
     }
 
     /// Takes a whole listing at `revision`; none when it brings nothing new.

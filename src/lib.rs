@@ -4,6 +4,7 @@
 //! modules are edges: they carry out.
 
 pub mod api;
+pub mod cli;
 pub mod model;
 pub mod ops;
 pub mod seal;

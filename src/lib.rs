@@ -4,6 +4,7 @@
 //! modules are edges: they carry out.
 //! Deis.
 
+pub mod api;
 pub mod cli;
 pub mod local;
 pub mod model;

@@ -5,7 +5,10 @@
 //! Deis.
 
 pub mod api;
+pub mod builder;
 pub mod cli;
+pub mod git;
+pub mod image;
 pub mod local;
 pub mod model;
 pub mod ops;

@@ -4,4 +4,5 @@
 //! modules are edges: they carry out.
 
 pub mod model;
+pub mod sidecar;
 pub mod store;

@@ -16,5 +16,6 @@ pub mod plan;
 pub mod router;
 pub mod seal;
 pub mod settings;
+pub mod sidecar;
 pub mod store;
 pub mod telemetry;

@@ -7,9 +7,11 @@
 pub mod api;
 pub mod builder;
 pub mod cli;
+pub mod controller;
 pub mod git;
 pub mod image;
 pub mod local;
+
 pub mod model;
 pub mod ops;
 pub mod plan;

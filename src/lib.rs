@@ -3,6 +3,11 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod logger;
 pub mod model;
+pub mod ops;
+pub mod seal;
+pub mod settings;
 pub mod sidecar;
 pub mod store;
+pub mod telemetry;

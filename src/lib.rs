@@ -10,6 +10,7 @@ pub mod cli;
 pub mod git;
 pub mod image;
 pub mod local;
+pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;

@@ -3,8 +3,10 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod leader;
 pub mod model;
 pub mod ops;
+pub mod plan;
 pub mod seal;
 pub mod settings;
 pub mod store;

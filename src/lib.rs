@@ -9,6 +9,7 @@ pub mod builder;
 pub mod cli;
 pub mod git;
 pub mod image;
+pub mod leader;
 pub mod local;
 pub mod logger;
 pub mod model;

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod builder;
 pub mod cli;
+pub mod controller;
 pub mod git;
 pub mod image;
 pub mod leader;

@@ -2,7 +2,6 @@
 //!
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
-//! Deis.
 
 pub mod api;
 pub mod builder;
@@ -10,8 +9,9 @@ pub mod cli;
 pub mod controller;
 pub mod git;
 pub mod image;
+pub mod leader;
 pub mod local;
-
+pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use deis::{
     builder::{self, side::GitSide},
-    controller, registry, router,
+    controller, logger, registry, router,
     seal::ClusterKey,
     settings::{self, HostSettings},
     store::Store,
@@ -43,6 +43,8 @@ enum Role {
     Controller(Host),
     /// Takes pushes: sshd, builds, images, releases
     Builder(Host),
+    /// Receives, keeps and serves the logs of apps
+    Logger(Host),
     /// Runs upstream's docker-registry, and says where it is while it answers
     Registry(Host),
     /// HTTP(S) to apps and the controller, TCP to builders; its table follows etcd
@@ -90,6 +92,9 @@ fn main() -> ExitCode {
         Role::Builder(host) => serve(&host, Threads::UpTo(4), async |given| {
             let key = given.key()?;
             Ok(builder::run(given.settings, given.store, key, given.stop).await?)
+        }),
+        Role::Logger(host) => serve(&host, Threads::UpTo(2), async |given| {
+            Ok(logger::run(given.settings, given.store, given.stop).await?)
         }),
         Role::Registry(host) => serve(&host, Threads::UpTo(1), async |given| {
             Ok(registry::run(given.settings, given.store, given.stop).await?)

@@ -7,9 +7,12 @@
 pub mod api;
 pub mod builder;
 pub mod cli;
+pub mod controller;
 pub mod git;
 pub mod image;
+pub mod leader;
 pub mod local;
+pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;

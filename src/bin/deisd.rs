@@ -3,13 +3,14 @@
 //! A role gets its host's settings, the store, the cluster key if it has to open secrets, and a
 //! token that is cancelled when systemd wants it to stop.
 
-use std::{error::Error as StdError, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use deis::{
-    builder::side::GitSide,
-    router,
+    builder::{self, side::GitSide},
+    controller, logger, router,
+    seal::ClusterKey,
     settings::{self, HostSettings},
     store::Store,
     telemetry,
@@ -38,6 +39,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// The HTTP API; the elected one of them also schedules and rolls out
+    Controller(Host),
+    /// Takes pushes: sshd, builds, images, releases
+    Builder(Host),
+    /// Receives, keeps and serves the logs of apps
+    Logger(Host),
     /// HTTP(S) to apps and the controller, TCP to builders; its table follows etcd
     Router(Host),
     /// What sshd and git start in the builder
@@ -60,6 +67,13 @@ struct Given {
     stop: CancellationToken,
 }
 
+impl Given {
+    /// The key that opens the cluster's secrets; only for roles that have to.
+    fn key(&self) -> anyhow::Result<ClusterKey> {
+        Ok(ClusterKey::load(&self.settings.cluster_key)?)
+    }
+}
+
 /// How many threads a role needs for its tasks.
 #[derive(Debug, Clone, Copy)]
 enum Threads {
@@ -69,8 +83,19 @@ enum Threads {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().role {
+        Role::Controller(host) => serve(&host, Threads::UpTo(4), async |given| {
+            let key = given.key()?;
+            Ok(controller::run(given.settings, given.store, key, given.stop).await?)
+        }),
+        Role::Builder(host) => serve(&host, Threads::UpTo(4), async |given| {
+            let key = given.key()?;
+            Ok(builder::run(given.settings, given.store, key, given.stop).await?)
+        }),
+        Role::Logger(host) => serve(&host, Threads::UpTo(2), async |given| {
+            Ok(logger::run(given.settings, given.store, given.stop).await?)
+        }),
         Role::Router(host) => serve(&host, Threads::UpTo(2), async |given| {
-            router::run(given.settings, given.store, given.stop).await
+            Ok(router::run(given.settings, given.store, given.stop).await?)
         }),
         Role::Git(side) => return side.run(),
     };
@@ -84,10 +109,10 @@ fn main() -> ExitCode {
 }
 
 /// Runs a role until it ends; SIGTERM and SIGINT ask it to.
-fn serve<E: StdError + Send + Sync + 'static>(
+fn serve(
     host: &Host,
     threads: Threads,
-    role: impl AsyncFnOnce(Given) -> Result<(), E>,
+    role: impl AsyncFnOnce(Given) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     telemetry::init();
     // TLS of etcd, routers and registries: the first provider that is installed serves all.
@@ -111,7 +136,7 @@ fn serve<E: StdError + Send + Sync + 'static>(
             store,
             stop,
         };
-        role(given).await.map_err(anyhow::Error::from)
+        role(given).await
     });
     runtime.shutdown_timeout(LINGER);
     result

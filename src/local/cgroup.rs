@@ -41,9 +41,10 @@ impl Layout {
         let below = Path::new(TOP).join(cluster).join(host);
         match self {
             Layout::Unified => vec![Path::new(ROOT).join(below)],
-            Layout::Legacy(names) => {
-                names.iter().map(|name| Path::new(ROOT).join(name).join(&below)).collect()
-            }
+            Layout::Legacy(names) => names
+                .iter()
+                .map(|name| Path::new(ROOT).join(name).join(&below))
+                .collect(),
         }
     }
 
@@ -52,7 +53,10 @@ impl Layout {
         let below = [TOP, cluster, host];
         let hierarchies: Vec<PathBuf> = match self {
             Layout::Unified => vec![PathBuf::from(ROOT)],
-            Layout::Legacy(names) => names.iter().map(|name| Path::new(ROOT).join(name)).collect(),
+            Layout::Legacy(names) => names
+                .iter()
+                .map(|name| Path::new(ROOT).join(name))
+                .collect(),
         };
         for hierarchy in hierarchies {
             let mut dir = hierarchy;
@@ -68,7 +72,11 @@ impl Layout {
                 }
             }
         }
-        Ok(self.dirs(cluster, host).iter().map(|dir| dir.join("cgroup.procs")).collect())
+        Ok(self
+            .dirs(cluster, host)
+            .iter()
+            .map(|dir| dir.join("cgroup.procs"))
+            .collect())
     }
 
     /// Controllers that a host must remount to be writable.
@@ -89,16 +97,20 @@ fn delegate(parent: &Path) {
     let controllers = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace() {
         // One at a time: one that the machine keeps for itself must not take the others along.
-        let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        let _ = fs::write(
+            parent.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
     }
 }
 
 /// v1: a new cpuset is empty, and takes no process until it isn't.
 fn copy_down(from: &Path, to: &Path) {
-    if let (Ok(value), Ok(now)) = (fs::read_to_string(from), fs::read_to_string(to)) {
-        if now.trim().is_empty() {
-            let _ = fs::write(to, value.trim());
-        }
+    let (Ok(value), Ok(now)) = (fs::read_to_string(from), fs::read_to_string(to)) else {
+        return;
+    };
+    if now.trim().is_empty() {
+        let _ = fs::write(to, value.trim());
     }
 }
 
@@ -119,7 +131,9 @@ pub fn remove(cluster: &str, host: Option<&str>) {
 }
 
 fn remove_dirs(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_dirs(&entry.path());
@@ -134,5 +148,9 @@ pub fn leftovers(cluster: &str) -> Vec<PathBuf> {
     if let Ok(entries) = fs::read_dir(ROOT) {
         roots.extend(entries.flatten().map(|entry| entry.path()));
     }
-    roots.into_iter().map(|root| root.join(TOP).join(cluster)).filter(|dir| dir.exists()).collect()
+    roots
+        .into_iter()
+        .map(|root| root.join(TOP).join(cluster))
+        .filter(|dir| dir.exists())
+        .collect()
 }

@@ -121,16 +121,32 @@ enum Command {
 /// Runs a `deisctl cluster` command.
 pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Up { local, hosts, name, netns, no_demo, no_platform, source } => {
+        Command::Up {
+            local,
+            hosts,
+            name,
+            netns,
+            no_demo,
+            no_platform,
+            source,
+        } => {
             if !local {
-                bail!("which provider? `deisctl cluster up --local` makes hosts on this machine; for VMs see the Vagrantfile, for real machines coreos/cloud-config/README.md");
+                bail!(
+                    "which provider? `deisctl cluster up --local` makes hosts on this machine; for VMs see the Vagrantfile, for real machines coreos/cloud-config/README.md"
+                );
             }
             let until = match (no_platform, no_demo) {
                 (true, _) => Reached::Hosts,
                 (false, true) => Reached::Platform,
                 (false, false) => Reached::Demo,
             };
-            up::up(&Wanted { name: name.name, hosts, netns, until, source })
+            up::up(&Wanted {
+                name: name.name,
+                hosts,
+                netns,
+                until,
+                source,
+            })
         }
         Command::Down { name } => down::down(&name.name),
         Command::Status { name } => match status::status(&name.name)? {
@@ -144,7 +160,13 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
             let paths = Paths::new(&name.name)?;
             forward::serve(&Cluster::expect(&paths)?)
         }
-        Command::UserData { cluster, number, hosts, keys, source } => {
+        Command::UserData {
+            cluster,
+            number,
+            hosts,
+            keys,
+            source,
+        } => {
             let source = stage::source_tree(source.as_deref())?;
             print!("{}", user_data(&cluster, number, hosts, &keys, &source)?);
             Ok(())
@@ -153,7 +175,11 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
             let source = stage::source_tree(source.as_deref())?;
             let stack = stack::cached();
             let changed = stage::refresh(&dir, &source, stack.as_ref(), &mut Note::default())?;
-            let image = if stack.is_some() { "" } else { " (without the stack image: `make up` makes one)" };
+            let image = if stack.is_some() {
+                ""
+            } else {
+                " (without the stack image: `make up` makes one)"
+            };
             println!("{}: {} files changed{image}", dir.display(), changed.len());
             Ok(())
         }

@@ -11,16 +11,37 @@ use super::report::detail;
 /// A command line for people.
 fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    words.extend(
+        command
+            .get_args()
+            .map(|arg| arg.to_string_lossy().into_owned()),
+    );
     words.join(" ")
 }
 
 /// A command of words.
 pub fn command<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
-    let (program, args) = words.split_first().expect("invariant: a command has a program");
+    let (program, args) = words
+        .split_first()
+        .expect("invariant: a command has a program");
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
     command
+}
+
+/// A command that ends with this program, and all that it started with it; its mounts too.
+pub fn bound<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
+    let mut bound = command(&[
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+    ]);
+    bound.args(["--fork", "--kill-child", "--mount-proc", "--"]);
+    bound.args(words);
+    bound
 }
 
 /// Runs it and returns its standard output; fails with its standard error.
@@ -31,8 +52,17 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
         .with_context(|| format!("could not start `{}`", shown(command)))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
-        let said = if said.trim().is_empty() { String::from_utf8_lossy(&done.stdout) } else { said };
-        bail!("`{}` failed ({}): {}", shown(command), done.status, said.trim());
+        let said = if said.trim().is_empty() {
+            String::from_utf8_lossy(&done.stdout)
+        } else {
+            said
+        };
+        bail!(
+            "`{}` failed ({}): {}",
+            shown(command),
+            done.status,
+            said.trim()
+        );
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
@@ -55,8 +85,13 @@ pub fn succeeds<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> bool {
 pub fn stream(command: &mut Command) -> anyhow::Result<()> {
     let (reader, writer) = std::io::pipe().context("pipe")?;
     let text = shown(command);
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut child = command.spawn().with_context(|| format!("could not start `{text}`"))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("could not start `{text}`"))?;
     // The command holds the writing ends: let go of them, or the reading never ends.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut last: Vec<String> = Vec::new();
@@ -73,7 +108,10 @@ pub fn stream(command: &mut Command) -> anyhow::Result<()> {
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("`{text}` failed ({status}); it said last:\n{}", last.join("\n"));
+        bail!(
+            "`{text}` failed ({status}); it said last:\n{}",
+            last.join("\n")
+        );
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::bail;
 use rustix::process::Signal;
 
 use super::report::{Report, say};
-use super::rootfs::remove_tree;
+use super::rootfs::{self, remove_tree};
 use super::state::{Cluster, Paths};
 use super::{cgroup, forward, host, net, procs};
 
@@ -36,15 +36,22 @@ pub fn down(name: &str) -> anyhow::Result<()> {
         Ok(())
     })?;
     report.step("mounts, network, cgroups, settings", |_| clear(&paths))?;
-    say(&format!("\nThe cluster {name:?} is down. Its SSH keys stay in {}", paths.keys().display()));
+    say(&format!(
+        "\nThe cluster {name:?} is down. Its SSH keys stay in {}",
+        paths.keys().display()
+    ));
     Ok(())
 }
 
 /// Host names, from the directories: cluster.yaml may be missing.
 fn hosts(paths: &Paths) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(paths.hosts()) else { return Vec::new() };
-    let mut hosts: Vec<String> =
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let Ok(entries) = fs::read_dir(paths.hosts()) else {
+        return Vec::new();
+    };
+    let mut hosts: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     hosts.sort();
     hosts
 }
@@ -66,7 +73,10 @@ pub fn clear(paths: &Paths) -> anyhow::Result<()> {
     }
     // Whatever else runs in our cgroups or by our paths (an nspawn that has just begun).
     let mut left = procs::in_cgroup(&format!("/{}/{name}/", cgroup::TOP));
-    left.extend(procs::with_argument(&format!("--directory={}/", paths.dir.display())));
+    left.extend(procs::with_argument(&format!(
+        "--directory={}/",
+        paths.dir.display()
+    )));
     left.retain(|pid| *pid != std::process::id());
     for pid in &left {
         procs::signal(*pid, Signal::KILL);
@@ -81,12 +91,18 @@ pub fn clear(paths: &Paths) -> anyhow::Result<()> {
     for dir in [paths.opt(), paths.dir.join("demo")] {
         remove_tree(&dir)?;
     }
-    for file in [paths.cluster_yaml(), paths.journal(), paths.dir.join("cluster.key"), forward::log(paths)] {
+    for file in [
+        paths.cluster_yaml(),
+        paths.journal(),
+        paths.dir.join("cluster.key"),
+        forward::log(paths),
+    ] {
         match fs::remove_file(&file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
     }
+    rootfs::clear_unfinished()?;
     let left = cgroup::leftovers(name);
     if !left.is_empty() {
         bail!("cgroups that can't be removed: {left:?}");
@@ -107,6 +123,8 @@ pub fn kill(paths: &Paths, name: &str) -> anyhow::Result<()> {
         entry.leader_pid = None;
     }
     cluster.save(paths)?;
-    say(&format!("{name} is dead; `deisctl cluster boot {name}` starts it again"));
+    say(&format!(
+        "{name} is dead; `deisctl cluster boot {name}` starts it again"
+    ));
     Ok(())
 }

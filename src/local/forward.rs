@@ -54,9 +54,19 @@ pub fn ensure(paths: &Paths, cluster: &Cluster) -> anyhow::Result<u32> {
         return Ok(pid);
     }
     let log_path = log(paths);
-    let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)?;
     let program = paths.opt().join("bin/deisctl").display().to_string();
-    let words = ["setsid", &program, "cluster", "forward", "--name", &cluster.name];
+    let words = [
+        "setsid",
+        &program,
+        "cluster",
+        "forward",
+        "--name",
+        &cluster.name,
+    ];
     let mut child = command(&words)
         .current_dir("/")
         .stdout(Stdio::from(log.try_clone()?))
@@ -67,12 +77,17 @@ pub fn ensure(paths: &Paths, cluster: &Cluster) -> anyhow::Result<u32> {
     wait_for("the entry point", Duration::from_secs(10), || {
         if let Some(status) = child.try_wait()? {
             let said = fs::read_to_string(&log_path).unwrap_or_default();
-            bail!("it ended ({status}): {}", said.lines().last().unwrap_or_default());
+            bail!(
+                "it ended ({status}): {}",
+                said.lines().last().unwrap_or_default()
+            );
         }
-        Ok(match std::net::TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(format!("{address}: {error}")),
-        })
+        Ok(
+            match std::net::TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("{address}: {error}")),
+            },
+        )
     })?;
     Ok(child.id())
 }
@@ -155,11 +170,16 @@ pub fn serve(cluster: &Cluster) -> anyhow::Result<()> {
         for address in ports::entry_addresses() {
             match TcpListener::bind(address).await {
                 Ok(listener) => listeners.push((listener, address.port())),
-                Err(error) if address.is_ipv6() && error.kind() != std::io::ErrorKind::AddrInUse => {
+                Err(error)
+                    if address.is_ipv6() && error.kind() != std::io::ErrorKind::AddrInUse =>
+                {
                     println!("no {address}: {error}");
                 }
                 Err(error) => {
-                    bail!("can't listen on {address}: {error} ({})", ports::owner(address.port()));
+                    bail!(
+                        "can't listen on {address}: {error} ({})",
+                        ports::owner(address.port())
+                    );
                 }
             }
         }
@@ -178,18 +198,29 @@ pub fn serve(cluster: &Cluster) -> anyhow::Result<()> {
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 async fn watch_health(entry: Arc<Entry>, index: usize) {
     let router = &entry.routers[index];
     let address = SocketAddr::new(router.address, HEALTH_PORT);
     loop {
-        let answer = timeout(PATIENCE, ask_health(address)).await.ok().and_then(Result::ok);
+        let answer = timeout(PATIENCE, ask_health(address))
+            .await
+            .ok()
+            .and_then(Result::ok);
         let before = *router.health.borrow();
         let now = before.next(answer);
         if now != before {
-            if std::mem::discriminant(&now) != std::mem::discriminant(&before) || now.is_gone() != before.is_gone() {
+            if std::mem::discriminant(&now) != std::mem::discriminant(&before)
+                || now.is_gone() != before.is_gone()
+            {
                 println!("router {}: {now:?}", router.address);
             }
             router.health.send_replace(now);
@@ -200,7 +231,8 @@ async fn watch_health(entry: Arc<Entry>, index: usize) {
 
 async fn ask_health(address: SocketAddr) -> std::io::Result<u16> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET /health-check HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET /health-check HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut head = [0_u8; 12]; // "HTTP/1.1 200"
     stream.read_exact(&mut head).await?;
@@ -213,7 +245,9 @@ async fn ask_health(address: SocketAddr) -> std::io::Result<u16> {
 async fn accept(entry: Arc<Entry>, listener: TcpListener, port: u16) {
     loop {
         // A slot first: what is too much waits in the kernel's queue.
-        let Ok(slot) = Arc::clone(&entry.slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&entry.slots).acquire_owned().await else {
+            return;
+        };
         let client = match listener.accept().await {
             Ok((client, _)) => client,
             Err(error) => {
@@ -236,15 +270,20 @@ async fn carry(entry: &Entry, mut client: TcpStream, port: u16) -> std::io::Resu
     client.set_nodelay(true)?;
     let deadline = tokio::time::Instant::now() + GRACE;
     loop {
-        let start = entry.next.fetch_add(1, Ordering::Relaxed);
-        let count = entry.routers.len();
-        for step in 0..count {
-            let router = &entry.routers[(start + step) % count];
-            if *router.health.borrow() != Health::Healthy {
-                continue;
-            }
+        let mut healthy: Vec<&Router> = entry
+            .routers
+            .iter()
+            .filter(|router| *router.health.borrow() == Health::Healthy)
+            .collect();
+        if !healthy.is_empty() {
+            let first = entry.next.fetch_add(1, Ordering::Relaxed) % healthy.len();
+            healthy.rotate_left(first);
+        }
+        for router in healthy {
             let connecting = TcpStream::connect(SocketAddr::new(router.address, port));
-            let Ok(Ok(mut upstream)) = timeout(PATIENCE, connecting).await else { continue };
+            let Ok(Ok(mut upstream)) = timeout(PATIENCE, connecting).await else {
+                continue;
+            };
             upstream.set_nodelay(true)?;
             let spoken = tokio::select! {
                 spoken = speaks(&client, &upstream) => spoken?,
@@ -315,7 +354,10 @@ mod tests {
 
     fn entry(address: IpAddr) -> Entry {
         Entry {
-            routers: vec![Router { address, health: watch::Sender::new(Health::Healthy) }],
+            routers: vec![Router {
+                address,
+                health: watch::Sender::new(Health::Healthy),
+            }],
             next: AtomicUsize::new(0),
             slots: Arc::new(Semaphore::new(1)),
         }
@@ -335,8 +377,14 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = upstream.accept().await.expect("accept");
             let mut asked = String::new();
-            stream.read_to_string(&mut asked).await.expect("read to the end");
-            stream.write_all(format!("{asked} back").as_bytes()).await.expect("write");
+            stream
+                .read_to_string(&mut asked)
+                .await
+                .expect("read to the end");
+            stream
+                .write_all(format!("{asked} back").as_bytes())
+                .await
+                .expect("write");
         });
         let mut client = TcpStream::connect(address).await.expect("connect");
         client.write_all(b"there and").await.expect("write");

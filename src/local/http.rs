@@ -33,5 +33,12 @@ pub fn ask(
 
 /// A GET within a second.
 pub fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
-    ask("GET", address, &address.to_string(), path, "", Duration::from_secs(1))
+    ask(
+        "GET",
+        address,
+        &address.to_string(),
+        path,
+        "",
+        Duration::from_secs(1),
+    )
 }

@@ -47,8 +47,11 @@ pub fn enter(netns: Option<&str>) -> anyhow::Result<()> {
     let Some(name) = netns else { return Ok(()) };
     let path = netns_file(name);
     let file = fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
-    move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
-        .with_context(|| format!("enter the network namespace {name}"))
+    move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&file),
+        Some(LinkNameSpaceType::Network),
+    )
+    .with_context(|| format!("enter the network namespace {name}"))
 }
 
 /// Makes the namespace with its way out. Runs outside of it.
@@ -69,13 +72,36 @@ pub fn make_namespace(paths: &Paths, netns: &str) -> anyhow::Result<()> {
             all.extend(words);
             run(&all).map(|_| ())
         };
-        run(&["ip", "link", "add", &outer, "type", "veth", "peer", "name", &inner, "netns", netns])?;
-        run(&["ip", "address", "add", &format!("10.21.9.{}/30", third + 1), "dev", &outer])?;
+        run(&[
+            "ip", "link", "add", &outer, "type", "veth", "peer", "name", &inner, "netns", netns,
+        ])?;
+        run(&[
+            "ip",
+            "address",
+            "add",
+            &format!("10.21.9.{}/30", third + 1),
+            "dev",
+            &outer,
+        ])?;
         run(&["ip", "link", "set", &outer, "up"])?;
         inside(&["ip", "link", "set", "lo", "up"])?;
-        inside(&["ip", "address", "add", &format!("10.21.9.{}/30", third + 2), "dev", &inner])?;
+        inside(&[
+            "ip",
+            "address",
+            "add",
+            &format!("10.21.9.{}/30", third + 2),
+            "dev",
+            &inner,
+        ])?;
         inside(&["ip", "link", "set", &inner, "mtu", &mtu().to_string(), "up"])?;
-        inside(&["ip", "route", "add", "default", "via", &format!("10.21.9.{}", third + 1)])?;
+        inside(&[
+            "ip",
+            "route",
+            "add",
+            "default",
+            "via",
+            &format!("10.21.9.{}", third + 1),
+        ])?;
     }
     sysctl::hold(&paths.name, "net.ipv4.ip_forward", "1")?;
     masquerade(&paths.name, "10.21.9.0/24", &outer)
@@ -92,6 +118,14 @@ fn free_pair_number() -> anyhow::Result<u8> {
 
 fn link_exists(name: &str) -> bool {
     succeeds(&["ip", "link", "show", "dev", name])
+}
+
+/// Deletes a link of the current namespace if it's there.
+pub fn delete_link(name: &str) -> anyhow::Result<()> {
+    if link_exists(name) && !succeeds(&["ip", "link", "delete", name]) && link_exists(name) {
+        run(&["ip", "link", "delete", name])?;
+    }
+    Ok(())
 }
 
 /// The MTU of the way out, so that nothing has to be cut on it.
@@ -111,7 +145,10 @@ pub fn make_bridge(cluster: &Cluster, mtu: u32) -> anyhow::Result<()> {
     let bridge = bridge(&cluster.name);
     if !link_exists(&bridge) {
         let taken = run(&["ip", "-4", "-oneline", "address"])?;
-        if let Some(line) = taken.lines().find(|line| line.contains(&format!(" {GATEWAY}/"))) {
+        if let Some(line) = taken
+            .lines()
+            .find(|line| line.contains(&format!(" {GATEWAY}/")))
+        {
             let owner = line.split_whitespace().nth(1).unwrap_or("?");
             bail!(
                 "{GATEWAY} is already the address of {owner}: another cluster runs here; `deisctl cluster down --name ...` it, or give this one a network namespace of its own: --netns NAME"
@@ -119,7 +156,14 @@ pub fn make_bridge(cluster: &Cluster, mtu: u32) -> anyhow::Result<()> {
         }
         run(&["ip", "link", "add", &bridge, "type", "bridge"])?;
         run(&["ip", "link", "set", &bridge, "mtu", &mtu.to_string()])?;
-        run(&["ip", "address", "add", &format!("{GATEWAY}/24"), "dev", &bridge])?;
+        run(&[
+            "ip",
+            "address",
+            "add",
+            &format!("{GATEWAY}/24"),
+            "dev",
+            &bridge,
+        ])?;
         run(&["ip", "link", "set", &bridge, "up"])?;
     }
     match &cluster.netns {

@@ -20,7 +20,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("openssh-client", "/usr/bin/ssh"),
     ("curl", "/usr/bin/curl"),
     ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
-    ("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+    (
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+    ),
 ];
 
 /// Installs what is missing.
@@ -44,7 +47,9 @@ pub fn install_missing(note: &mut Note) -> anyhow::Result<()> {
     let mut install = vec!["apt-get", "install", "-y", "-qq", "--no-install-recommends"];
     install.extend(&missing);
     let mut quiet = command(&install);
-    quiet.env("DEBIAN_FRONTEND", "noninteractive").env("APT_LISTCHANGES_FRONTEND", "none");
+    quiet
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("APT_LISTCHANGES_FRONTEND", "none");
     if stream(&mut quiet).is_err() {
         stream(&mut command(&fresh))?;
         stream(quiet.stdin(std::process::Stdio::null()))

@@ -33,16 +33,23 @@ pub fn start_platform(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
             action.as_ref(),
             "platform".as_ref(),
         ];
-        stream(&mut command(&words))
-            .with_context(|| format!("`deisctl list` and `deisctl status` tell how far `deisctl {action} platform` came"))?;
+        stream(&mut command(&words)).with_context(|| {
+            format!(
+                "`deisctl list` and `deisctl status` tell how far `deisctl {action} platform` came"
+            )
+        })?;
     }
-    wait_for("the controller behind a router", Duration::from_secs(60), || {
-        Ok(match page(&format!("deis.{}", net::DOMAIN), "/v1/") {
-            Ok((status, _)) if status < 500 && status != 404 => Ok(()),
-            Ok((status, _)) => Err(format!("http://deis.{}/v1/ answers {status}", net::DOMAIN)),
-            Err(error) => Err(format!("{error:#}")),
-        })
-    })
+    wait_for(
+        "the controller behind a router",
+        Duration::from_secs(60),
+        || {
+            Ok(match page(&format!("deis.{}", net::DOMAIN), "/v1/") {
+                Ok((status, _)) if status < 500 && status != 404 => Ok(()),
+                Ok((status, _)) => Err(format!("http://deis.{}/v1/ answers {status}", net::DOMAIN)),
+                Err(error) => Err(format!("{error:#}")),
+            })
+        },
+    )
 }
 
 /// A page through the entry point.
@@ -70,8 +77,12 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
     );
     let as_user = |words: &[&str], dir: &Path| {
         let mut user: Command = command(words);
-        user.current_dir(dir).env("HOME", &home).env("PATH", &path).env("GIT_SSH_COMMAND", &ssh);
-        user.env("GIT_CONFIG_GLOBAL", home.join(".gitconfig")).env_remove("DEIS_PROFILE");
+        user.current_dir(dir)
+            .env("HOME", &home)
+            .env("PATH", &path)
+            .env("GIT_SSH_COMMAND", &ssh);
+        user.env("GIT_CONFIG_GLOBAL", home.join(".gitconfig"))
+            .env_remove("DEIS_PROFILE");
         user.env("GIT_TERMINAL_PROMPT", "0");
         user
     };
@@ -85,12 +96,22 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
         home.join(".gitconfig"),
         "[user]\n\tname = Demo\n\temail = demo@example.com\n[init]\n\tdefaultBranch = main\n",
     )?;
-    for words in [&["git", "init", "--quiet"][..], &["git", "add", "--all"], &["git", "commit", "--quiet", "-m", "Hello"]] {
+    for words in [
+        &["git", "init", "--quiet"][..],
+        &["git", "add", "--all"],
+        &["git", "commit", "--quiet", "-m", "Hello"],
+    ] {
         super::command::output(&mut as_user(words, &app))?;
     }
     let controller = format!("http://deis.{}", net::DOMAIN);
     let login = ["--username", USER, "--password", PASSWORD];
-    let mut register = vec!["deis", "register", &controller, "--email", "demo@example.com"];
+    let mut register = vec![
+        "deis",
+        "register",
+        &controller,
+        "--email",
+        "demo@example.com",
+    ];
     register.extend(login);
     if let Err(error) = stream(&mut as_user(&register, &home)) {
         // An `up` that came this far before: the user is there.
@@ -102,10 +123,16 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
     let add = ["deis", "keys:add", &public.display().to_string()].map(str::to_owned);
     let add: Vec<&str> = add.iter().map(String::as_str).collect();
     if let Err(error) = stream(&mut as_user(&add, &home)) {
-        detail(&format!("(the key may be there already: {})", error.root_cause()));
+        detail(&format!(
+            "(the key may be there already: {})",
+            error.root_cause()
+        ));
     }
     if let Err(error) = stream(&mut as_user(&["deis", "create", APP], &app)) {
-        detail(&format!("(the app may be there already: {})", error.root_cause()));
+        detail(&format!(
+            "(the app may be there already: {})",
+            error.root_cause()
+        ));
         stream(&mut as_user(&["deis", "git:remote", "-a", APP], &app))?;
     }
     stream(&mut as_user(&["git", "push", "deis", "main"], &app)).context("git push deis main")?;
@@ -120,15 +147,21 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
     if body.trim().is_empty() {
         bail!("http://{host} answered with an empty page");
     }
-    detail(&format!("http://{host} says: {}", body.lines().next().unwrap_or_default()));
+    detail(&format!(
+        "http://{host} says: {}",
+        body.lines().next().unwrap_or_default()
+    ));
     Ok(())
 }
 
 /// What to try next.
 pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> String {
     let mut text = String::new();
-    let names: Vec<String> =
-        cluster.hosts.iter().map(|host| format!("{} ({})", host.name, host.address)).collect();
+    let names: Vec<String> = cluster
+        .hosts
+        .iter()
+        .map(|host| format!("{} ({})", host.name, host.address))
+        .collect();
     text.push_str(&format!("hosts       {}\n", names.join(", ")));
     if cluster.reached >= Reached::Platform {
         text.push_str(&format!("controller  http://deis.{}\n", cluster.domain));
@@ -139,10 +172,19 @@ pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> St
     if !changed.is_empty() && cluster.reached >= Reached::Platform {
         text.push_str("\nPrograms or units changed: `deisctl restart platform` takes the platform's parts there too.\n");
     }
-    let name = if cluster.name == "default" { String::new() } else { format!(" --name {}", cluster.name) };
-    text.push_str(&format!("\nTry next\n  export PATH={}:$PATH\n", paths.opt().join("bin").display()));
+    let name = if cluster.name == "default" {
+        String::new()
+    } else {
+        format!(" --name {}", cluster.name)
+    };
+    text.push_str(&format!(
+        "\nTry next\n  export PATH={}:$PATH\n",
+        paths.opt().join("bin").display()
+    ));
     if let Some(netns) = &cluster.netns {
-        text.push_str(&format!("  nsenter --net=/run/netns/{netns} bash     # the cluster's network\n"));
+        text.push_str(&format!(
+            "  nsenter --net=/run/netns/{netns} bash     # the cluster's network\n"
+        ));
     }
     if cluster.reached >= Reached::Demo {
         let home = paths.dir.join("demo");

@@ -12,10 +12,16 @@ pub const ENTRY: [u16; 3] = [80, 443, 2222];
 
 /// The addresses on which the entry point listens.
 pub fn entry_addresses() -> Vec<SocketAddr> {
-    let mut addresses: Vec<SocketAddr> =
-        ENTRY.iter().map(|port| (Ipv4Addr::LOCALHOST, *port).into()).collect();
+    let mut addresses: Vec<SocketAddr> = ENTRY
+        .iter()
+        .map(|port| (Ipv4Addr::LOCALHOST, *port).into())
+        .collect();
     if fs::metadata("/proc/sys/net/ipv6").is_ok() {
-        addresses.extend(ENTRY.iter().map(|port| SocketAddr::from((Ipv6Addr::LOCALHOST, *port))));
+        addresses.extend(
+            ENTRY
+                .iter()
+                .map(|port| SocketAddr::from((Ipv6Addr::LOCALHOST, *port))),
+        );
     }
     addresses
 }
@@ -37,16 +43,24 @@ pub fn expect_free() -> anyhow::Result<()> {
     if taken.is_empty() {
         return Ok(());
     }
-    bail!("{}. Stop it (or use another network namespace: --netns NAME) and try again", taken.join("; "))
+    bail!(
+        "{}. Stop it (or use another network namespace: --netns NAME) and try again",
+        taken.join("; ")
+    )
 }
 
 /// The process that listens on a port, as "name (pid 7)".
 pub fn owner(port: u16) -> String {
     let mut inodes = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for line in fs::read_to_string(table).unwrap_or_default().lines().skip(1) {
+        for line in fs::read_to_string(table)
+            .unwrap_or_default()
+            .lines()
+            .skip(1)
+        {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let (Some(local), Some(state), Some(inode)) = (words.get(1), words.get(3), words.get(9))
+            let (Some(local), Some(state), Some(inode)) =
+                (words.get(1), words.get(3), words.get(9))
             else {
                 continue;
             };
@@ -56,10 +70,17 @@ pub fn owner(port: u16) -> String {
         }
     }
     for pid in procs::pids() {
-        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            continue;
+        };
         for fd in fds.flatten() {
-            let Ok(link) = fs::read_link(fd.path()) else { continue };
-            if inodes.iter().any(|inode| link.as_os_str() == inode.as_str()) {
+            let Ok(link) = fs::read_link(fd.path()) else {
+                continue;
+            };
+            if inodes
+                .iter()
+                .any(|inode| link.as_os_str() == inode.as_str())
+            {
                 return format!("{} (pid {pid})", procs::name(pid));
             }
         }

@@ -10,8 +10,13 @@ use super::command::succeeds;
 
 /// All pids.
 pub fn pids() -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// The words of a process's command line.
@@ -26,14 +31,20 @@ pub fn cmdline(pid: u32) -> Vec<String> {
 
 /// A process's name.
 pub fn name(pid: u32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Whether it runs (a zombie doesn't).
 pub fn alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with(['Z', 'X'])))
+        .and_then(|stat| {
+            stat.rsplit_once(") ")
+                .map(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        })
         .unwrap_or(false)
 }
 
@@ -131,7 +142,9 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let octal = tail.get(..3).and_then(|code| std::str::from_utf8(code).ok());
+        let octal = tail
+            .get(..3)
+            .and_then(|code| std::str::from_utf8(code).ok());
         match octal.and_then(|code| u8::from_str_radix(code, 8).ok()) {
             Some(byte) if *first == b'\\' => {
                 bytes.push(byte);

@@ -23,11 +23,19 @@ impl Report {
     /// Starts the clock.
     pub fn new() -> Report {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Report { started: Instant::now(), steps: Vec::new(), colour }
+        Report {
+            started: Instant::now(),
+            steps: Vec::new(),
+            colour,
+        }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     /// One step: its name first, what it found or made and the time after. An error names the step.
@@ -38,7 +46,11 @@ impl Report {
     ) -> anyhow::Result<T> {
         let begun = Instant::now();
         let clock = format!("[{:6.1}s]", self.started.elapsed().as_secs_f64());
-        say(&format!("{} {}", self.paint("2", &clock), self.paint("1", name)));
+        say(&format!(
+            "{} {}",
+            self.paint("2", &clock),
+            self.paint("1", name)
+        ));
         let mut note = Note::default();
         let done = work(&mut note);
         let took = begun.elapsed();
@@ -50,7 +62,11 @@ impl Report {
                 if note.0.is_empty() { "done" } else { &note.0 },
                 seconds
             )),
-            Err(_) => say(&format!("          {} {}", self.paint("31", "failed"), seconds)),
+            Err(_) => say(&format!(
+                "          {} {}",
+                self.paint("31", "failed"),
+                seconds
+            )),
         }
         done.with_context(|| format!("the step \"{name}\" failed"))
     }
@@ -63,7 +79,10 @@ impl Report {
             .filter(|(_, took)| *took >= Duration::from_millis(500))
             .map(|(name, took)| format!("{name} {:.1} s", took.as_secs_f64()))
             .collect();
-        steps.push(format!("in all {:.1} s", self.started.elapsed().as_secs_f64()));
+        steps.push(format!(
+            "in all {:.1} s",
+            self.started.elapsed().as_secs_f64()
+        ));
         steps.join(", ")
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-use super::command::{command, run, stream};
+use super::command::{bound, run, stream};
 use super::report::Note;
 use super::state::{CACHE_ROOT, Cluster, Paths};
 
@@ -20,7 +20,9 @@ pub fn ensure(note: &mut Note) -> anyhow::Result<PathBuf> {
         note.set(format!("cached: {}", target.display()));
         return Ok(target);
     }
-    fresh(&target, |dir| build(RECIPE, dir, &Sources::of_this_machine()))?;
+    fresh(&target, |dir| {
+        build(RECIPE, dir, &Sources::of_this_machine())
+    })?;
     note.set(format!("made {}", target.display()));
     Ok(target)
 }
@@ -32,22 +34,26 @@ pub fn key(inputs: &[&str]) -> String {
         hash.update(input.as_bytes());
         hash.update([0]);
     }
-    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Makes `target` by way of a directory beside it: what is there is whole. What an earlier,
 /// killed attempt left is removed first. One at a time on this machine.
-pub fn fresh(
-    target: &Path,
-    make: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+pub fn fresh(target: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     fs::create_dir_all(CACHE_ROOT).with_context(|| format!("create {CACHE_ROOT}"))?;
     let lock = fs::File::create(Path::new(CACHE_ROOT).join("lock"))?;
     lock.lock().context("lock the cache")?;
     if target.exists() {
         return Ok(()); // another `up` was quicker
     }
-    let name = target.file_name().context("a cache entry has a name")?.to_string_lossy();
+    let name = target
+        .file_name()
+        .context("a cache entry has a name")?
+        .to_string_lossy();
     let making = target.with_file_name(format!("{name}.making"));
     remove_tree(&making)?;
     make(&making)?;
@@ -68,8 +74,27 @@ pub fn prune(current: &[&Path]) -> anyhow::Result<()> {
     for entry in fs::read_dir(CACHE_ROOT)?.flatten() {
         let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
         let name = entry.file_name().to_string_lossy().into_owned();
-        let ours = ["rootfs-", "stack-", "store-"].iter().any(|kind| name.starts_with(kind));
+        let ours = ["rootfs-", "stack-", "store-"]
+            .iter()
+            .any(|kind| name.starts_with(kind));
         if ours && age > KEPT && !used.contains(&entry.path()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what killed builds left, unless somebody builds right now.
+pub fn clear_unfinished() -> anyhow::Result<()> {
+    let Ok(lock) = fs::File::open(Path::new(CACHE_ROOT).join("lock")) else {
+        return Ok(());
+    };
+    if lock.try_lock().is_err() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(CACHE_ROOT)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".making") || name.starts_with(".tmp") {
             remove_tree(&entry.path())?;
         }
     }
@@ -82,7 +107,13 @@ pub fn remove_tree(dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     super::procs::unmount_below(dir)?;
-    run(&[Path::new("rm"), Path::new("-rf"), Path::new("--one-file-system"), dir]).map(|_| ())
+    run(&[
+        Path::new("rm"),
+        Path::new("-rf"),
+        Path::new("--one-file-system"),
+        dir,
+    ])
+    .map(|_| ())
 }
 
 /// Runs a recipe: TARGET SOURCES APTCONF.
@@ -94,10 +125,8 @@ pub fn build(recipe: &str, target: &Path, sources: &Sources) -> anyhow::Result<(
     fs::write(&script, recipe)?;
     fs::write(&list, &sources.list)?;
     fs::write(&conf, &sources.conf)?;
-    let mut words = vec![Path::new("sh"), &script, target, &list, &conf];
-    // Unshare the mounts: whatever ends this, none of the build's mounts stays.
-    words.splice(0..0, [Path::new("unshare"), Path::new("--mount")]);
-    stream(command(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", dir.path()))
+    let words = [Path::new("sh"), &script, target, &list, &conf];
+    stream(bound(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", dir.path()))
         .context("mmdebstrap could not make a Debian: is mirror.example (or this machine's mirror) in reach?")
 }
 
@@ -139,15 +168,23 @@ impl Sources {
         }
         let conf = run(&["apt-config", "dump"]).unwrap_or_default();
         let conf: Vec<&str> = conf.lines().filter(|line| reaches_mirror(line)).collect();
-        Sources { list: lines.join("\n") + "\n", conf: conf.join("\n") + "\n" }
+        Sources {
+            list: lines.join("\n") + "\n",
+            conf: conf.join("\n") + "\n",
+        }
     }
 }
 
 /// Whether an apt option says how to reach a mirror.
 pub fn reaches_mirror(option: &str) -> bool {
     let lower = option.to_ascii_lowercase();
-    ["acquire::http", "acquire::check-", "acquire::retries", "acquire::forceipv"]
-        .iter()
-        .any(|prefix| lower.starts_with(prefix))
+    [
+        "acquire::http",
+        "acquire::check-",
+        "acquire::retries",
+        "acquire::forceipv",
+    ]
+    .iter()
+    .any(|prefix| lower.starts_with(prefix))
         && !lower.ends_with(" \"\";")
 }

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use handlebars::{Context as Data, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
+use handlebars::{
+    Context as Data, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -73,7 +75,9 @@ fn json(
     _: &mut RenderContext<'_, '_>,
     out: &mut dyn Output,
 ) -> HelperResult {
-    let value = helper.param(0).ok_or(RenderErrorReason::ParamNotFoundForIndex("json", 0))?;
+    let value = helper
+        .param(0)
+        .ok_or(RenderErrorReason::ParamNotFoundForIndex("json", 0))?;
     if value.is_value_missing() {
         return Err(RenderErrorReason::MissingVariable(value.relative_path().cloned()).into());
     }
@@ -87,7 +91,9 @@ pub fn render(template: &str, values: &UserData) -> anyhow::Result<String> {
     engine.set_strict_mode(true);
     engine.register_escape_fn(handlebars::no_escape);
     engine.register_helper("json", Box::new(json));
-    engine.render_template(template, values).context("user-data.hbs")
+    engine
+        .render_template(template, values)
+        .context("user-data.hbs")
 }
 
 /// The values for a host of a local cluster.
@@ -127,7 +133,10 @@ pub fn values(cluster: &Cluster, host: &Host) -> anyhow::Result<UserData> {
 /// The machine-id of a host: always the same for the same cluster and host name.
 pub fn machine_id(cluster: &str, host: &str) -> String {
     let hash = Sha256::digest(format!("deis-local {cluster} {host}"));
-    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hash.iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Makes the keys that outlive `down`, and the cluster key, if they aren't there.
@@ -142,7 +151,12 @@ pub fn ensure_keys(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
         ssh_keygen(&key, &host.name)?;
         let public = fs::read_to_string(key.with_extension("pub"))?;
         let words: Vec<&str> = public.split_whitespace().take(2).collect();
-        known.push_str(&format!("{},{} {}\n", host.name, host.address, words.join(" ")));
+        known.push_str(&format!(
+            "{},{} {}\n",
+            host.name,
+            host.address,
+            words.join(" ")
+        ));
     }
     write_atomically(&cluster.known_hosts, known.as_bytes(), 0o644)?;
     ensure_shared_keys(cluster, &format!("deis-local-{}", paths.name))
@@ -168,11 +182,29 @@ pub fn ssh_keygen(path: &Path, comment: &str) -> anyhow::Result<()> {
     let _ = fs::remove_file(path);
     fs::create_dir_all(path.parent().context("a key is in a directory")?)?;
     let file = path.display().to_string();
-    run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", &file]).map(|_| ())
+    run(&[
+        "ssh-keygen",
+        "-q",
+        "-t",
+        "ed25519",
+        "-N",
+        "",
+        "-C",
+        comment,
+        "-f",
+        &file,
+    ])
+    .map(|_| ())
 }
 
 /// Writes into a host's root what has to be there before it boots.
-pub fn plant(paths: &Paths, cluster: &Cluster, host: &Host, root: &Path, mtu: u32) -> anyhow::Result<()> {
+pub fn plant(
+    paths: &Paths,
+    cluster: &Cluster,
+    host: &Host,
+    root: &Path,
+    mtu: u32,
+) -> anyhow::Result<()> {
     let put = |path: &str, content: &str, mode: u32| {
         write_atomically(&root.join(path), content.as_bytes(), mode)
     };
@@ -194,18 +226,32 @@ pub fn plant(paths: &Paths, cluster: &Cluster, host: &Host, root: &Path, mtu: u3
         0o644,
     )?;
     for (from, to) in [(&host.name[..], "etc/ssh"), ("builder", "etc/deis/builder")] {
-        for (file, mode) in [("ssh_host_ed25519_key", 0o600), ("ssh_host_ed25519_key.pub", 0o644)] {
+        for (file, mode) in [
+            ("ssh_host_ed25519_key", 0o600),
+            ("ssh_host_ed25519_key.pub", 0o644),
+        ] {
             let key = fs::read_to_string(paths.keys().join(from).join(file))?;
             put(&format!("{to}/{file}"), &key, mode)?;
         }
     }
     let template = paths.opt().join(USER_DATA);
-    let template = fs::read_to_string(&template)
-        .with_context(|| format!("read {}", template.display()))?;
+    let template =
+        fs::read_to_string(&template).with_context(|| format!("read {}", template.display()))?;
     let user_data = render(&template, &values(cluster, host)?)?;
-    put("var/lib/cloud/seed/nocloud-net/user-data", &user_data, 0o600)?;
-    let meta_data = format!("instance-id: {}-{}\nlocal-hostname: {}\n", cluster.name, host.name, host.name);
-    put("var/lib/cloud/seed/nocloud-net/meta-data", &meta_data, 0o644)?;
+    put(
+        "var/lib/cloud/seed/nocloud-net/user-data",
+        &user_data,
+        0o600,
+    )?;
+    let meta_data = format!(
+        "instance-id: {}-{}\nlocal-hostname: {}\n",
+        cluster.name, host.name, host.name
+    );
+    put(
+        "var/lib/cloud/seed/nocloud-net/meta-data",
+        &meta_data,
+        0o644,
+    )?;
     plant_build_settings(root)
 }
 
@@ -233,14 +279,27 @@ fn plant_build_settings(root: &Path) -> anyhow::Result<()> {
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
-    let put = |name: &str, content: &str| write_atomically(&dir.join(name), content.as_bytes(), 0o644);
+    let put =
+        |name: &str, content: &str| write_atomically(&dir.join(name), content.as_bytes(), 0o644);
     let bundle_of_machine = std::env::var("SSL_CERT_FILE").unwrap_or_else(|_| CA_BUNDLE.to_owned());
-    let certificates = fs::read_to_string(&bundle_of_machine).or_else(|_| fs::read_to_string(CA_BUNDLE));
-    put("ca-certificates.crt", &certificates.context("this machine's CA certificates")?)?;
-    let remap = |text: &str| text.replace(&bundle_of_machine, &bundle).replace(CA_BUNDLE, &bundle);
+    let certificates =
+        fs::read_to_string(&bundle_of_machine).or_else(|_| fs::read_to_string(CA_BUNDLE));
+    put(
+        "ca-certificates.crt",
+        &certificates.context("this machine's CA certificates")?,
+    )?;
+    let remap = |text: &str| {
+        text.replace(&bundle_of_machine, &bundle)
+            .replace(CA_BUNDLE, &bundle)
+    };
 
     let mut pip = String::new();
-    for file in ["/etc/pip.conf", "/etc/xdg/pip/pip.conf", "~/.config/pip/pip.conf", "~/.pip/pip.conf"] {
+    for file in [
+        "/etc/pip.conf",
+        "/etc/xdg/pip/pip.conf",
+        "~/.config/pip/pip.conf",
+        "~/.pip/pip.conf",
+    ] {
         let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
         if let Ok(text) = fs::read_to_string(file.replacen('~', &home, 1)) {
             pip.push_str(&remap(&text));
@@ -262,17 +321,34 @@ fn plant_build_settings(root: &Path) -> anyhow::Result<()> {
     put("env", &env)?;
 
     let apt = run(&["apt-config", "dump"]).unwrap_or_default();
-    let mut conf: String =
-        apt.lines().filter(|line| reaches_mirror(line)).map(|line| remap(line) + "\n").collect();
+    let mut conf: String = apt
+        .lines()
+        .filter(|line| reaches_mirror(line))
+        .map(|line| remap(line) + "\n")
+        .collect();
     conf.push_str(&format!("Acquire::https::CaInfo \"{bundle}\";\n"));
     put("apt/90deis-machine.conf", &conf)
 }
 
 fn is_build_setting(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "PIP_CERT", "UV_INDEX_URL"].contains(&upper.as_str())
-        || ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES"]
-            .contains(&upper.as_str())
+    [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "ALL_PROXY",
+        "PIP_CERT",
+        "UV_INDEX_URL",
+    ]
+    .contains(&upper.as_str())
+        || [
+            "PIP_INDEX_URL",
+            "PIP_EXTRA_INDEX_URL",
+            "PIP_TRUSTED_HOST",
+            "PIP_DEFAULT_TIMEOUT",
+            "PIP_RETRIES",
+        ]
+        .contains(&upper.as_str())
         || upper == "NPM_CONFIG_REGISTRY"
         || upper.ends_with("_CA_BUNDLE")
         || upper.ends_with("_CA_CERTS")
@@ -349,16 +425,23 @@ mod tests {
         check(&text).expect("valid");
         let data: serde_yaml::Value = serde_yaml::from_str(&text).expect("yaml");
         let settings: serde_yaml::Value =
-            serde_yaml::from_str(file(&data, "/etc/deis/host.yaml").expect("host.yaml")).expect("yaml");
+            serde_yaml::from_str(file(&data, "/etc/deis/host.yaml").expect("host.yaml"))
+                .expect("yaml");
         assert_eq!(settings["local"].as_bool(), Some(true));
-        assert_eq!(settings["etcd"][0].as_str(), Some("http://10.21.8.101:2379"));
+        assert_eq!(
+            settings["etcd"][0].as_str(),
+            Some("http://10.21.8.101:2379")
+        );
         assert_eq!(file(&data, "/etc/deis/cluster.key"), Some("a2V5\n"));
         assert_eq!(
             data["users"][0]["ssh_authorized_keys"][0].as_str(),
             Some("ssh-ed25519 AAAA \"quoted\" key")
         );
         let env = file(&data, "/etc/deis/etcd.env").expect("etcd.env");
-        assert!(env.contains("ETCD_LISTEN_CLIENT_URLS=http://10.21.8.101:2379,http://127.0.0.1:2379\n"), "{env}");
+        assert!(
+            env.contains("ETCD_LISTEN_CLIENT_URLS=http://10.21.8.101:2379,http://127.0.0.1:2379\n"),
+            "{env}"
+        );
     }
 
     #[test]
@@ -366,10 +449,18 @@ mod tests {
         let template = include_str!("../../coreos/cloud-config/user-data.hbs");
         let mut values = sample();
         values.member = false;
-        assert!(!render(template, &values).expect("renders").contains("ETCD_NAME"));
+        assert!(
+            !render(template, &values)
+                .expect("renders")
+                .contains("ETCD_NAME")
+        );
         values.member = true;
         values.scheme = "https".to_owned();
-        values.tls = Some(Tls { ca: "/ca".into(), cert: "/cert".into(), key: "/key".into() });
+        values.tls = Some(Tls {
+            ca: "/ca".into(),
+            cert: "/cert".into(),
+            key: "/key".into(),
+        });
         let text = render(template, &values).expect("renders");
         let data: serde_yaml::Value = serde_yaml::from_str(&text).expect("yaml");
         let env = file(&data, "/etc/deis/etcd.env").expect("etcd.env");
@@ -388,7 +479,15 @@ mod tests {
 
     #[test]
     fn three_members_up_to_four_hosts_and_five_from_there() {
-        let members = |count| hosts("x", count).iter().filter(|host| host.etcd_member).count();
-        assert_eq!([members(1), members(3), members(4), members(5), members(7)], [1, 3, 3, 5, 5]);
+        let members = |count| {
+            hosts("x", count)
+                .iter()
+                .filter(|host| host.etcd_member)
+                .count()
+        };
+        assert_eq!(
+            [members(1), members(3), members(4), members(5), members(7)],
+            [1, 3, 3, 5, 5]
+        );
     }
 }

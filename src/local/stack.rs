@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::command::run;
+use super::command::{bound, output};
 use super::report::{Note, detail};
 use super::rootfs::{Sources, build, fresh, key, remove_tree};
 use super::state::CACHE_ROOT;
@@ -36,7 +36,10 @@ pub struct Stack {
 fn places() -> Stack {
     let key = key(&[RECIPE, FORMAT]);
     let at = |kind: &str| Path::new(CACHE_ROOT).join(format!("{kind}-{key}"));
-    Stack { layout: at("stack"), store: at("store") }
+    Stack {
+        layout: at("stack"),
+        store: at("store"),
+    }
 }
 
 /// The stack image if it was made before.
@@ -77,11 +80,20 @@ struct Hashing<W> {
 
 impl<W> Hashing<W> {
     fn new(inner: W) -> Hashing<W> {
-        Hashing { inner, hash: Sha256::new(), size: 0 }
+        Hashing {
+            inner,
+            hash: Sha256::new(),
+            size: 0,
+        }
     }
 
     fn finish(self) -> (W, String, u64) {
-        let digest: String = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = self
+            .hash
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         (self.inner, digest, self.size)
     }
 }
@@ -104,8 +116,18 @@ fn write_layout(dir: &Path, tree: &Path) -> anyhow::Result<()> {
     let blobs = dir.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
     let mut tar = Command::new("tar")
-        .args(["--create", "--sort=name", "--mtime=@1", "--numeric-owner", "--format=gnu"])
-        .args(["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*"])
+        .args([
+            "--create",
+            "--sort=name",
+            "--mtime=@1",
+            "--numeric-owner",
+            "--format=gnu",
+        ])
+        .args([
+            "--exclude=./dev/*",
+            "--exclude=./proc/*",
+            "--exclude=./sys/*",
+        ])
         .arg("--directory")
         .arg(tree)
         .arg(".")
@@ -186,7 +208,10 @@ fn write_layout(dir: &Path, tree: &Path) -> anyhow::Result<()> {
     });
     fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
     fs::write(dir.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    detail(&format!("layer sha256:{layer}, {} MB", layer_size / 1_000_000));
+    detail(&format!(
+        "layer sha256:{layer}, {} MB",
+        layer_size / 1_000_000
+    ));
     Ok(())
 }
 
@@ -205,17 +230,24 @@ fn load(layout: &Path, store: &Path) -> anyhow::Result<()> {
     let run_root = tempfile::tempdir_in(CACHE_ROOT)?;
     let source = format!("oci:{}:stack", layout.display());
     let podman = |words: &[&str]| {
-        let mut all = vec!["podman", "--storage-driver=overlay", "--cgroup-manager=cgroupfs"];
+        let mut all = vec![
+            "podman",
+            "--storage-driver=overlay",
+            "--cgroup-manager=cgroupfs",
+        ];
         let root = format!("--root={}", store.display());
         let run_root = format!("--runroot={}", run_root.path().display());
         all.extend([root.as_str(), run_root.as_str(), "--events-backend=none"]);
         all.extend(words);
-        run(&all)
+        output(&mut bound(&all))
     };
     let pulled = podman(&["pull", "--quiet", &source])?;
     podman(&["tag", pulled.trim(), IMAGE])?;
     let names = podman(&["images", "--format={{.Repository}}:{{.Tag}}"])?;
-    for name in names.lines().filter(|name| *name != IMAGE && !name.contains("<none>")) {
+    for name in names
+        .lines()
+        .filter(|name| *name != IMAGE && !name.contains("<none>"))
+    {
         podman(&["untag", IMAGE, name]).ok();
     }
     super::procs::unmount_below(store)?;

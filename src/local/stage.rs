@@ -40,7 +40,9 @@ pub fn refresh(
 ) -> anyhow::Result<Vec<String>> {
     let mut changed = Vec::new();
     let programs = std::env::current_exe()?;
-    let programs = programs.parent().context("this program is in a directory")?;
+    let programs = programs
+        .parent()
+        .context("this program is in a directory")?;
     for program in PROGRAMS {
         let from = programs.join(program);
         if !from.is_file() {
@@ -67,7 +69,11 @@ pub fn refresh(
     fs::create_dir_all(opt.join("images/store"))?;
     let changed: Vec<String> = changed
         .into_iter()
-        .map(|path| path.strip_prefix(&format!("{}/", opt.display())).unwrap_or(&path).to_owned())
+        .map(|path| {
+            path.strip_prefix(&format!("{}/", opt.display()))
+                .unwrap_or(&path)
+                .to_owned()
+        })
         .collect();
     note.set(match changed.len() {
         0 => "unchanged".to_owned(),
@@ -95,7 +101,11 @@ fn mirror(from: &Path, to: &Path, changed: &mut Vec<String>) -> anyhow::Result<(
         let entry = entry?;
         if !names.contains(&entry.file_name()) {
             let path = entry.path();
-            if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?
+            } else {
+                fs::remove_file(&path)?
+            }
             changed.push(path.display().to_string());
         }
     }
@@ -121,9 +131,12 @@ fn copy_changed(from: &Path, to: &Path, changed: &mut Vec<String>) -> anyhow::Re
     fs::create_dir_all(parent)?;
     let tmp = parent.join(format!(
         ".{}.new",
-        to.file_name().context("a file has a name")?.to_string_lossy()
+        to.file_name()
+            .context("a file has a name")?
+            .to_string_lossy()
     ));
-    fs::copy(from, &tmp).with_context(|| format!("copy {} to {}", from.display(), tmp.display()))?;
+    fs::copy(from, &tmp)
+        .with_context(|| format!("copy {} to {}", from.display(), tmp.display()))?;
     fs::File::open(&tmp)?.set_modified(new.modified()?)?;
     fs::rename(&tmp, to)?;
     changed.push(to.display().to_string());
@@ -131,5 +144,10 @@ fn copy_changed(from: &Path, to: &Path, changed: &mut Vec<String>) -> anyhow::Re
 }
 
 fn same(one: &Path, other: &Path) -> anyhow::Result<bool> {
-    Ok(super::command::succeeds(&[Path::new("cmp"), Path::new("-s"), one, other]))
+    Ok(super::command::succeeds(&[
+        Path::new("cmp"),
+        Path::new("-s"),
+        one,
+        other,
+    ]))
 }

@@ -94,13 +94,18 @@ pub struct Paths {
 impl Paths {
     /// Paths of the cluster `name`, which must be short and plain: it names a bridge.
     pub fn new(name: &str) -> anyhow::Result<Paths> {
-        let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if name.is_empty() || name.len() > 10 || !plain || name.starts_with('-') {
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if name.is_empty() || name.len() > 9 || !plain || name.starts_with('-') {
             bail!(
-                "a cluster's name is 1 to 10 of a-z, 0-9 and '-', not starting with '-': {name:?} is not"
+                "a cluster's name is 1 to 9 of a-z, 0-9 and '-', not starting with '-': {name:?} is not"
             );
         }
-        Ok(Paths { name: name.to_owned(), dir: Path::new(STATE_ROOT).join(name) })
+        Ok(Paths {
+            name: name.to_owned(),
+            dir: Path::new(STATE_ROOT).join(name),
+        })
     }
 
     /// `cluster.yaml`.
@@ -137,7 +142,10 @@ impl Paths {
     pub fn note(&self, line: &str) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir)?;
         let path = self.journal();
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)?;
         writeln!(file, "{line}").with_context(|| format!("write {}", path.display()))
     }
 
@@ -169,7 +177,10 @@ impl Cluster {
     /// Reads the cluster or says how to get one.
     pub fn expect(paths: &Paths) -> anyhow::Result<Cluster> {
         Cluster::load(paths)?.with_context(|| {
-            format!("there is no local cluster {:?}: `make up` makes one", paths.name)
+            format!(
+                "there is no local cluster {:?}: `make up` makes one",
+                paths.name
+            )
         })
     }
 
@@ -181,10 +192,13 @@ impl Cluster {
 
     /// The host of that name.
     pub fn host(&self, name: &str) -> anyhow::Result<&Host> {
-        self.hosts.iter().find(|host| host.name == name).with_context(|| {
-            let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
-            format!("no host {name:?}; there are {}", names.join(", "))
-        })
+        self.hosts
+            .iter()
+            .find(|host| host.name == name)
+            .with_context(|| {
+                let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+                format!("no host {name:?}; there are {}", names.join(", "))
+            })
     }
 }
 

@@ -14,11 +14,21 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         return Ok(false);
     };
     net::enter(cluster.netns.as_deref())?;
-    let place = cluster.netns.as_ref().map_or(String::new(), |netns| format!(", network namespace {netns}"));
-    say(&format!("cluster {}: {} hosts, bridge {}{place}", cluster.name, cluster.hosts.len(), net::bridge(name)));
+    let place = cluster.netns.as_ref().map_or(String::new(), |netns| {
+        format!(", network namespace {netns}")
+    });
+    say(&format!(
+        "cluster {}: {} hosts, bridge {}{place}",
+        cluster.name,
+        cluster.hosts.len(),
+        net::bridge(name)
+    ));
     let members = cluster.hosts.iter().filter(|host| host.etcd_member).count();
     let mut whole = true;
-    say(&format!("{:<10} {:<14} {:<8} {:<22} {:<10} {:<10} {}", "HOST", "ADDRESS", "LEADER", "SYSTEM", "ETCD", "AGENT", "ROUTER"));
+    say(&format!(
+        "{:<10} {:<14} {:<8} {:<22} {:<10} {:<10} {}",
+        "HOST", "ADDRESS", "LEADER", "SYSTEM", "ETCD", "AGENT", "ROUTER"
+    ));
     for host in &cluster.hosts {
         let running = host::running(name, &host.name);
         let (leader, system, agent) = match running {
@@ -42,7 +52,9 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
                 }
             }
         };
-        let router = match running.map(|_| http::get(SocketAddr::from((host.address, 9090)), "/health-check")) {
+        let router = match running
+            .map(|_| http::get(SocketAddr::from((host.address, 9090)), "/health-check"))
+        {
             Some(Ok((200, _))) => "healthy".to_owned(),
             Some(Ok((status, _))) => format!("says {status}"),
             _ => "-".to_owned(),
@@ -54,7 +66,9 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         ));
     }
     match forward::running(&paths) {
-        Some(pid) => say(&format!("entry point: up (pid {pid}), ports 80, 443 and 2222 of 127.0.0.1 and ::1")),
+        Some(pid) => say(&format!(
+            "entry point: up (pid {pid}), ports 80, 443 and 2222 of 127.0.0.1 and ::1"
+        )),
         None => {
             whole = false;
             say("entry point: down (`make up` starts it again)");

@@ -54,7 +54,11 @@ fn with_ledger<T>(change: impl FnOnce(&mut Ledger) -> anyhow::Result<T>) -> anyh
     if ledger.is_empty() {
         let _ = fs::remove_file(ledger_path());
     } else {
-        write_atomically(&ledger_path(), serde_yaml::to_string(&ledger)?.as_bytes(), 0o644)?;
+        write_atomically(
+            &ledger_path(),
+            serde_yaml::to_string(&ledger)?.as_bytes(),
+            0o644,
+        )?;
     }
     Ok(done)
 }
@@ -63,9 +67,16 @@ fn with_ledger<T>(change: impl FnOnce(&mut Ledger) -> anyhow::Result<T>) -> anyh
 pub fn hold(cluster: &str, key: &str, value: &str) -> anyhow::Result<()> {
     with_ledger(|ledger| {
         let original = read(key)?;
-        let changed = ledger.entry(key.to_owned()).or_insert(Changed { original, users: BTreeSet::new() });
+        let changed = ledger.entry(key.to_owned()).or_insert(Changed {
+            original,
+            users: BTreeSet::new(),
+        });
         changed.users.insert(cluster.to_owned());
-        write_atomically(&ledger_path(), serde_yaml::to_string(ledger)?.as_bytes(), 0o644)?;
+        write_atomically(
+            &ledger_path(),
+            serde_yaml::to_string(ledger)?.as_bytes(),
+            0o644,
+        )?;
         set(key, value)
     })
 }
@@ -74,7 +85,11 @@ pub fn hold(cluster: &str, key: &str, value: &str) -> anyhow::Result<()> {
 pub fn hold_at_least(cluster: &str, key: &str, value: u64) -> anyhow::Result<()> {
     let enough = read(key)?.parse::<u64>().is_ok_and(|now| now >= value);
     let held = with_ledger(|ledger| Ok(ledger.contains_key(key)))?;
-    if enough && !held { Ok(()) } else { hold(cluster, key, &value.to_string()) }
+    if enough && !held {
+        Ok(())
+    } else {
+        hold(cluster, key, &value.to_string())
+    }
 }
 
 /// Ends a cluster's use: what nobody uses any more gets its old value.

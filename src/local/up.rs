@@ -10,7 +10,9 @@ use anyhow::{Context, bail};
 use super::command::wait_for;
 use super::report::{Report, detail, say};
 use super::state::{Cluster, Paths, Reached, STATE_ROOT};
-use super::{down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage};
+use super::{
+    down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage,
+};
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -37,7 +39,10 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     fs::create_dir_all(&paths.dir).with_context(|| format!("create {}", paths.dir.display()))?;
     let lock = fs::File::create(paths.dir.join("lock"))?;
     if lock.try_lock().is_err() {
-        bail!("another `cluster up` or `down` of {:?} is running", wanted.name);
+        bail!(
+            "another `cluster up` or `down` of {:?} is running",
+            wanted.name
+        );
     }
 
     let mut report = Report::new();
@@ -46,9 +51,14 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     if let Some(cluster) = &found {
         same_shape(cluster, wanted)?;
     } else if down::anything_left(&paths) {
-        report.step("clearing what an earlier, unfinished `up` left", |_| down::clear(&paths))?;
+        report.step("clearing what an earlier, unfinished `up` left", |_| {
+            down::clear(&paths)
+        })?;
     }
 
+    if wanted.netns.is_none() {
+        expect_ports(&mut report, &paths)?; // before all that takes long
+    }
     report.step("packages of this machine", packages::install_missing)?;
     let rootfs = report.step("root file system of the hosts", |note| match &found {
         Some(cluster) if cluster.rootfs.is_dir() => {
@@ -77,30 +87,42 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         })?;
         net::enter(cluster.netns.as_deref())?;
     }
-    if forward::running(&paths).is_none() {
-        report.step("ports 80, 443 and 2222 on loopback", |note| {
-            note.set("free");
-            ports::expect_free()
-        })?;
+    if wanted.netns.is_some() {
+        expect_ports(&mut report, &paths)?;
     }
     report.step("network", |note| {
-        note.set(format!("bridge {}, {}", net::bridge(&cluster.name), cluster.subnet));
+        note.set(format!(
+            "bridge {}, {}",
+            net::bridge(&cluster.name),
+            cluster.subnet
+        ));
         net::make_bridge(&cluster, mtu)
     })?;
     boot_missing(&mut report, &paths, &mut cluster, mtu)?;
-    report.step("etcd", |note| wait_etcd(&cluster).map(|said| note.set(said)))?;
+    report.step("etcd", |note| {
+        wait_etcd(&cluster).map(|said| note.set(said))
+    })?;
     if cluster.reached < Reached::Hosts {
         cluster.reached = Reached::Hosts;
         cluster.save(&paths)?;
-    } else if changed.iter().any(|file| file == "bin/deisd" || file == "units/deis-agent.service") {
-        report.step("agents (their program changed)", |_| refresh_agents(&cluster))?;
+    } else if changed
+        .iter()
+        .any(|file| file == "bin/deisd" || file == "units/deis-agent.service")
+    {
+        report.step("agents (their program changed)", |_| {
+            refresh_agents(&cluster)
+        })?;
     }
     if wanted.until > Reached::Hosts {
-        report.step("agents", |note| wait_machines(&cluster).map(|said| note.set(said)))?;
+        report.step("agents", |note| {
+            wait_machines(&cluster).map(|said| note.set(said))
+        })?;
     }
     report.step("entry point", |note| {
         let pid = forward::ensure(&paths, &cluster)?;
-        note.set(format!("127.0.0.1 and ::1, ports 80, 443 and 2222 (pid {pid})"));
+        note.set(format!(
+            "127.0.0.1 and ::1, ports 80, 443 and 2222 (pid {pid})"
+        ));
         cluster.forward_pid = Some(pid);
         cluster.save(&paths)
     })?;
@@ -118,6 +140,16 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     say(&format!("\n{}\n", report.summary()));
     say(&platform::next_commands(&paths, &cluster, &changed));
     Ok(())
+}
+
+fn expect_ports(report: &mut Report, paths: &Paths) -> anyhow::Result<()> {
+    if forward::running(paths).is_some() {
+        return Ok(());
+    }
+    report.step("ports 80, 443 and 2222 on loopback", |note| {
+        note.set("free");
+        ports::expect_free()
+    })
 }
 
 /// An existing cluster can't change its shape.
@@ -187,7 +219,12 @@ pub fn boot_missing(
     report.step(&what, |note| {
         raise_limits(cluster)?;
         let mut children = Vec::new();
-        for host in cluster.hosts.clone().iter().filter(|host| missing.contains(&host.name)) {
+        for host in cluster
+            .hosts
+            .clone()
+            .iter()
+            .filter(|host| missing.contains(&host.name))
+        {
             host::kill(&name, &host.name); // what is left of one that died
             children.push((host.name.clone(), host::start(paths, cluster, host, mtu)?));
         }
@@ -199,15 +236,33 @@ pub fn boot_missing(
             }
             cluster.save(paths)?;
         }
-        for host in cluster.hosts.iter().filter(|host| missing.contains(&host.name)) {
-            let Some(leader) = host.leader_pid else { continue };
-            wait_for(&format!("{}'s cloud-init", host.name), Duration::from_secs(90), || {
-                let console = host::Dirs::of(paths, &host.name).console;
-                if host::running(&name, &host.name).is_none() {
-                    bail!("{} died while it booted; see {}", host.name, console.display());
-                }
-                Ok(if host::cloud_init_done(leader)? { Ok(()) } else { Err("not done".to_owned()) })
-            })?;
+        for host in cluster
+            .hosts
+            .iter()
+            .filter(|host| missing.contains(&host.name))
+        {
+            let Some(leader) = host.leader_pid else {
+                continue;
+            };
+            wait_for(
+                &format!("{}'s cloud-init", host.name),
+                Duration::from_secs(90),
+                || {
+                    let console = host::Dirs::of(paths, &host.name).console;
+                    if host::running(&name, &host.name).is_none() {
+                        bail!(
+                            "{} died while it booted; see {}",
+                            host.name,
+                            console.display()
+                        );
+                    }
+                    Ok(if host::cloud_init_done(leader)? {
+                        Ok(())
+                    } else {
+                        Err("not done".to_owned())
+                    })
+                },
+            )?;
         }
         note.set(format!("{} up", missing.len()));
         Ok(())
@@ -261,15 +316,25 @@ pub fn etcd_health(member: SocketAddr, members: usize) -> anyhow::Result<()> {
 /// How many machines have registered under /deis/machines/.
 pub fn machines(cluster: &Cluster) -> anyhow::Result<usize> {
     // range /deis/machines/ .. /deis/machines0, count only
-    let body = r#"{"key":"L2RlaXMvbWFjaGluZXMv","range_end":"L2RlaXMvbWFjaGluZXMw","count_only":true}"#;
+    let body =
+        r#"{"key":"L2RlaXMvbWFjaGluZXMv","range_end":"L2RlaXMvbWFjaGluZXMw","count_only":true}"#;
     let mut last = anyhow::anyhow!("no member of etcd");
     for host in cluster.hosts.iter().filter(|host| host.etcd_member) {
         let address = SocketAddr::from((host.address, 2379));
         let limit = Duration::from_secs(2);
-        match http::ask("POST", address, &address.to_string(), "/v3/kv/range", body, limit) {
+        match http::ask(
+            "POST",
+            address,
+            &address.to_string(),
+            "/v3/kv/range",
+            body,
+            limit,
+        ) {
             Ok((200, answer)) => {
                 let answer: serde_json::Value = serde_json::from_str(&answer)?;
-                let count = answer["count"].as_str().and_then(|count| count.parse().ok());
+                let count = answer["count"]
+                    .as_str()
+                    .and_then(|count| count.parse().ok());
                 return Ok(count.unwrap_or(0));
             }
             Ok((status, answer)) => last = anyhow::anyhow!("etcd answered {status}: {answer}"),
@@ -300,7 +365,9 @@ fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
                   { cp /opt/deis/units/$unit.service /etc/systemd/system/; reload=yes; }; done; \
                   test -z \"$reload\" || systemctl daemon-reload; systemctl restart --no-block deis-agent";
     for host in &cluster.hosts {
-        let Some((_, leader)) = host::running(&cluster.name, &host.name) else { continue };
+        let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
+            continue;
+        };
         super::command::output(&mut host::enter(leader, &["sh", "-c", script]))
             .with_context(|| format!("restart the agent of {}", host.name))?;
     }
@@ -326,13 +393,18 @@ pub fn boot(paths: &Paths, name: &str) -> anyhow::Result<()> {
         entry.leader_pid = Some(leader);
     }
     cluster.save(paths)?;
-    say(&format!("{name} boots (leader {leader}), after {:.1} s", begun.elapsed().as_secs_f64()));
+    say(&format!(
+        "{name} boots (leader {leader}), after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    ));
     Ok(())
 }
 
 /// The clusters of this machine.
 pub fn names() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(STATE_ROOT) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(STATE_ROOT) else {
+        return Vec::new();
+    };
     let mut names: Vec<String> = entries
         .flatten()
         .filter(|entry| Path::new(&entry.path()).join("cluster.yaml").exists())

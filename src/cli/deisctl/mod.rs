@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`platform`], [`subject`] | what the words on the command line mean (pure) |
 //! | [`fleet`], [`show`], [`progress`], [`table`] | what etcd tells, as text (`fleet` reads, the others are pure) |
-//! | [`config`], [`templates`], [`lifecycle`] | settings, units, and what is wanted of them |
+//! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
 //! | [`failure`] | errors with a hint and an exit code |
@@ -23,6 +23,7 @@ pub mod progress;
 pub mod show;
 pub mod ssh;
 pub mod subject;
+mod substitute;
 pub mod table;
 pub mod templates;
 pub mod tunnel;

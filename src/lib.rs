@@ -2,7 +2,6 @@
 //!
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
-//! Deis.
 
 pub mod api;
 pub mod builder;

@@ -9,6 +9,8 @@ mod removal;
 pub mod rollout;
 pub mod round;
 pub mod schedule;
+#[cfg(test)]
+mod sim_tests;
 mod standing;
 pub mod world;
 

@@ -10,7 +10,12 @@ pub mod rollout;
 pub mod round;
 pub mod schedule;
 #[cfg(test)]
+mod case_tests;
+#[cfg(test)]
 mod sim_tests;
+#[cfg(test)]
+mod story_tests;
+
 mod standing;
 pub mod world;
 

@@ -3,11 +3,21 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod api;
+pub mod builder;
+pub mod cli;
+pub mod controller;
+pub mod git;
+pub mod image;
 pub mod leader;
+pub mod local;
+pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod router;
 pub mod seal;
 pub mod settings;
+pub mod sidecar;
 pub mod store;
 pub mod telemetry;

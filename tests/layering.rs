@@ -17,9 +17,27 @@ const PURE: &[&str] = &[
 
 /// What must not occur there, outside of tests.
 const FORBIDDEN: &[&str] = &[
-    "tokio", "zbus", "etcd_client", "git2", "reqwest", "axum", "hyper", "std::fs", "std::net",
-    "std::process", "std::env", "std::thread", "fs::", "Instant::now", "SystemTime", "Timestamp::now",
-    "new_v4", "getrandom", "println!", "eprintln!", "tracing",
+    "tokio",
+    "zbus",
+    "etcd_client",
+    "git2",
+    "reqwest",
+    "axum",
+    "hyper",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::env",
+    "std::thread",
+    "fs::",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "new_v4",
+    "getrandom",
+    "println!",
+    "eprintln!",
+    "tracing",
 ];
 
 fn check(path: &Path, violations: &mut Vec<String>, files: &mut usize) {
@@ -30,7 +48,9 @@ fn check(path: &Path, violations: &mut Vec<String>, files: &mut usize) {
         return;
     }
     if path.extension().is_none_or(|extension| extension != "rs")
-        || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+        || path
+            .file_stem()
+            .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
     {
         return;
     }
@@ -59,5 +79,9 @@ fn the_core_is_pure() {
         }
     }
     assert!(files > 5, "the core was found");
-    assert!(violations.is_empty(), "the pure core touches the world:\n{}", violations.join("\n"));
+    assert!(
+        violations.is_empty(),
+        "the pure core touches the world:\n{}",
+        violations.join("\n")
+    );
 }

@@ -8,6 +8,7 @@ pub mod hosts;
 mod removal;
 pub mod rollout;
 pub mod round;
+pub mod routes;
 pub mod schedule;
 #[cfg(test)]
 mod case_tests;

@@ -455,7 +455,10 @@ async fn feeds(lab: &mut impl Lab) {
     // Silent: nothing closes, nothing arrives.
     lab.silence();
     put(&store, "c", true).await;
-    if timeout(Duration::from_secs(1), consumer.feed.next()).await.is_ok() {
+    if timeout(Duration::from_secs(1), consumer.feed.next())
+        .await
+        .is_ok()
+    {
         panic!("the silent member spoke: the fault was not there");
     }
     sleep(Duration::from_secs(5)).await;

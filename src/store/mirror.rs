@@ -78,7 +78,11 @@ impl Mirror {
             fresh.push(event);
         }
         let revision = self.revision;
-        (!fresh.is_empty()).then_some(Update { revision, changes: fresh, first: false })
+        (!fresh.is_empty()).then_some(Update {
+            revision,
+            changes: fresh,
+            first: false,
+        })
     }
 
     /// Takes a whole listing at `revision`; none when it brings nothing new.

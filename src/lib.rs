@@ -4,11 +4,18 @@
 //! modules are edges: they carry out.
 
 pub mod api;
+pub mod builder;
 pub mod cli;
 pub mod controller;
+pub mod git;
+pub mod image;
+pub mod local;
 pub mod model;
 pub mod ops;
+pub mod plan;
+pub mod router;
 pub mod seal;
 pub mod settings;
+pub mod sidecar;
 pub mod store;
 pub mod telemetry;

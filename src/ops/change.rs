@@ -40,8 +40,8 @@ enum Policy<'a> {
     Wait,
     /// Queue, and say so once.
     Queue(&'a mut (dyn FnMut(&str) + Send)),
-    /// Take over.
-    Supersede,
+    /// Take over, to go back to a release: that one, or the last that succeeded.
+    GoBack(Option<ReleaseNumber>),
 }
 
 /// All that a change is based on.
@@ -53,6 +53,8 @@ struct Base {
     release: Release,
     config: Config,
     build: Option<Build>,
+    /// The release to go back to, with its config and build.
+    target: Option<(Release, Config, Option<Build>)>,
 }
 
 /// A release to be made.
@@ -83,7 +85,35 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         release,
         config,
         build,
+        target: None,
     })
+}
+
+/// Reads the release to go back to: `to`, or the last one that succeeded.
+async fn target(
+    store: &Store,
+    base: &Base,
+    to: Option<ReleaseNumber>,
+) -> Result<(Release, Config, Option<Build>), OpsError> {
+    let name = &base.name;
+    let version = match to {
+        Some(version) => version,
+        // In the middle of a rollout, back means to what was active before it.
+        None if base.rollout.is_some() => base.app.value.active,
+        None => {
+            let listing = store.list(&keys::outcomes(name)).await?;
+            let outcomes: BTreeMap<ReleaseNumber, OutcomeResult> = listing
+                .entries
+                .into_iter()
+                .map(|(_, outcome)| (outcome.value.version, outcome.value.result))
+                .collect();
+            rollback_target(base.app.value.active, &outcomes)
+                .ok_or_else(|| OpsError::NothingToRollBackTo(name.clone()))?
+        }
+    };
+    contents(store, name, version)
+        .await?
+        .ok_or_else(|| OpsError::NotFound(format!("release {version} of {name}")))
 }
 
 /// A release with its config and build; none when there is no such release.
@@ -117,13 +147,13 @@ async fn commit(
     store: &Store,
     name: &AppName,
     mut policy: Policy<'_>,
-    decide: impl AsyncFn(&Base) -> Result<(Txn, Change), OpsError>,
+    decide: impl Fn(&Base) -> Result<(Txn, Change), OpsError> + Send,
 ) -> Result<Change, OpsError> {
     let started = Instant::now();
     let mut conflicts = 0;
     let mut told = false;
     loop {
-        let base = base(store, name).await?;
+        let mut base = base(store, name).await?;
         if let Some(other) = &base.rollout {
             let what = describe(&other.value.change, other.value.release);
             let limit = match &mut policy {
@@ -134,7 +164,7 @@ async fn commit(
                     }
                     Some(LONG_WAIT)
                 }
-                Policy::Supersede => None,
+                Policy::GoBack(_) => None,
             };
             if let Some(limit) = limit {
                 if started.elapsed() >= limit {
@@ -149,7 +179,10 @@ async fn commit(
                 continue;
             }
         }
-        let (txn, change) = decide(&base).await?;
+        if let Policy::GoBack(to) = policy {
+            base.target = Some(target(store, &base, to).await?);
+        }
+        let (txn, change) = decide(&base)?;
         match store.commit(txn).await {
             Ok(_) => return Ok(change),
             Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
@@ -270,7 +303,7 @@ pub async fn set_config(
     by: &Username,
     change: &ConfigChange,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
+    commit(store, name, Policy::Wait, |base| {
         let now = Timestamp::now();
         let mut config = Config {
             uuid: Uuid::new_v4(),
@@ -323,7 +356,7 @@ pub async fn deploy(
     new: &NewBuild,
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Queue(say), async |base| {
+    commit(store, name, Policy::Queue(say), |base| {
         let now = Timestamp::now();
         let build = Build {
             schema: SCHEMA,
@@ -372,26 +405,13 @@ pub async fn rollback(
     by: &Username,
     to: Option<ReleaseNumber>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Supersede, async |base| {
+    commit(store, name, Policy::GoBack(to), |base| {
         let now = Timestamp::now();
-        let target = match to {
-            Some(version) => version,
-            // In the middle of a rollout, back means to what was active before it.
-            None if base.rollout.is_some() => base.app.value.active,
-            None => {
-                let listing = store.list(&keys::outcomes(name)).await?;
-                let outcomes: BTreeMap<ReleaseNumber, OutcomeResult> = listing
-                    .entries
-                    .into_iter()
-                    .map(|(_, outcome)| (outcome.value.version, outcome.value.result))
-                    .collect();
-                rollback_target(base.app.value.active, &outcomes)
-                    .ok_or_else(|| OpsError::NothingToRollBackTo(name.clone()))?
-            }
-        };
-        let (_, config, build) = contents(store, name, target)
-            .await?
-            .ok_or_else(|| OpsError::NotFound(format!("release {target} of {name}")))?;
+        let (release, config, build) = base
+            .target
+            .clone()
+            .expect("invariant: going back has read its target");
+        let target = release.version;
         let current = &base.app.value.structure;
         let structure = match &build {
             Some(build) => structure_for(build, current),
@@ -426,7 +446,7 @@ pub async fn scale(
     by: &Username,
     wanted: &Structure,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
+    commit(store, name, Policy::Wait, |base| {
         let now = Timestamp::now();
         let build = base.build.as_ref().ok_or(OpsError::NoBuild)?;
         let structure = scaled(build, &base.app.value.structure, wanted)?;
@@ -455,7 +475,7 @@ pub async fn restart(
     only: Option<&ProcessType>,
     number: Option<u32>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
+    commit(store, name, Policy::Wait, |base| {
         let now = Timestamp::now();
         if base.build.is_none() {
             return Err(OpsError::NoBuild);

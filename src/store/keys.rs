@@ -70,6 +70,8 @@ macro_rules! prefixes {
 keys! {
     /// Platform setting, plain text (`domain`, `version`).
     platform(name: &str) -> String = "/deis/platform/{name}";
+    /// Setting of the platform or a part (`logs`, `router`), plain text, for operators.
+    setting(target: &str, name: &str) -> String = "/deis/{target}/{name}";
     /// A user.
     user(name: &Username) -> User = "/deis/users/{name}";
     /// A token, by the SHA-256 of its text in hexadecimal digits.
@@ -117,6 +119,8 @@ keys! {
 prefixes! {
     /// All platform settings.
     platform_settings() -> String = "/deis/platform/";
+    /// All settings of the platform or a part; a part's hosts register below it, too.
+    settings(target: &str) -> String = "/deis/{target}/";
     /// All users.
     users() -> User = "/deis/users/";
     /// All tokens.

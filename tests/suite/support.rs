@@ -36,6 +36,7 @@ pub struct Cluster {
 
 /// What a command did.
 #[derive(Debug)]
+#[allow(dead_code, reason = "shown by Debug when a test fails")]
 pub struct Ran {
     pub command: String,
     pub status: Option<i32>,
@@ -63,8 +64,14 @@ impl Ran {
     /// The command was refused, and said so in words.
     #[track_caller]
     pub fn refused(self) -> Self {
-        assert!(self.status.is_some_and(|status| status != 0), "should be refused: {self:#?}");
-        assert!(!self.err.trim().is_empty() || !self.out.trim().is_empty(), "in words: {self:#?}");
+        assert!(
+            self.status.is_some_and(|status| status != 0),
+            "should be refused: {self:#?}"
+        );
+        assert!(
+            !self.err.trim().is_empty() || !self.out.trim().is_empty(),
+            "in words: {self:#?}"
+        );
         assert!(!self.all().contains("panicked"), "{self:#?}");
         self
     }
@@ -114,7 +121,11 @@ pub fn run(command: &mut Command, limit: Duration) -> Ran {
 
 /// Waits for a condition, with a bound and a voice.
 #[track_caller]
-pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> T {
     let deadline = Instant::now() + limit;
     loop {
         match look() {
@@ -146,12 +157,17 @@ impl Cluster {
     /// Runs a shell script on a host, as root.
     pub fn sh(&self, host: &Host, script: &str) -> Ran {
         let mut command = Command::new(DEISCTL);
-        let args = ["cluster", "exec", "--name", &self.name, &host.name, "--", "sh", "-c", script];
+        let args = [
+            "cluster", "exec", "--name", &self.name, &host.name, "--", "sh", "-c", script,
+        ];
         run(command.args(args), 5 * MINUTE)
     }
 
     pub fn on_all(&self, script: &str) -> BTreeMap<String, Ran> {
-        self.hosts.iter().map(|host| (host.name.clone(), self.sh(host, script))).collect()
+        self.hosts
+            .iter()
+            .map(|host| (host.name.clone(), self.sh(host, script)))
+            .collect()
     }
 
     pub fn kill_host(&self, host: &Host) {
@@ -169,11 +185,10 @@ impl Cluster {
     /// etcdctl on a host.
     pub fn etcdctl(&self, host: &Host, args: &str) -> Ran {
         let url = format!("http://{}:2379", host.address);
-        self.sh(host, &format!("ETCDCTL_API=3 etcdctl --endpoints {url} {args}"))
-    }
-
-    pub fn host(&self, name: &str) -> &Host {
-        self.hosts.iter().find(|host| host.name == name).expect("a host of that name")
+        self.sh(
+            host,
+            &format!("ETCDCTL_API=3 etcdctl --endpoints {url} {args}"),
+        )
     }
 
     /// The host on which a process runs, by `deisctl list`.
@@ -181,7 +196,11 @@ impl Cluster {
         let list = self.deisctl(&["list"]).ok().out;
         let line = list
             .lines()
-            .find(|line| line.split_whitespace().next().is_some_and(|unit| unit.starts_with(process)))
+            .find(|line| {
+                line.split_whitespace()
+                    .next()
+                    .is_some_and(|unit| unit.starts_with(process))
+            })
             .unwrap_or_else(|| panic!("{process} is not in:\n{list}"));
         self.hosts
             .iter()
@@ -203,22 +222,36 @@ impl User {
     }
 
     pub fn named(cluster: &Cluster, name: &str) -> Self {
-        let home = std::env::temp_dir().join(format!("deis-suite-{}", cluster.name)).join(name);
-        let user = Self { home, name: name.to_owned() };
+        let home = std::env::temp_dir()
+            .join(format!("deis-suite-{}", cluster.name))
+            .join(name);
+        let user = Self {
+            home,
+            name: name.to_owned(),
+        };
         if !user.home.join("ready").exists() {
             let _ = fs::remove_dir_all(&user.home);
             fs::create_dir_all(user.home.join(".ssh")).expect("home");
             let email = format!("{name}@example.com");
             user.deis(&[
-                "register", "http://deis.localhost", "--username", name, "--password", "secret-1",
-                "--email", &email,
+                "register",
+                "http://deis.localhost",
+                "--username",
+                name,
+                "--password",
+                "secret-1",
+                "--email",
+                &email,
             ])
             .ok();
             let key = user.key();
             let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&key);
+            keygen
+                .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+                .arg(&key);
             run(&mut keygen, MINUTE).ok();
-            user.deis(&["keys:add", &format!("{}.pub", key.display())]).ok();
+            user.deis(&["keys:add", &format!("{}.pub", key.display())])
+                .ok();
             fs::write(user.home.join("ready"), "").expect("mark");
         }
         user
@@ -292,14 +325,21 @@ impl<'a> App<'a> {
         // A former run's leftovers.
         let _ = user.deis(&["destroy", "-a", name, &format!("--confirm={name}")]);
         user.deis_in(repo.path(), &["create", name]).ok();
-        let app = Self { user, name: name.to_owned(), repo };
+        let app = Self {
+            user,
+            name: name.to_owned(),
+            repo,
+        };
         app.commit(files);
         app
     }
 
     /// The suite's own app.
     pub fn test_app(user: &'a User, name: &str) -> Self {
-        let files = [("app.py", include_str!("app/app.py")), ("Procfile", include_str!("app/Procfile"))];
+        let files = [
+            ("app.py", include_str!("app/app.py")),
+            ("Procfile", include_str!("app/Procfile")),
+        ];
         Self::create(user, name, &files)
     }
 
@@ -317,11 +357,17 @@ impl<'a> App<'a> {
             fs::write(path, text).expect("file");
         }
         self.user.git(self.repo.path(), &["add", "-A"]).ok();
-        self.user.git(self.repo.path(), &["commit", "-q", "--allow-empty", "-m", "test"]).ok();
+        self.user
+            .git(
+                self.repo.path(),
+                &["commit", "-q", "--allow-empty", "-m", "test"],
+            )
+            .ok();
     }
 
     pub fn push(&self) -> Ran {
-        self.user.git(self.repo.path(), &["push", "deis", "HEAD:refs/heads/main"])
+        self.user
+            .git(self.repo.path(), &["push", "deis", "HEAD:refs/heads/main"])
     }
 
     pub fn deis(&self, args: &[&str]) -> Ran {
@@ -344,7 +390,14 @@ impl<'a> App<'a> {
     }
 
     pub fn destroy(&self) {
-        self.user.deis(&["destroy", "-a", &self.name, &format!("--confirm={}", self.name)]).ok();
+        self.user
+            .deis(&[
+                "destroy",
+                "-a",
+                &self.name,
+                &format!("--confirm={}", self.name),
+            ])
+            .ok();
     }
 }
 
@@ -367,10 +420,13 @@ pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
     pub fn open(address: &str) -> Result<Self, String> {
-        let address: std::net::SocketAddr = address.parse().map_err(|e| format!("{address}: {e}"))?;
+        let address: std::net::SocketAddr =
+            address.parse().map_err(|e| format!("{address}: {e}"))?;
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
             .map_err(|error| format!("connect {address}: {error}"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(|e| e.to_string())?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .map_err(|e| e.to_string())?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
         Ok(Self(BufReader::new(stream)))
     }
@@ -382,11 +438,17 @@ impl Connection {
     /// Sends text as it is and reads one answer.
     pub fn request(&mut self, text: &str) -> Result<Answer, String> {
         let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");
-        self.0.get_mut().write_all(text.as_bytes()).map_err(|e| fail("send", e))?;
+        self.0
+            .get_mut()
+            .write_all(text.as_bytes())
+            .map_err(|e| fail("send", e))?;
         let mut head = String::new();
         loop {
             let before = head.len();
-            let read = self.0.read_line(&mut head).map_err(|e| fail("read the head", e))?;
+            let read = self
+                .0
+                .read_line(&mut head)
+                .map_err(|e| fail("read the head", e))?;
             if read == 0 {
                 return Err(format!("the connection was closed after {head:?}"));
             }
@@ -394,36 +456,53 @@ impl Connection {
                 break;
             }
         }
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or("no status")?;
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .ok_or("no status")?;
         let header = |name: &str| {
             head.lines().find_map(|line| {
                 let (found, value) = line.split_once(':')?;
-                found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+                found
+                    .eq_ignore_ascii_case(name)
+                    .then(|| value.trim().to_owned())
             })
         };
         let mut body = Vec::new();
         if let Some(length) = header("content-length") {
             body.resize(length.parse().map_err(|_| "content-length")?, 0);
-            self.0.read_exact(&mut body).map_err(|e| fail("read the body", e))?;
+            self.0
+                .read_exact(&mut body)
+                .map_err(|e| fail("read the body", e))?;
         } else if header("transfer-encoding").is_some() {
             loop {
                 let mut size = String::new();
-                self.0.read_line(&mut size).map_err(|e| fail("read a chunk", e))?;
+                self.0
+                    .read_line(&mut size)
+                    .map_err(|e| fail("read a chunk", e))?;
                 let size = usize::from_str_radix(size.trim(), 16).map_err(|_| "chunk size")?;
                 let mut chunk = vec![0; size + 2];
-                self.0.read_exact(&mut chunk).map_err(|e| fail("read a chunk", e))?;
+                self.0
+                    .read_exact(&mut chunk)
+                    .map_err(|e| fail("read a chunk", e))?;
                 if size == 0 {
                     break;
                 }
                 body.extend_from_slice(&chunk[..size]);
             }
         }
-        Ok(Answer { head, status, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Answer {
+            head,
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 }
 
 /// A steady load on an app: half on new connections, half on kept ones.
 pub struct Load {
+    pub begun: Instant,
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
     sent: Arc<AtomicUsize>,
@@ -441,13 +520,14 @@ pub struct Loaded {
 impl Load {
     /// About `rate` requests a second.
     pub fn start(app: &str, rate: u32) -> Self {
+        let begun = Instant::now();
         let load = Self {
+            begun,
             stop: Arc::default(),
             threads: Vec::new(),
             sent: Arc::default(),
             failures: Arc::default(),
         };
-        let begun = Instant::now();
         let workers = 10;
         let pause = Duration::from_secs(1) * workers / rate;
         let threads = (0..workers).map(|worker| {
@@ -483,7 +563,10 @@ impl Load {
                     };
                     if let Some(failure) = failure {
                         let kind = if keep { "kept" } else { "new" };
-                        failures.lock().expect("lock").push((at, format!("{kind}: {failure}")));
+                        failures
+                            .lock()
+                            .expect("lock")
+                            .push((at, format!("{kind}: {failure}")));
                     }
                     thread::sleep(next.saturating_duration_since(Instant::now()));
                 }
@@ -499,6 +582,9 @@ impl Load {
             thread.join().expect("load");
         }
         let failures = std::mem::take(&mut *self.failures.lock().expect("lock"));
-        Loaded { sent: self.sent.load(Ordering::Relaxed), failures }
+        Loaded {
+            sent: self.sent.load(Ordering::Relaxed),
+            failures,
+        }
     }
 }

@@ -2,8 +2,7 @@
 
 use md5::{Digest, Md5};
 
-use super::protocol::KeyAnswer;
-use crate::model::{Fingerprint, SshKey};
+use crate::model::{Fingerprint, SshKey, Username};
 
 /// Key types that may be used; the others are refused before anything is looked up.
 const KINDS: &[&str] = &[
@@ -79,22 +78,16 @@ impl OfferedKey {
     }
 
     /// The line of authorized_keys(5) that lets it in, to the forced command and nothing else.
-    ///
-    /// A key that nobody added is let in too, to a command that says so and ends: without it, ssh
-    /// could say no more than "Permission denied". Whoever holds any key may read that sentence.
     #[must_use]
-    pub fn line(&self, program: &str, answer: &KeyAnswer) -> String {
-        let arguments = match answer {
-            KeyAnswer::Known { user, fingerprint } => {
-                format!("git-shell --user={user} --fingerprint={fingerprint}")
-            }
-            KeyAnswer::Unknown { fingerprint } => {
-                format!("unknown-key --fingerprint={fingerprint}")
-            }
-        };
+    pub fn line(&self, program: &str, user: &Username) -> String {
+        let Self {
+            kind,
+            blob,
+            fingerprint,
+        } = self;
         format!(
-            "restrict,command=\"{program} {arguments}\" {} {}",
-            self.kind, self.blob
+            "restrict,command=\"{program} git-shell --user={user} --fingerprint={fingerprint}\" \
+             {kind} {blob}"
         )
     }
 }
@@ -148,24 +141,15 @@ mod tests {
     #[test]
     fn a_line_can_not_be_broken_out_of() {
         let key = OfferedKey::parse("ssh-ed25519", BLOB).expect("a key");
-        let fingerprint = key.fingerprint().clone();
-        let answers = [
-            KeyAnswer::Known {
-                user: "a@b.c+d-e_f".parse().expect("a user"),
-                fingerprint: fingerprint.clone(),
-            },
-            KeyAnswer::Unknown { fingerprint },
-        ];
-        for answer in answers {
-            let line = key.line("/opt/deis/bin/deisd", &answer);
-            assert!(
-                line.starts_with("restrict,command=\"/opt/deis/bin/deisd "),
-                "{line}"
-            );
-            assert_eq!(line.matches('"').count(), 2, "{line}");
-            assert_eq!(line.lines().count(), 1, "{line}");
-            assert!(line.ends_with(&format!("\" ssh-ed25519 {BLOB}")), "{line}");
-        }
+        let user: Username = "a@b.c+d-e_f".parse().expect("a user");
+        let line = key.line("/opt/deis/bin/deisd", &user);
+        assert!(
+            line.starts_with("restrict,command=\"/opt/deis/bin/deisd "),
+            "{line}"
+        );
+        assert_eq!(line.matches('"').count(), 2, "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.ends_with(&format!("\" ssh-ed25519 {BLOB}")), "{line}");
         // What would break out is no user's name in the first place.
         for name in ["a\"", "a\nb", "a b", "a$b", "a;b", "a`b", "a\\b"] {
             assert!(name.parse::<crate::model::Username>().is_err(), "{name:?}");

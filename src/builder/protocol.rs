@@ -66,14 +66,9 @@ pub enum KeyAnswer {
     Known {
         /// To whom.
         user: Username,
-        /// Its fingerprint.
-        fingerprint: Fingerprint,
     },
     /// Nobody added it.
-    Unknown {
-        /// Its fingerprint.
-        fingerprint: Fingerprint,
-    },
+    Unknown,
 }
 
 /// The answer to [`Ask::Open`].

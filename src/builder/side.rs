@@ -43,13 +43,6 @@ pub enum GitSide {
         #[arg(long)]
         program: String,
     },
-    /// What a key that nobody added leads to
-    #[command(hide = true)]
-    UnknownKey {
-        /// The key's fingerprint
-        #[arg(long)]
-        fingerprint: Fingerprint,
-    },
     /// What a known key leads to: git push and git clone
     #[command(hide = true)]
     GitShell {
@@ -110,10 +103,6 @@ impl GitSide {
             } => {
                 return authorized_keys(&kind, &blob, &socket, &program);
             }
-            Self::UnknownKey { fingerprint } => Err(SideError::Refused(format!(
-                "this key ({fingerprint}) is not known to Deis.\n       \
-                 Add it with `deis keys:add`, then push again."
-            ))),
             Self::GitShell { user, fingerprint } => git_shell(&user, &fingerprint),
             Self::GitHook => git_hook(),
         };
@@ -155,10 +144,13 @@ fn authorized_keys(kind: &str, blob: &str, socket: &Path, program: &str) -> Exit
         blob: blob.to_owned(),
     };
     match ask::<KeyAnswer>(socket, &question) {
-        Ok(answer) => {
-            println!("{}", key.line(program, &answer));
+        Ok(KeyAnswer::Known { user }) => {
+            println!("{}", key.line(program, &user));
             ExitCode::SUCCESS
         }
+        // No line: sshd refuses it, the client offers its next one, and when none is left, the
+        // PAM service says what to do (see `sshd`).
+        Ok(KeyAnswer::Unknown) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("authorized-keys: the builder doesn't answer: {error}");
             ExitCode::FAILURE

@@ -5,4 +5,4 @@
 
 mod source;
 
-pub use source::{Facts, Source, SourceError};
+pub use source::{Facts, MAX_BYTES, Source, SourceError};

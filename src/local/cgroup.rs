@@ -106,10 +106,11 @@ fn delegate(parent: &Path) {
 
 /// v1: a new cpuset is empty, and takes no process until it isn't.
 fn copy_down(from: &Path, to: &Path) {
-    if let (Ok(value), Ok(now)) = (fs::read_to_string(from), fs::read_to_string(to)) {
-        if now.trim().is_empty() {
-            let _ = fs::write(to, value.trim());
-        }
+    let (Ok(value), Ok(now)) = (fs::read_to_string(from), fs::read_to_string(to)) else {
+        return;
+    };
+    if now.trim().is_empty() {
+        let _ = fs::write(to, value.trim());
     }
 }
 

@@ -29,6 +29,21 @@ pub fn command<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
     command
 }
 
+/// A command that ends with this program, and all that it started with it; its mounts too.
+pub fn bound<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Command {
+    let mut bound = command(&[
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+    ]);
+    bound.args(["--fork", "--kill-child", "--mount-proc", "--"]);
+    bound.args(words);
+    bound
+}
+
 /// Runs it and returns its standard output; fails with its standard error.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let done = command

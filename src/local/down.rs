@@ -7,7 +7,7 @@ use anyhow::bail;
 use rustix::process::Signal;
 
 use super::report::{Report, say};
-use super::rootfs::remove_tree;
+use super::rootfs::{self, remove_tree};
 use super::state::{Cluster, Paths};
 use super::{cgroup, forward, host, net, procs};
 
@@ -102,6 +102,7 @@ pub fn clear(paths: &Paths) -> anyhow::Result<()> {
             _ => {}
         }
     }
+    rootfs::clear_unfinished()?;
     let left = cgroup::leftovers(name);
     if !left.is_empty() {
         bail!("cgroups that can't be removed: {left:?}");

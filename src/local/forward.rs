@@ -270,13 +270,16 @@ async fn carry(entry: &Entry, mut client: TcpStream, port: u16) -> std::io::Resu
     client.set_nodelay(true)?;
     let deadline = tokio::time::Instant::now() + GRACE;
     loop {
-        let start = entry.next.fetch_add(1, Ordering::Relaxed);
-        let count = entry.routers.len();
-        for step in 0..count {
-            let router = &entry.routers[(start + step) % count];
-            if *router.health.borrow() != Health::Healthy {
-                continue;
-            }
+        let mut healthy: Vec<&Router> = entry
+            .routers
+            .iter()
+            .filter(|router| *router.health.borrow() == Health::Healthy)
+            .collect();
+        if !healthy.is_empty() {
+            let first = entry.next.fetch_add(1, Ordering::Relaxed) % healthy.len();
+            healthy.rotate_left(first);
+        }
+        for router in healthy {
             let connecting = TcpStream::connect(SocketAddr::new(router.address, port));
             let Ok(Ok(mut upstream)) = timeout(PATIENCE, connecting).await else {
                 continue;

@@ -66,6 +66,8 @@ pub fn start(paths: &Paths, cluster: &Cluster, host: &Host, mtu: u32) -> anyhow:
     }
     seed::plant(paths, cluster, host, &dirs.root, mtu)?;
 
+    // A host that was killed leaves its link to the kernel, which takes its time with it.
+    net::delete_link(&format!("vb-{}", machine(&cluster.name, &host.name)))?;
     let entrances = cgroup::Layout::of_this_machine()?.create(&cluster.name, &host.name)?;
     let mut script = "set -e\n".to_owned();
     for entrance in &entrances {
@@ -91,7 +93,7 @@ pub fn start(paths: &Paths, cluster: &Cluster, host: &Host, mtu: u32) -> anyhow:
         "--keep-unit".to_owned(),
         "--boot".to_owned(),
         format!("--directory={}", dirs.root.display()),
-        format!("--machine={}-{}", cluster.name, host.name),
+        format!("--machine={}", machine(&cluster.name, &host.name)),
         format!("--hostname={}", host.name),
         format!("--network-bridge={}", net::bridge(&cluster.name)),
         "--capability=all".to_owned(),
@@ -117,6 +119,11 @@ pub fn start(paths: &Paths, cluster: &Cluster, host: &Host, mtu: u32) -> anyhow:
         .stdout(console.try_clone()?)
         .stderr(console);
     spawn.spawn().context("start systemd-nspawn")
+}
+
+/// nspawn's name of a host. It names the host's link too, `vb-<machine>`: 15 letters at most.
+fn machine(cluster: &str, host: &str) -> String {
+    format!("{cluster}-{}", host.trim_start_matches("deis-"))
 }
 
 /// The running nspawn of a host, found by its command line.

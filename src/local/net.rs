@@ -120,6 +120,14 @@ fn link_exists(name: &str) -> bool {
     succeeds(&["ip", "link", "show", "dev", name])
 }
 
+/// Deletes a link of the current namespace if it's there.
+pub fn delete_link(name: &str) -> anyhow::Result<()> {
+    if link_exists(name) && !succeeds(&["ip", "link", "delete", name]) && link_exists(name) {
+        run(&["ip", "link", "delete", name])?;
+    }
+    Ok(())
+}
+
 /// The MTU of the way out, so that nothing has to be cut on it.
 pub fn mtu() -> u32 {
     let route = run(&["ip", "-4", "route", "show", "default"]).unwrap_or_default();

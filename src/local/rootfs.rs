@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-use super::command::{command, run, stream};
+use super::command::{bound, run, stream};
 use super::report::Note;
 use super::state::{CACHE_ROOT, Cluster, Paths};
 
@@ -84,6 +84,23 @@ pub fn prune(current: &[&Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes what killed builds left, unless somebody builds right now.
+pub fn clear_unfinished() -> anyhow::Result<()> {
+    let Ok(lock) = fs::File::open(Path::new(CACHE_ROOT).join("lock")) else {
+        return Ok(());
+    };
+    if lock.try_lock().is_err() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(CACHE_ROOT)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".making") || name.starts_with(".tmp") {
+            remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes a tree of root's, with whatever is still mounted in it.
 pub fn remove_tree(dir: &Path) -> anyhow::Result<()> {
     if !dir.exists() {
@@ -108,10 +125,8 @@ pub fn build(recipe: &str, target: &Path, sources: &Sources) -> anyhow::Result<(
     fs::write(&script, recipe)?;
     fs::write(&list, &sources.list)?;
     fs::write(&conf, &sources.conf)?;
-    let mut words = vec![Path::new("sh"), &script, target, &list, &conf];
-    // Unshare the mounts: whatever ends this, none of the build's mounts stays.
-    words.splice(0..0, [Path::new("unshare"), Path::new("--mount")]);
-    stream(command(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", dir.path()))
+    let words = [Path::new("sh"), &script, target, &list, &conf];
+    stream(bound(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", dir.path()))
         .context("mmdebstrap could not make a Debian: is mirror.example (or this machine's mirror) in reach?")
 }
 

@@ -12,7 +12,7 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::command::run;
+use super::command::{bound, output};
 use super::report::{Note, detail};
 use super::rootfs::{Sources, build, fresh, key, remove_tree};
 use super::state::CACHE_ROOT;
@@ -239,7 +239,7 @@ fn load(layout: &Path, store: &Path) -> anyhow::Result<()> {
         let run_root = format!("--runroot={}", run_root.path().display());
         all.extend([root.as_str(), run_root.as_str(), "--events-backend=none"]);
         all.extend(words);
-        run(&all)
+        output(&mut bound(&all))
     };
     let pulled = podman(&["pull", "--quiet", &source])?;
     podman(&["tag", pulled.trim(), IMAGE])?;

@@ -56,6 +56,9 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         })?;
     }
 
+    if wanted.netns.is_none() {
+        expect_ports(&mut report, &paths)?; // before all that takes long
+    }
     report.step("packages of this machine", packages::install_missing)?;
     let rootfs = report.step("root file system of the hosts", |note| match &found {
         Some(cluster) if cluster.rootfs.is_dir() => {
@@ -84,11 +87,8 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         })?;
         net::enter(cluster.netns.as_deref())?;
     }
-    if forward::running(&paths).is_none() {
-        report.step("ports 80, 443 and 2222 on loopback", |note| {
-            note.set("free");
-            ports::expect_free()
-        })?;
+    if wanted.netns.is_some() {
+        expect_ports(&mut report, &paths)?;
     }
     report.step("network", |note| {
         note.set(format!(
@@ -140,6 +140,16 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     say(&format!("\n{}\n", report.summary()));
     say(&platform::next_commands(&paths, &cluster, &changed));
     Ok(())
+}
+
+fn expect_ports(report: &mut Report, paths: &Paths) -> anyhow::Result<()> {
+    if forward::running(paths).is_some() {
+        return Ok(());
+    }
+    report.step("ports 80, 443 and 2222 on loopback", |note| {
+        note.set("free");
+        ports::expect_free()
+    })
 }
 
 /// An existing cluster can't change its shape.

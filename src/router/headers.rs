@@ -24,6 +24,19 @@ static HOP_BY_HOP: [HeaderName; 7] = [
     TRANSFER_ENCODING,
 ];
 
+/// Whether a request's body is framed in a way that everybody reads alike. hyper has refused most
+/// of what is not (and lets `chunked` win over a length); codings besides `chunked` would be lost on
+/// the way, because the header that names them stays behind.
+#[must_use]
+pub fn is_framing_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Headers that `Connection` can't take away: what the message means depends on them.
 fn is_protected(name: &HeaderName) -> bool {
     [

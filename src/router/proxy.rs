@@ -56,6 +56,7 @@ pub struct Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     BadHost,
+    BadFraming,
     NoTunnel,
     Unknown,
     NoProcess,
@@ -68,7 +69,7 @@ enum Refusal {
 impl Refusal {
     const fn status(self) -> StatusCode {
         match self {
-            Self::BadHost => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadFraming => StatusCode::BAD_REQUEST,
             Self::NoTunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::NoProcess | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
@@ -80,6 +81,9 @@ impl Refusal {
     const fn text(self) -> &'static str {
         match self {
             Self::BadHost => "400 Bad Request\n\nThe request names no valid host.\n",
+            Self::BadFraming => {
+                "400 Bad Request\n\nThe request's body may be chunked, but not coded otherwise.\n"
+            }
             Self::NoTunnel => "405 Method Not Allowed\n\nThis is no forward proxy.\n",
             Self::Unknown => "404 Not Found\n\nNo app answers to this host name.\n",
             Self::NoProcess => {
@@ -113,6 +117,9 @@ pub async fn handle(client: &Client, request: Request<Incoming>) -> Response<Rep
     let mut exchange = Exchange::new(metrics, &parts.method, &parts.uri, Some(&host), id);
     if parts.method == Method::CONNECT {
         return refuse(Refusal::NoTunnel, exchange);
+    }
+    if !headers::is_framing_plain(&parts.headers) {
+        return refuse(Refusal::BadFraming, exchange);
     }
     let body = if body.is_end_stream() {
         RequestBody::Empty

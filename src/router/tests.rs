@@ -41,10 +41,14 @@ fn options(state: &Path) -> RouterOptions {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::with_domain("localhost").await
+    }
+
+    async fn with_domain(domain: &str) -> Self {
         let (memory, state) = (MemoryStore::new(), tempfile::tempdir().expect("dir"));
         let store = Store::from_memory(&memory);
         store
-            .commit(Txn::new().put(&keys::platform("domain"), &"localhost".to_owned()))
+            .commit(Txn::new().put(&keys::platform("domain"), &domain.to_owned()))
             .await
             .expect("put");
         let router = start(options(state.path()), store.clone())
@@ -637,19 +641,19 @@ async fn tcp_goes_to_the_first_builder_that_answers() {
 
 #[tokio::test]
 async fn https_says_so_to_the_app() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::with_domain("example.com").await;
     let (address, _) = backend(|head| ok(&head)).await;
     cluster.publish("blog_v1.web.1", address).await;
     let https = cluster.router.https.expect("openssl made a certificate");
-    let pem =
-        std::fs::read(cluster.state.path().join("self-signed-localhost.crt")).expect("certificate");
+    let pem = std::fs::read(cluster.state.path().join("self-signed-example.com.crt"))
+        .expect("certificate");
     let client = reqwest::Client::builder()
         .tls_certs_only([reqwest::Certificate::from_pem(&pem).expect("certificate")])
         .no_proxy()
-        .resolve("blog.localhost", https)
+        .resolve("blog.example.com", https)
         .build()
         .expect("client");
-    let url = format!("https://blog.localhost:{}/", https.port());
+    let url = format!("https://blog.example.com:{}/", https.port());
     let body = client
         .get(url)
         .send()
@@ -664,21 +668,130 @@ async fn https_says_so_to_the_app() {
 #[tokio::test]
 async fn ambiguous_framing_reaches_no_app() {
     let cluster = Cluster::start().await;
-    let (address, mut events) = backend(|_| ok("served")).await;
+    let (address, mut events) = backend(|head| ok(&head)).await;
     cluster.publish("blog_v1.web.1", address).await;
+    let post = |framing: &str| {
+        let head = "POST / HTTP/1.1\r\nHost: blog.localhost\r\n";
+        format!(
+            "{head}{framing}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: blog.localhost\r\n\r\n"
+        )
+    };
     for framing in [
-        "Content-Length: 3\r\nTransfer-Encoding: chunked",
         "Content-Length: 3\r\nContent-Length: 4",
         "Content-Length: +3",
-        "Transfer-Encoding: chunked, identity",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding : chunked",
+        "Content-Length: 3, 3",
+        "Transfer-Encoding: chunked, identity\r\nConnection: close",
+        "Transfer-Encoding: gzip, chunked\r\nConnection: close",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\nConnection: close",
+        "Transfer-Encoding: xchunked\r\nConnection: close",
+        "Transfer-Encoding : chunked\r\nConnection: close",
     ] {
-        let request = format!(
-            "POST / HTTP/1.1\r\nHost: blog.localhost\r\nConnection: close\r\n{framing}\r\n\r\n0\r\n\r\n"
-        );
-        let answer = cluster.raw(&request).await;
+        let answer = cluster.raw(&post(framing)).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{framing}: {answer}");
     }
     assert!(events.try_recv().is_err(), "no connection was made");
+    // RFC 9112, 6.3: chunked wins, the length goes, and nothing else is read from there.
+    for framing in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 300",
+    ] {
+        let answer = cluster.raw(&post(framing)).await;
+        assert!(
+            answer.contains("Transfer-Encoding: chunked"),
+            "{framing}: {answer}"
+        );
+        assert!(!answer.contains("smuggled"), "{framing}: {answer}");
+        assert_eq!(
+            answer.matches("Content-Length").count(),
+            1,
+            "the answer's own: {answer}"
+        );
+    }
+}
+
+/// A deploy after the other under load: the protocol as the leader runs it. Each process refuses
+/// everything once it is stopped; nobody may notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_when_processes_are_replaced() {
+    const DEPLOYS: usize = 25;
+    let cluster = Arc::new(Cluster::start().await);
+    let over = CancellationToken::new();
+    let mut clients = tokio::task::JoinSet::new();
+    let mut release = Process::start("web").await;
+    cluster.publish("blog_v1.web.1", release.address).await;
+    for n in 0..6 {
+        let (cluster, over) = (Arc::clone(&cluster), over.clone());
+        clients.spawn(async move {
+            let mut sent = 0;
+            let mut kept = cluster.connect().await;
+            while !over.is_cancelled() {
+                // Kept and new connections, with and without a body.
+                let answer = if n % 2 == 0 {
+                    let body =
+                        "POST / HTTP/1.1\r\nHost: blog.localhost\r\nContent-Length: 4\r\n\r\nbody";
+                    kept.write_all(body.as_bytes()).await.expect("send");
+                    read_until(&mut kept, "web").await
+                } else {
+                    cluster.get("blog.localhost").await
+                };
+                assert!(
+                    answer.starts_with("HTTP/1.1 200 OK"),
+                    "request {sent}: {answer}"
+                );
+                sent += 1;
+            }
+            sent
+        });
+    }
+    for n in 2..DEPLOYS + 2 {
+        let next = Process::start("web").await;
+        cluster
+            .publish(&format!("blog_v{n}.web.1"), next.address)
+            .await;
+        let gone = cluster.withdraw(&format!("blog_v{}.web.1", n - 1)).await;
+        cluster
+            .acked(|p| p.applied >= gone && p.drained >= gone)
+            .await;
+        std::mem::replace(&mut release, next).stop();
+    }
+    over.cancel();
+    let sent: usize = clients.join_all().await.into_iter().sum();
+    assert!(sent > DEPLOYS, "there was load: {sent}");
+}
+
+/// A process that serves HTTP until it is stopped, and is gone at once then.
+struct Process {
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Process {
+    async fn start(text: &'static str) -> Self {
+        let (listener, address) = listener().await;
+        let task = tokio::spawn(async move {
+            // Dropped with this task: connections break off.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let service =
+                        hyper::service::service_fn(move |request: http::Request<_>| async move {
+                            let body = http_body_util::BodyExt::collect(request.into_body()).await;
+                            body.map(|_: http_body_util::Collected<bytes::Bytes>| {
+                                http::Response::new(http_body_util::Full::new(bytes::Bytes::from(
+                                    text,
+                                )))
+                            })
+                        });
+                    let io = hyper_util::rt::TokioIo::new(stream);
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let _ = http.serve_connection(io, service).await;
+                });
+            }
+        });
+        Self { address, task }
+    }
+
+    fn stop(self) {
+        self.task.abort();
+    }
 }

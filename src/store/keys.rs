@@ -92,6 +92,12 @@ keys! {
     rollout(app: &AppName) -> Rollout = "/deis/apps/{app}/rollout";
     /// The push in progress.
     push_lock(app: &AppName) -> PushLock = "/deis/apps/{app}/push";
+    /// The commit that was deployed last.
+    git_head(app: &AppName) -> GitHead = "/deis/apps/{app}/git";
+    /// The private host key of all builders' sshd, sealed.
+    builder_host_key() -> SealedValue = "/deis/builder/sshHostKey";
+    /// Its public half, as in known_hosts: type and base64.
+    builder_host_public_key() -> String = "/deis/builder/sshHostPublicKey";
     /// What routers know of the app.
     route(app: &AppName) -> Route = "/deis/routes/{app}";
     /// A custom domain.

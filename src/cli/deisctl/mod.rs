@@ -28,6 +28,8 @@ pub mod templates;
 pub mod tunnel;
 
 #[cfg(test)]
+mod ssh_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -97,11 +97,7 @@ impl Paths {
         let plain = name
             .chars()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-<<<<<<< HEAD
-        if name.is_empty() || name.len() > 10 || !plain || name.starts_with('-') {
-=======
         if name.is_empty() || name.len() > 9 || !plain || name.starts_with('-') {
->>>>>>> main
             bail!(
                 "a cluster's name is 1 to 9 of a-z, 0-9 and '-', not starting with '-': {name:?} is not"
             );

@@ -15,6 +15,7 @@ pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod registry;
 pub mod router;
 pub mod seal;
 pub mod settings;

@@ -10,6 +10,13 @@ pub mod rollout;
 pub mod round;
 pub mod routes;
 pub mod schedule;
+#[cfg(test)]
+mod case_tests;
+#[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
+mod story_tests;
+
 mod standing;
 pub mod world;
 

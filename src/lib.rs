@@ -5,6 +5,8 @@
 
 pub mod model;
 pub mod ops;
+pub mod plan;
+pub mod render;
 pub mod seal;
 pub mod settings;
 pub mod store;

@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn default_structures() {
-        let cases: &[(ImageKind, &[&str], &[(&str, u32)], &[(&str, u32)])] = &[
+        type Counts<'a> = &'a [(&'a str, u32)];
+        let cases: &[(ImageKind, &[&str], Counts<'_>, Counts<'_>)] = &[
             (ImageKind::Slug, &["web", "worker"], &[], &[("web", 1)]),
             (ImageKind::Slug, &["worker"], &[], &[]),
             (ImageKind::Image, &[], &[], &[("cmd", 1)]),

@@ -77,8 +77,9 @@ impl Mirror {
             }
             fresh.push(event);
         }
-        (!fresh.is_empty()).then(|| Update {
-            revision: self.revision,
+        let revision = self.revision;
+        (!fresh.is_empty()).then_some(Update {
+            revision,
             changes: fresh,
             first: false,
         })

@@ -10,4 +10,5 @@ pub mod render;
 pub mod seal;
 pub mod settings;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;

@@ -37,7 +37,7 @@ pub(super) async fn build(
         "--force-rm",
         "--memory=2g",
     ]);
-    build.args(["--security-opt=no-new-privileges", "--tag", &name, "--file"]);
+    build.args(["--tag", &name, "--file"]);
     build.arg(context.join("Dockerfile"));
     if podman::network().await {
         build.args(["--network", super::NETWORK]);

@@ -29,7 +29,10 @@ pub(super) async fn build(
         .map_err(BuildError::io("unpack the source"))?;
 
     let name = format!("localhost/{}", podman::name(job.id));
+    let bundles = super::bundle_dir(settings, job.id);
+    fs::create_dir(&bundles).map_err(BuildError::io("make a directory"))?;
     let mut build = podman::podman();
+    build.env("TMPDIR", &bundles);
     build.args([
         "build",
         "--format=oci",

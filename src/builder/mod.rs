@@ -94,7 +94,7 @@ pub struct Places {
     pub run: PathBuf,
     /// Repositories.
     pub repositories: PathBuf,
-    /// Where PAM looks for services.
+    /// The PAM service's file.
     pub pam: PathBuf,
     /// Where sshd listens.
     pub listen: SocketAddr,
@@ -114,7 +114,7 @@ impl Places {
             user: USER.to_owned(),
             socket: "/run/deis/builder.sock".into(),
             repositories: "/var/lib/deis/git".into(),
-            pam: "/etc/pam.d".into(),
+            pam: "/etc/pam.d/deis-builder-sshd".into(),
             listen: SocketAddr::new(settings.address, PORT),
             build: BuildSettings {
                 buildpacks: "/opt/deis/buildpacks".into(),

@@ -199,6 +199,15 @@ async fn remove_runs(bundles: &Path) {
     }
 }
 
+/// Removes the images of a former life's builds: they are in the registries, or of no use.
+pub(super) async fn remove_images() {
+    for image in lines(&["images", "--format={{.Repository}}"]).await {
+        if image.starts_with("localhost/deis-build-") {
+            quietly(&["rmi", "--force", &image]).await;
+        }
+    }
+}
+
 async fn lines(arguments: &[&str]) -> Vec<String> {
     let mut command = podman();
     command.args(arguments).stderr(Stdio::null());

@@ -395,3 +395,6 @@ impl Engine {
         format!("waiting: {}", all.join("; "))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn cuts() {
-        let cases: &[(&[u8], Option<usize>, bool, Option<usize>)] = &[
+        type Case<'b> = (&'b [u8], Option<usize>, bool, Option<usize>);
+        let cases: &[Case<'_>] = &[
             (b"", None, false, None),
             (b"", None, true, None),
             (b"abc", None, false, None),

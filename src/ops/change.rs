@@ -112,12 +112,22 @@ pub async fn contents(
     Ok(Some((release, config, build)))
 }
 
+/// What somebody wants of an app.
+enum Wish<'a> {
+    Config(&'a ClusterKey, &'a ConfigChange),
+    Deploy(&'a NewBuild),
+    Rollback(Option<ReleaseNumber>),
+    Scale(&'a Structure),
+    Restart(Option<&'a ProcessType>, Option<u32>),
+}
+
 /// Decides anew until the transaction goes through or the policy says stop.
 async fn commit(
     store: &Store,
     name: &AppName,
+    by: &Username,
     mut policy: Policy<'_>,
-    decide: impl AsyncFn(&Base) -> Result<(Txn, Change), OpsError>,
+    wish: Wish<'_>,
 ) -> Result<Change, OpsError> {
     let started = Instant::now();
     let mut conflicts = 0;
@@ -149,7 +159,7 @@ async fn commit(
                 continue;
             }
         }
-        let (txn, change) = decide(&base).await?;
+        let (txn, change) = base.decide(store, &wish, by, Timestamp::now()).await?;
         match store.commit(txn).await {
             Ok(_) => return Ok(change),
             Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
@@ -162,6 +172,182 @@ async fn commit(
 }
 
 impl Base {
+    async fn decide(
+        &self,
+        store: &Store,
+        wish: &Wish<'_>,
+        by: &Username,
+        now: Timestamp,
+    ) -> Result<(Txn, Change), OpsError> {
+        Ok(match wish {
+            Wish::Config(key, change) => {
+                self.next_release(self.reconfigured(key, change, by, now), by, now)
+            }
+            Wish::Deploy(new) => self.next_release(self.built(new, by, now), by, now),
+            Wish::Rollback(to) => {
+                self.next_release(self.rolled_back(store, *to, by).await?, by, now)
+            }
+            Wish::Scale(wanted) => {
+                let build = self.build.as_ref().ok_or(OpsError::NoBuild)?;
+                let structure = scaled(build, &self.app.value.structure, wanted)?;
+                self.same_release(RolloutKind::Scale, structure, by, now)
+            }
+            Wish::Restart(only, number) => {
+                if self.build.is_none() {
+                    return Err(OpsError::NoBuild);
+                }
+                let change = RolloutKind::Restart {
+                    only: only.cloned(),
+                    number: *number,
+                };
+                self.same_release(change, self.app.value.structure.clone(), by, now)
+            }
+        })
+    }
+
+    /// The active release's config with changes.
+    fn reconfigured(
+        &self,
+        key: &ClusterKey,
+        change: &ConfigChange,
+        by: &Username,
+        now: Timestamp,
+    ) -> Next {
+        let name = &self.name;
+        let mut config = Config {
+            uuid: Uuid::new_v4(),
+            owner: by.clone(),
+            created: now,
+            ..self.config.clone()
+        };
+        let sealed = change.values.iter().map(|(var, value)| {
+            let value = value.as_ref();
+            let sealed = value.map(|v| key.seal(&config_context(name, var), v.as_bytes()));
+            (var.clone(), sealed)
+        });
+        let values = merge(&mut config.values, sealed, |var, old, new| {
+            let context = config_context(name, var);
+            match (key.open(&context, old), key.open(&context, new)) {
+                (Ok(old), Ok(new)) => old == new,
+                _ => false,
+            }
+        });
+        let memory = merge(&mut config.memory, change.memory.clone(), |_, old, new| {
+            old == new
+        });
+        let cpu = merge(&mut config.cpu, change.cpu.clone(), |_, old, new| {
+            old == new
+        });
+        let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
+            old == new
+        });
+        Next {
+            summary: config_summary(by, &values, &memory, &cpu, &tags),
+            config,
+            new_config: true,
+            build: self.build.clone(),
+            new_build: false,
+            structure: self.app.value.structure.clone(),
+        }
+    }
+
+    /// The active release's config with a new build.
+    fn built(&self, new: &NewBuild, by: &Username, now: Timestamp) -> Next {
+        let build = Build {
+            schema: SCHEMA,
+            uuid: Uuid::new_v4(),
+            app: self.name.clone(),
+            owner: by.clone(),
+            image: new.image.clone(),
+            kind: new.kind,
+            port: new.port,
+            sha: new.sha.clone(),
+            procfile: new.procfile.clone(),
+            dockerfile: new.dockerfile,
+            created: now,
+        };
+        let what = if build.sha.is_empty() {
+            build.image.as_str()
+        } else {
+            short(&build.sha)
+        };
+        Next {
+            summary: format!("{by} deployed {what}"),
+            structure: structure_for(&build, &self.app.value.structure),
+            config: self.config.clone(),
+            new_config: false,
+            build: Some(build),
+            new_build: true,
+        }
+    }
+
+    /// An earlier release's build and config.
+    async fn rolled_back(
+        &self,
+        store: &Store,
+        to: Option<ReleaseNumber>,
+        by: &Username,
+    ) -> Result<Next, OpsError> {
+        let name = &self.name;
+        let target = match to {
+            Some(version) => version,
+            // In the middle of a rollout, back means to what was active before it.
+            None if self.rollout.is_some() => self.app.value.active,
+            None => {
+                let listing = store.list(&keys::outcomes(name)).await?;
+                let outcomes: BTreeMap<ReleaseNumber, OutcomeResult> = listing
+                    .entries
+                    .into_iter()
+                    .map(|(_, outcome)| (outcome.value.version, outcome.value.result))
+                    .collect();
+                rollback_target(self.app.value.active, &outcomes)
+                    .ok_or_else(|| OpsError::NothingToRollBackTo(name.clone()))?
+            }
+        };
+        let (_, config, build) = contents(store, name, target)
+            .await?
+            .ok_or_else(|| OpsError::NotFound(format!("release {target} of {name}")))?;
+        let current = &self.app.value.structure;
+        let structure = match &build {
+            Some(build) => structure_for(build, current),
+            None if current.values().any(|count| *count > 0) => {
+                return Err(OpsError::Invalid(format!(
+                    "{target} has no build: scale {name} to zero first, or roll back to a release \
+                     that has one"
+                )));
+            }
+            None => current.clone(),
+        };
+        Ok(Next {
+            summary: format!("{by} rolled back to {target}"),
+            config,
+            new_config: false,
+            build,
+            new_build: false,
+            structure,
+        })
+    }
+
+    /// The transaction that starts a rollout of the active release itself.
+    fn same_release(
+        &self,
+        change: RolloutKind,
+        structure: Structure,
+        by: &Username,
+        now: Timestamp,
+    ) -> (Txn, Change) {
+        let release = self.release.version;
+        let rollout = self.rollout(change, release, structure, by, now);
+        let txn = self.compared().put(&keys::rollout(&self.name), &rollout);
+        (
+            txn,
+            Change {
+                release,
+                rollout: Some(rollout.id),
+            },
+        )
+    }
+
     /// The comparisons that every change of this app makes.
     fn compared(&self) -> Txn {
         let rollout = keys::rollout(&self.name);
@@ -270,46 +456,7 @@ pub async fn set_config(
     by: &Username,
     change: &ConfigChange,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
-        let now = Timestamp::now();
-        let mut config = Config {
-            uuid: Uuid::new_v4(),
-            owner: by.clone(),
-            created: now,
-            ..base.config.clone()
-        };
-        let sealed = change.values.iter().map(|(var, value)| {
-            let value = value.as_ref();
-            let sealed = value.map(|v| key.seal(&config_context(name, var), v.as_bytes()));
-            (var.clone(), sealed)
-        });
-        let values = merge(&mut config.values, sealed, |var, old, new| {
-            let context = config_context(name, var);
-            match (key.open(&context, old), key.open(&context, new)) {
-                (Ok(old), Ok(new)) => old == new,
-                _ => false,
-            }
-        });
-        let memory = merge(&mut config.memory, change.memory.clone(), |_, old, new| {
-            old == new
-        });
-        let cpu = merge(&mut config.cpu, change.cpu.clone(), |_, old, new| {
-            old == new
-        });
-        let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
-            old == new
-        });
-        let next = Next {
-            summary: config_summary(by, &values, &memory, &cpu, &tags),
-            config,
-            new_config: true,
-            build: base.build.clone(),
-            new_build: false,
-            structure: base.app.value.structure.clone(),
-        };
-        Ok(base.next_release(next, by, now))
-    })
-    .await
+    commit(store, name, by, Policy::Wait, Wish::Config(key, change)).await
 }
 
 /// Makes a build the next release. Queues behind another change, and says so.
@@ -323,37 +470,7 @@ pub async fn deploy(
     new: &NewBuild,
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Queue(say), async |base| {
-        let now = Timestamp::now();
-        let build = Build {
-            schema: SCHEMA,
-            uuid: Uuid::new_v4(),
-            app: name.clone(),
-            owner: by.clone(),
-            image: new.image.clone(),
-            kind: new.kind,
-            port: new.port,
-            sha: new.sha.clone(),
-            procfile: new.procfile.clone(),
-            dockerfile: new.dockerfile,
-            created: now,
-        };
-        let what = if build.sha.is_empty() {
-            build.image.as_str()
-        } else {
-            short(&build.sha)
-        };
-        let next = Next {
-            summary: format!("{by} deployed {what}"),
-            structure: structure_for(&build, &base.app.value.structure),
-            config: base.config.clone(),
-            new_config: false,
-            build: Some(build),
-            new_build: true,
-        };
-        Ok(base.next_release(next, by, now))
-    })
-    .await
+    commit(store, name, by, Policy::Queue(say), Wish::Deploy(new)).await
 }
 
 /// The first seven digits of a commit.
@@ -372,48 +489,7 @@ pub async fn rollback(
     by: &Username,
     to: Option<ReleaseNumber>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Supersede, async |base| {
-        let now = Timestamp::now();
-        let target = match to {
-            Some(version) => version,
-            // In the middle of a rollout, back means to what was active before it.
-            None if base.rollout.is_some() => base.app.value.active,
-            None => {
-                let listing = store.list(&keys::outcomes(name)).await?;
-                let outcomes: BTreeMap<ReleaseNumber, OutcomeResult> = listing
-                    .entries
-                    .into_iter()
-                    .map(|(_, outcome)| (outcome.value.version, outcome.value.result))
-                    .collect();
-                rollback_target(base.app.value.active, &outcomes)
-                    .ok_or_else(|| OpsError::NothingToRollBackTo(name.clone()))?
-            }
-        };
-        let (_, config, build) = contents(store, name, target)
-            .await?
-            .ok_or_else(|| OpsError::NotFound(format!("release {target} of {name}")))?;
-        let current = &base.app.value.structure;
-        let structure = match &build {
-            Some(build) => structure_for(build, current),
-            None if current.values().any(|count| *count > 0) => {
-                return Err(OpsError::Invalid(format!(
-                    "{target} has no build: scale {name} to zero first, or roll back to a release \
-                     that has one"
-                )));
-            }
-            None => current.clone(),
-        };
-        let next = Next {
-            summary: format!("{by} rolled back to {target}"),
-            config,
-            new_config: false,
-            build,
-            new_build: false,
-            structure,
-        };
-        Ok(base.next_release(next, by, now))
-    })
-    .await
+    commit(store, name, by, Policy::Supersede, Wish::Rollback(to)).await
 }
 
 /// Changes the wanted number of processes.
@@ -426,22 +502,7 @@ pub async fn scale(
     by: &Username,
     wanted: &Structure,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
-        let now = Timestamp::now();
-        let build = base.build.as_ref().ok_or(OpsError::NoBuild)?;
-        let structure = scaled(build, &base.app.value.structure, wanted)?;
-        let release = base.release.version;
-        let rollout = base.rollout(RolloutKind::Scale, release, structure, by, now);
-        let txn = base.compared().put(&keys::rollout(name), &rollout);
-        Ok((
-            txn,
-            Change {
-                release,
-                rollout: Some(rollout.id),
-            },
-        ))
-    })
-    .await
+    commit(store, name, by, Policy::Wait, Wish::Scale(wanted)).await
 }
 
 /// Replaces processes by their next incarnation, without a gap.
@@ -455,26 +516,5 @@ pub async fn restart(
     only: Option<&ProcessType>,
     number: Option<u32>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, Policy::Wait, async |base| {
-        let now = Timestamp::now();
-        if base.build.is_none() {
-            return Err(OpsError::NoBuild);
-        }
-        let release = base.release.version;
-        let change = RolloutKind::Restart {
-            only: only.cloned(),
-            number,
-        };
-        let structure = base.app.value.structure.clone();
-        let rollout = base.rollout(change, release, structure, by, now);
-        let txn = base.compared().put(&keys::rollout(name), &rollout);
-        Ok((
-            txn,
-            Change {
-                release,
-                rollout: Some(rollout.id),
-            },
-        ))
-    })
-    .await
+    commit(store, name, by, Policy::Wait, Wish::Restart(only, number)).await
 }

@@ -1,0 +1,76 @@
+# Deis on one machine. `make` tells what there is.
+HOSTS   ?= 3
+DEMO    ?= yes
+PROFILE ?= dev
+NAME    ?= default
+
+CARGO   ?= cargo
+OUT     := target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+DEISCTL := $(OUT)/deisctl
+
+export CARGO_TERM_COLOR ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status build packages fmt lint test test-lib test-cluster test-packages nextest
+
+help: ## This list
+	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  HOSTS=5 gives five hosts, DEMO=no stops before the first user, PROFILE=release builds fast programs"
+
+up: build ## A cluster of three systemd hosts on this machine, with an example app
+	@$(DEISCTL) cluster up --local --hosts $(HOSTS) --name $(NAME) $(if $(filter no,$(DEMO)),--no-demo)
+
+down: ## Stop it and leave nothing behind
+	@if [ -x $(DEISCTL) ]; then $(DEISCTL) cluster down --name $(NAME); \
+	elif [ -x /var/lib/deis-local/$(NAME)/opt/bin/deisctl ]; then \
+	  cp /var/lib/deis-local/$(NAME)/opt/bin/deisctl /tmp/deisctl-down.$$$$ && \
+	  /tmp/deisctl-down.$$$$ cluster down --name $(NAME); status=$$?; rm -f /tmp/deisctl-down.$$$$; exit $$status; \
+	else $(MAKE) --no-print-directory build && $(DEISCTL) cluster down --name $(NAME); fi
+
+status: ## What is up
+	@test -x $(DEISCTL) || { echo "nothing is built here: make up"; exit 3; }
+	@$(DEISCTL) cluster status --name $(NAME)
+
+build: packages ## The four programs
+	@$(CARGO) build --locked --profile $(PROFILE) --bins
+
+# A compiler and a linker, TLS for libssh2, protoc for etcd's API.
+packages:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: https://rustup.rs (1.95 or newer)"; exit 1; }
+	@missing=; for package in build-essential pkg-config libssl-dev protobuf-compiler libprotobuf-dev; do \
+	  dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1 || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }; fi
+
+fmt: ## Format the code
+	@$(CARGO) fmt
+
+lint: packages ## Formatting and lints, as CI wants them
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+test: lint test-lib test-cluster ## Every test there is
+
+test-lib: test-packages nextest ## Unit, property and snapshot tests
+	@$(CARGO) nextest run --locked --lib --test layering
+
+# The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
+# They run one after the other, and what is left of an earlier run is cleared first.
+test-cluster: build nextest ## Three real hosts, driven as users do
+	@$(CARGO) nextest run --locked --test suite --no-run
+	@$(DEISCTL) cluster down --name test
+	@$(DEISCTL) cluster up --local --hosts 3 --name test --netns deis-test --no-demo
+	@nsenter --net=/run/netns/deis-test env DEIS_TEST_CLUSTER=test \
+	  $(CARGO) nextest run --locked --offline --test suite --test-threads 1 --no-fail-fast --success-output final $(TESTS); \
+	status=$$?; $(if $(KEEP),,$(DEISCTL) cluster down --name test || status=1;) exit $$status
+
+# The store's conformance suite runs against real etcd members.
+test-packages: packages
+	@command -v etcd >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server >/dev/null
+
+nextest:
+	@command -v cargo-nextest >/dev/null || $(CARGO) install --locked cargo-nextest

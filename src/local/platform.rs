@@ -1,0 +1,216 @@
+//! The platform and the example app, by the same commands that a user would type.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use super::command::{command, run, stream, wait_for};
+use super::report::detail;
+use super::state::{Cluster, Paths, Reached};
+use super::{http, net, seed};
+
+/// The user of the demo.
+const USER: &str = "demo";
+const PASSWORD: &str = "demo";
+const APP: &str = "hello";
+
+fn program(paths: &Paths, name: &str) -> PathBuf {
+    paths.opt().join("bin").join(name)
+}
+
+/// Installs and starts the platform's own parts, as an operator would.
+pub fn start_platform(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
+    for action in ["install", "start"] {
+        let deisctl = program(paths, "deisctl");
+        let words: [&std::ffi::OsStr; 5] = [
+            deisctl.as_os_str(),
+            "--cluster".as_ref(),
+            cluster.name.as_ref(),
+            action.as_ref(),
+            "platform".as_ref(),
+        ];
+        stream(&mut command(&words)).with_context(|| {
+            format!(
+                "`deisctl list` and `deisctl status` tell how far `deisctl {action} platform` came"
+            )
+        })?;
+    }
+    wait_for(
+        "the controller behind a router",
+        Duration::from_secs(60),
+        || {
+            Ok(match page(&format!("deis.{}", net::DOMAIN), "/v1/") {
+                Ok((status, _)) if status < 500 && status != 404 => Ok(()),
+                Ok((status, _)) => Err(format!("http://deis.{}/v1/ answers {status}", net::DOMAIN)),
+                Err(error) => Err(format!("{error:#}")),
+            })
+        },
+    )
+}
+
+/// A page through the entry point.
+fn page(host: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    let entry = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+    http::ask("GET", entry, host, path, "", Duration::from_secs(5))
+}
+
+/// Registers a user, pushes the example and asks for its page. The user's own settings, keys and
+/// known_hosts aren't touched: all that is in the cluster's `demo` directory.
+pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
+    let home = paths.dir.join("demo");
+    fs::create_dir_all(&home)?;
+    let key = home.join(".ssh/id_ed25519");
+    seed::ssh_keygen(&key, "deis-demo")?;
+    let path = format!(
+        "{}:{}",
+        paths.opt().join("bin").display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let ssh = format!(
+        "ssh -F none -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile={}",
+        key.display(),
+        home.join(".ssh/known_hosts").display()
+    );
+    let as_user = |words: &[&str], dir: &Path| {
+        let mut user: Command = command(words);
+        user.current_dir(dir)
+            .env("HOME", &home)
+            .env("PATH", &path)
+            .env("GIT_SSH_COMMAND", &ssh);
+        user.env("GIT_CONFIG_GLOBAL", home.join(".gitconfig"))
+            .env_remove("DEIS_PROFILE");
+        user.env("GIT_TERMINAL_PROMPT", "0");
+        user
+    };
+    let app = home.join(APP);
+    if app.exists() {
+        fs::remove_dir_all(&app)?;
+    }
+    let example = source.join("examples").join(APP);
+    run(&[Path::new("cp"), Path::new("-R"), &example, &app])?;
+    fs::write(
+        home.join(".gitconfig"),
+        "[user]\n\tname = Demo\n\temail = demo@example.com\n[init]\n\tdefaultBranch = main\n",
+    )?;
+    for words in [
+        &["git", "init", "--quiet"][..],
+        &["git", "add", "--all"],
+        &["git", "commit", "--quiet", "-m", "Hello"],
+    ] {
+        super::command::output(&mut as_user(words, &app))?;
+    }
+    let controller = format!("http://deis.{}", net::DOMAIN);
+    let login = ["--username", USER, "--password", PASSWORD];
+    let mut register = vec![
+        "deis",
+        "register",
+        &controller,
+        "--email",
+        "demo@example.com",
+    ];
+    register.extend(login);
+    if let Err(error) = stream(&mut as_user(&register, &home)) {
+        // An `up` that came this far before: the user is there.
+        let mut again = vec!["deis", "login", &controller];
+        again.extend(login);
+        stream(&mut as_user(&again, &home)).map_err(|_| error)?;
+    }
+    let public = key.with_extension("pub");
+    let add = ["deis", "keys:add", &public.display().to_string()].map(str::to_owned);
+    let add: Vec<&str> = add.iter().map(String::as_str).collect();
+    if let Err(error) = stream(&mut as_user(&add, &home)) {
+        detail(&format!(
+            "(the key may be there already: {})",
+            error.root_cause()
+        ));
+    }
+    if let Err(error) = stream(&mut as_user(&["deis", "create", APP], &app)) {
+        detail(&format!(
+            "(the app may be there already: {})",
+            error.root_cause()
+        ));
+        stream(&mut as_user(&["deis", "git:remote", "-a", APP], &app))?;
+    }
+    stream(&mut as_user(&["git", "push", "deis", "main"], &app)).context("git push deis main")?;
+    let host = format!("{APP}.{}", net::DOMAIN);
+    let body = wait_for(&format!("http://{host}"), Duration::from_secs(20), || {
+        Ok(match page(&host, "/") {
+            Ok((200, body)) => Ok(body),
+            Ok((status, _)) => Err(format!("it answers {status}")),
+            Err(error) => Err(format!("{error:#}")),
+        })
+    })?;
+    if body.trim().is_empty() {
+        bail!("http://{host} answered with an empty page");
+    }
+    detail(&format!(
+        "http://{host} says: {}",
+        body.lines().next().unwrap_or_default()
+    ));
+    Ok(())
+}
+
+/// What to try next.
+pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> String {
+    let mut text = String::new();
+    let names: Vec<String> = cluster
+        .hosts
+        .iter()
+        .map(|host| format!("{} ({})", host.name, host.address))
+        .collect();
+    text.push_str(&format!("hosts       {}\n", names.join(", ")));
+    if cluster.reached >= Reached::Platform {
+        text.push_str(&format!("controller  http://deis.{}\n", cluster.domain));
+    }
+    if cluster.reached >= Reached::Demo {
+        text.push_str(&format!("example     http://{APP}.{}\n", cluster.domain));
+    }
+    let programs = changed.iter().any(|file| file.starts_with("bin/"));
+    if programs && cluster.reached >= Reached::Platform {
+        text.push_str(
+            "\nPrograms changed. The agents run the new one; the platform's parts do after, on each host,\n  \
+             deisctl cluster exec HOST -- systemctl restart 'deis-*@*.service'\n",
+        );
+    }
+    let name = if cluster.name == "default" {
+        String::new()
+    } else {
+        format!(" --name {}", cluster.name)
+    };
+    text.push_str(&format!(
+        "\nTry next\n  export PATH={}:$PATH\n",
+        paths.opt().join("bin").display()
+    ));
+    if let Some(netns) = &cluster.netns {
+        text.push_str(&format!(
+            "  nsenter --net=/run/netns/{netns} bash     # the cluster's network\n"
+        ));
+    }
+    if cluster.reached >= Reached::Demo {
+        let home = paths.dir.join("demo");
+        text.push_str(&format!(
+            "  deis login http://deis.{} --username {USER} --password {PASSWORD}\n  \
+             deis ps -a {APP}; deis scale web=3 -a {APP}; deis config:set WHO=you -a {APP}; deis logs -a {APP}\n  \
+             curl http://{APP}.{}\n  \
+             cd {}    # the example's checkout\n  \
+             deis keys:add ~/.ssh/id_ed25519.pub      # to `git push` by your own key\n",
+            cluster.domain,
+            cluster.domain,
+            home.join(APP).display()
+        ));
+    } else if cluster.reached >= Reached::Platform {
+        text.push_str(&format!("  deis register http://deis.{}\n", cluster.domain));
+    }
+    text.push_str(&format!(
+        "  deisctl machines; deisctl list\n  deisctl cluster exec{name} deis-01 -- etcdctl get --prefix /deis\n  \
+         ssh -i {} -o UserKnownHostsFile={} root@{}\n  make status; make down\n",
+        cluster.ssh_key.display(),
+        cluster.known_hosts.display(),
+        cluster.hosts.first().map_or_else(String::new, |host| host.address.to_string()),
+    ));
+    text
+}

@@ -1,0 +1,453 @@
+//! `deisctl cluster up`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+
+use super::command::wait_for;
+use super::report::{Note, Report, detail, label, say};
+use super::state::{Cluster, Paths, Reached, STATE_ROOT};
+use super::{
+    down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage,
+};
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The cluster's name.
+    pub name: String,
+    /// How many hosts.
+    pub hosts: u8,
+    /// A network namespace of its own.
+    pub netns: Option<String>,
+    /// How far to go.
+    pub until: Reached,
+    /// The checkout.
+    pub source: Option<PathBuf>,
+}
+
+/// Makes the cluster, or finishes or refreshes the one that is there.
+pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("a local cluster needs root (namespaces, mounts, cgroups): try `sudo make up`");
+    }
+    let paths = Paths::new(&wanted.name)?;
+    let source = stage::source_tree(wanted.source.as_deref())?;
+    fs::create_dir_all(&paths.dir).with_context(|| format!("create {}", paths.dir.display()))?;
+    let lock = fs::File::create(paths.dir.join("lock"))?;
+    if lock.try_lock().is_err() {
+        bail!(
+            "another `cluster up` or `down` of {:?} is running",
+            wanted.name
+        );
+    }
+
+    let mut report = Report::new();
+    let found = Cluster::load(&paths).unwrap_or_default();
+    let found = found.filter(|cluster| cluster.reached > Reached::Nothing);
+    if let Some(cluster) = &found {
+        same_shape(cluster, wanted)?;
+    } else if down::anything_left(&paths) {
+        report.step("clearing what an earlier, unfinished `up` left", |_| {
+            down::clear(&paths)
+        })?;
+    }
+
+    if wanted.netns.is_none() {
+        expect_ports(&mut report, &paths)?; // before all that takes long
+    }
+    report.step("packages of this machine", packages::install_missing)?;
+    let in_use = found
+        .as_ref()
+        .map(|cluster| cluster.rootfs.clone())
+        .filter(|dir| dir.is_dir());
+    let what = "root file system of the hosts, stack image";
+    let (rootfs, stack) = report.step(what, |note| images(in_use, note))?;
+    rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
+    let changed = report.step("programs, units and templates", |note| {
+        stage::refresh(&paths.opt(), &source, Some(&stack), note)
+    })?;
+
+    let changed = if found.is_some() { changed } else { Vec::new() };
+    let mut cluster = match found {
+        Some(cluster) => cluster,
+        None => plan(&paths, wanted, rootfs, &stack),
+    };
+    let mtu = net::mtu();
+    seed::ensure_keys(&paths, &cluster)?;
+    cluster.save(&paths)?;
+    if let Some(netns) = &cluster.netns {
+        report.step("network namespace", |note| {
+            note.set(netns.clone());
+            net::make_namespace(&paths, netns)
+        })?;
+        net::enter(cluster.netns.as_deref())?;
+    }
+    if wanted.netns.is_some() {
+        expect_ports(&mut report, &paths)?;
+    }
+    report.step("network", |note| {
+        note.set(format!(
+            "bridge {}, {}",
+            net::bridge(&cluster.name),
+            cluster.subnet
+        ));
+        net::make_bridge(&cluster, mtu)
+    })?;
+    boot_missing(&mut report, &paths, &mut cluster, mtu)?;
+    report.step("etcd", |note| {
+        wait_etcd(&cluster).map(|said| note.set(said))
+    })?;
+    if cluster.reached < Reached::Hosts {
+        cluster.reached = Reached::Hosts;
+        cluster.save(&paths)?;
+    } else if changed
+        .iter()
+        .any(|file| file == "bin/deisd" || file == "units/deis-agent.service")
+    {
+        report.step("agents (their program changed)", |_| {
+            refresh_agents(&cluster)
+        })?;
+    }
+    if wanted.until > Reached::Hosts {
+        report.step("agents", |note| {
+            wait_machines(&cluster).map(|said| note.set(said))
+        })?;
+    }
+    report.step("entry point", |note| {
+        let pid = forward::ensure(&paths, &cluster)?;
+        note.set(format!(
+            "127.0.0.1 and ::1, ports 80, 443 and 2222 (pid {pid})"
+        ));
+        cluster.forward_pid = Some(pid);
+        cluster.save(&paths)
+    })?;
+
+    if wanted.until >= Reached::Platform && cluster.reached < Reached::Platform {
+        report.step("platform", |_| platform::start_platform(&paths, &cluster))?;
+        cluster.reached = Reached::Platform;
+        cluster.save(&paths)?;
+    }
+    if wanted.until >= Reached::Demo && cluster.reached < Reached::Demo {
+        report.step("example app", |_| platform::demo(&paths, &source))?;
+        cluster.reached = Reached::Demo;
+        cluster.save(&paths)?;
+    }
+    say(&format!("\n{}\n", report.summary()));
+    say(&platform::next_commands(&paths, &cluster, &changed));
+    Ok(())
+}
+
+/// The two trees that take long when they aren't cached: at the same time.
+fn images(in_use: Option<PathBuf>, note: &mut Note) -> anyhow::Result<(PathBuf, stack::Stack)> {
+    let (mut of_rootfs, mut of_stack) = (Note::default(), Note::default());
+    let made = std::thread::scope(|scope| {
+        let stack = scope.spawn(|| {
+            label("stack: ");
+            stack::ensure(&mut of_stack)
+        });
+        let rootfs = match in_use {
+            Some(dir) => Ok(dir),
+            None => rootfs::ensure(&mut of_rootfs),
+        };
+        let stack = stack
+            .join()
+            .map_err(|_| anyhow!("making the stack image panicked"))?;
+        Ok::<_, anyhow::Error>((rootfs?, stack?))
+    })?;
+    note.set(format!("{of_rootfs}; {of_stack}").trim_start_matches("; "));
+    Ok(made)
+}
+
+fn expect_ports(report: &mut Report, paths: &Paths) -> anyhow::Result<()> {
+    if forward::running(paths).is_some() {
+        return Ok(());
+    }
+    report.step("ports 80, 443 and 2222 on loopback", |note| {
+        note.set("free");
+        ports::expect_free()
+    })
+}
+
+/// An existing cluster can't change its shape.
+fn same_shape(cluster: &Cluster, wanted: &Wanted) -> anyhow::Result<()> {
+    let (has, wants) = (cluster.hosts.len(), usize::from(wanted.hosts));
+    if has != wants {
+        bail!(
+            "the cluster {:?} has {has} hosts, not {wants}: `make down` first, then `make up HOSTS={wants}`",
+            cluster.name
+        );
+    }
+    if cluster.netns != wanted.netns {
+        bail!(
+            "the cluster {:?} is in another network namespace: `deisctl cluster down --name {}` first",
+            cluster.name,
+            cluster.name
+        );
+    }
+    Ok(())
+}
+
+fn plan(paths: &Paths, wanted: &Wanted, rootfs: PathBuf, stack: &stack::Stack) -> Cluster {
+    let hosts = seed::hosts(&wanted.name, wanted.hosts);
+    Cluster {
+        name: wanted.name.clone(),
+        netns: wanted.netns.clone(),
+        domain: net::DOMAIN.to_owned(),
+        subnet: net::SUBNET.to_owned(),
+        gateway: net::GATEWAY,
+        etcd: hosts
+            .iter()
+            .filter(|host| host.etcd_member)
+            .map(|host| format!("http://{}:2379", host.address))
+            .collect(),
+        hosts,
+        ssh_key: paths.keys().join("id_ed25519"),
+        known_hosts: paths.keys().join("known_hosts"),
+        cluster_key: paths.dir.join("cluster.key"),
+        rootfs,
+        image_store: stack.store.clone(),
+        forward_pid: None,
+        reached: Reached::Nothing,
+    }
+}
+
+/// Boots the hosts that don't run, all at once.
+pub fn boot_missing(
+    report: &mut Report,
+    paths: &Paths,
+    cluster: &mut Cluster,
+    mtu: u32,
+) -> anyhow::Result<()> {
+    let name = cluster.name.clone();
+    let missing: Vec<String> = cluster
+        .hosts
+        .iter()
+        .filter(|host| host::running(&name, &host.name).is_none())
+        .map(|host| host.name.clone())
+        .collect();
+    if missing.is_empty() {
+        return report.step("hosts", |note| {
+            note.set(format!("all {} are up", cluster.hosts.len()));
+            Ok(())
+        });
+    }
+    let what = format!("boot of {}", missing.join(", "));
+    report.step(&what, |note| {
+        raise_limits(cluster)?;
+        let mut children = Vec::new();
+        for host in cluster
+            .hosts
+            .clone()
+            .iter()
+            .filter(|host| missing.contains(&host.name))
+        {
+            host::kill(&name, &host.name); // what is left of one that died
+            children.push((host.name.clone(), host::start(paths, cluster, host, mtu)?));
+        }
+        for (host, child) in &mut children {
+            let (nspawn, leader) = host::wait_boot(paths, &name, host, child)?;
+            if let Some(entry) = cluster.hosts.iter_mut().find(|entry| entry.name == *host) {
+                entry.nspawn_pid = Some(nspawn);
+                entry.leader_pid = Some(leader);
+            }
+            cluster.save(paths)?;
+        }
+        for host in cluster
+            .hosts
+            .iter()
+            .filter(|host| missing.contains(&host.name))
+        {
+            let Some(leader) = host.leader_pid else {
+                continue;
+            };
+            wait_for(
+                &format!("{}'s cloud-init", host.name),
+                Duration::from_secs(300),
+                || {
+                    let console = host::Dirs::of(paths, &host.name).console;
+                    if host::running(&name, &host.name).is_none() {
+                        bail!(
+                            "{} died while it booted; see {}",
+                            host.name,
+                            console.display()
+                        );
+                    }
+                    Ok(if host::cloud_init_done(leader)? {
+                        Ok(())
+                    } else {
+                        Err("not done".to_owned())
+                    })
+                },
+            )?;
+            host::disable_cloud_init(leader)?;
+        }
+        note.set(format!("{} up", missing.len()));
+        Ok(())
+    })
+}
+
+/// Each host's systemd wants its own inotify instances; Debian's limit is for one machine.
+fn raise_limits(cluster: &Cluster) -> anyhow::Result<()> {
+    super::sysctl::hold_at_least(&cluster.name, "fs.inotify.max_user_instances", 1024)?;
+    super::sysctl::hold_at_least(&cluster.name, "fs.inotify.max_user_watches", 65536)
+}
+
+/// Waits until each member of etcd says that it's healthy and knows all the others.
+pub fn wait_etcd(cluster: &Cluster) -> anyhow::Result<String> {
+    let members: Vec<SocketAddr> = cluster
+        .hosts
+        .iter()
+        .filter(|host| host.etcd_member)
+        .map(|host| SocketAddr::from((host.address, 2379)))
+        .collect();
+    wait_for("etcd", Duration::from_secs(120), || {
+        for member in &members {
+            if let Err(why) = etcd_health(*member, members.len()) {
+                return Ok(Err(format!("{}: {why:#}", member.ip())));
+            }
+        }
+        Ok(Ok(()))
+    })
+    .map_err(|why| {
+        anyhow!("{why:#}; `deisctl cluster exec deis-01 -- journalctl -u deis-etcd` says more")
+    })?;
+    Ok(format!("{} members, healthy", members.len()))
+}
+
+/// One member's word on itself.
+pub fn etcd_health(member: SocketAddr, members: usize) -> anyhow::Result<()> {
+    let (_, body) = http::get(member, "/health")?;
+    let health: serde_json::Value = serde_json::from_str(&body)?;
+    if health["health"] != "true" {
+        bail!("unhealthy: {body}");
+    }
+    let path = "/v3/cluster/member/list";
+    let limit = Duration::from_secs(2);
+    let (_, body) = http::ask("POST", member, &member.to_string(), path, "{}", limit)?;
+    let list: serde_json::Value = serde_json::from_str(&body)?;
+    let found = list["members"].as_array().map_or(0, Vec::len);
+    if found != members {
+        bail!("it knows {found} of {members} members");
+    }
+    Ok(())
+}
+
+/// How many machines have registered under /deis/machines/.
+pub fn machines(cluster: &Cluster) -> anyhow::Result<usize> {
+    // range /deis/machines/ .. /deis/machines0, count only
+    let body =
+        r#"{"key":"L2RlaXMvbWFjaGluZXMv","range_end":"L2RlaXMvbWFjaGluZXMw","count_only":true}"#;
+    let mut last = anyhow::anyhow!("no member of etcd");
+    for host in cluster.hosts.iter().filter(|host| host.etcd_member) {
+        let address = SocketAddr::from((host.address, 2379));
+        let limit = Duration::from_secs(2);
+        match http::ask(
+            "POST",
+            address,
+            &address.to_string(),
+            "/v3/kv/range",
+            body,
+            limit,
+        ) {
+            Ok((200, answer)) => {
+                let answer: serde_json::Value = serde_json::from_str(&answer)?;
+                let count = answer["count"]
+                    .as_str()
+                    .and_then(|count| count.parse().ok());
+                return Ok(count.unwrap_or(0));
+            }
+            Ok((status, answer)) => last = anyhow::anyhow!("etcd answered {status}: {answer}"),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Waits until each host's agent has registered its machine.
+pub fn wait_machines(cluster: &Cluster) -> anyhow::Result<String> {
+    let want = cluster.hosts.len();
+    wait_for("the agents", Duration::from_secs(60), || {
+        Ok(match machines(cluster) {
+            Ok(found) if found >= want => Ok(()),
+            Ok(found) => Err(format!("{found} of {want} machines have registered")),
+            Err(error) => Err(format!("{error:#}")),
+        })
+    })
+    .map_err(|why| {
+        anyhow!("{why:#}; `deisctl cluster exec deis-01 -- journalctl -u deis-agent` says more")
+    })?;
+    for host in &cluster.hosts {
+        let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
+            continue;
+        };
+        let system = format!("{}'s systemd", host.name);
+        let state = wait_for(&system, Duration::from_secs(60), || {
+            let state = host::system_state(leader)?;
+            let settled = state == "running" || state.starts_with("degraded");
+            Ok(if settled { Ok(state) } else { Err(state) })
+        })?;
+        if state != "running" {
+            detail(&format!("{} is {state}", host.name));
+        }
+    }
+    Ok(format!("{want} machines registered"))
+}
+
+/// Starts the staged agents anew; apps stay as they are.
+fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
+    let script = "for unit in deis-agent deis-etcd deis-containers; do \
+                  cmp -s /opt/deis/units/$unit.service /etc/systemd/system/$unit.service || \
+                  { cp /opt/deis/units/$unit.service /etc/systemd/system/; reload=yes; }; done; \
+                  test -z \"$reload\" || systemctl daemon-reload; systemctl restart --no-block deis-agent";
+    for host in &cluster.hosts {
+        let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
+            continue;
+        };
+        super::command::output(&mut host::enter(leader, &["sh", "-c", script]))
+            .with_context(|| format!("restart the agent of {}", host.name))?;
+    }
+    Ok(())
+}
+
+/// `deisctl cluster boot`: starts a host again that was killed.
+pub fn boot(paths: &Paths, name: &str) -> anyhow::Result<()> {
+    let mut cluster = Cluster::expect(paths)?;
+    let wanted = cluster.host(name)?.clone();
+    if host::running(&cluster.name, name).is_some() {
+        bail!("{name} is up");
+    }
+    let mtu = net::mtu();
+    net::enter(cluster.netns.as_deref())?;
+    let begun = Instant::now();
+    host::kill(&cluster.name, name);
+    let mut child = host::start(paths, &cluster, &wanted, mtu)?;
+    let (nspawn, leader) = host::wait_boot(paths, &cluster.name, name, &mut child)?;
+    if let Some(entry) = cluster.hosts.iter_mut().find(|entry| entry.name == name) {
+        entry.nspawn_pid = Some(nspawn);
+        entry.leader_pid = Some(leader);
+    }
+    cluster.save(paths)?;
+    say(&format!(
+        "{name} boots (leader {leader}), after {:.1} s",
+        begun.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// The clusters of this machine.
+pub fn names() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(STATE_ROOT) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| Path::new(&entry.path()).join("cluster.yaml").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}

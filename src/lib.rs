@@ -16,6 +16,7 @@ pub mod logger;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod registry;
 pub mod render;
 pub mod router;
 pub mod seal;

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use deis::{
     agent,
     builder::{self, side::GitSide},
-    controller, logger, router,
+    controller, logger, registry, router,
     seal::ClusterKey,
     settings::{self, HostSettings},
     store::Store,
@@ -48,6 +48,8 @@ enum Role {
     Builder(Host),
     /// Receives, keeps and serves the logs of apps
     Logger(Host),
+    /// Runs upstream's docker-registry, and says where it is while it answers
+    Registry(Host),
     /// HTTP(S) to apps and the controller, TCP to builders; its table follows etcd
     Router(Host),
     /// What sshd and git start in the builder
@@ -99,6 +101,9 @@ fn main() -> ExitCode {
         }),
         Role::Logger(host) => serve(&host, Threads::UpTo(2), async |given| {
             Ok(logger::run(given.settings, given.store, given.stop).await?)
+        }),
+        Role::Registry(host) => serve(&host, Threads::UpTo(1), async |given| {
+            Ok(registry::run(given.settings, given.store, given.stop).await?)
         }),
         Role::Router(host) => serve(&host, Threads::UpTo(2), async |given| {
             Ok(router::run(given.settings, given.store, given.stop).await?)

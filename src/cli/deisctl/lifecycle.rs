@@ -294,7 +294,8 @@ impl<W: Write> Lifecycle<'_, W> {
             }
             let until = deadline.min(Instant::now() + next_look);
             // A change, or time to look and speak: both lead to another look.
-            let _ = tokio::time::timeout_at(until, changes.seen.notified()).await;
+            let wait = tokio::time::timeout_at(until, changes.seen.notified());
+            substitute.beside(wait).await;
         }
     }
 

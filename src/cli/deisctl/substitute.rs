@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use tokio::time::{Instant, timeout};
 
 use super::{
     fleet::Fleet,
@@ -24,19 +22,18 @@ const NAME: &str = "deisctl";
 /// How long handing over may take; the lease ends by itself soon after.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
-/// The loop, when it had to be started.
-#[derive(Debug, Default)]
+/// The loop, when it had to be started. It only goes on inside [`Self::beside`] and [`Self::end`].
+#[derive(Default)]
 pub struct Substitute {
-    task: Option<JoinHandle<()>>,
+    work: Option<LocalBoxFuture<'static, ()>>,
 }
 
 impl Substitute {
     /// Whether nobody leads and nobody will soon: no leader, no controller that is registered.
     #[must_use]
     pub fn is_needed(&self, fleet: &Fleet) -> bool {
-        let runs = self.task.as_ref().is_some_and(|task| !task.is_finished());
         let controllers = fleet.registered.get(&Part::Controller);
-        !runs
+        self.work.is_none()
             && fleet.leader.is_none()
             && controllers.is_none_or(std::collections::BTreeSet::is_empty)
     }
@@ -44,28 +41,32 @@ impl Substitute {
     /// Leads until a controller can take over, or nothing is left to do.
     pub fn begin(&mut self, store: Store, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now());
-        self.task = Some(tokio::spawn(async move {
+        let work = async move {
             // How it ends is no news: whoever waits sees the units.
             if let Err(error) = leader::bootstrap(store, NAME, is_dispensable, patience).await {
                 tracing::debug!(%error, "stopped leading");
             }
-        }));
+        };
+        self.work = Some(work.boxed_local());
+    }
+
+    /// Waits for something, leading meanwhile.
+    pub async fn beside(&mut self, wait: impl Future) {
+        let Some(work) = &mut self.work else {
+            wait.await;
+            return;
+        };
+        tokio::select! {
+            _ = wait => {}
+            () = work => self.work = None,
+        }
     }
 
     /// Gives the leadership back if it can be done quickly; else it runs out by itself.
-    pub async fn end(mut self) {
-        if let Some(mut task) = self.task.take()
-            && timeout(HAND_OVER, &mut task).await.is_err()
-        {
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Substitute {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
+    pub async fn end(self) {
+        if let Some(work) = self.work {
+            // Too late is no harm: the lease ends soon.
+            let _ = timeout(HAND_OVER, work).await;
         }
     }
 }

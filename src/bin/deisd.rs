@@ -18,6 +18,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Role {
+    /// Takes, keeps and serves the apps' logs.
+    Logger(Host),
     /// HTTP(S) and TCP ingress: routes requests to apps, controllers and builders.
     Router(Host),
 }
@@ -35,6 +37,10 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init();
     let stop = stop_on_signal()?;
     match arguments.role {
+        Role::Logger(host) => {
+            let (settings, store) = connect(host).await?;
+            deis::logger::run(settings, store, stop).await?;
+        }
         Role::Router(host) => {
             let (settings, store) = connect(host).await?;
             deis::router::run(settings, store, stop).await?;

@@ -1,74 +1,174 @@
-//! `deisd`: the daemon of every host; each role is a subcommand.
+//! `deisd`, the daemon: each subcommand is a role, and a systemd unit from `units/`.
+//!
+//! A role gets its host's settings, the store, the cluster key if it has to open secrets, and a
+//! token that is cancelled when systemd wants it to stop.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
-use deis::{settings::HostSettings, store::Store, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Args, Parser, Subcommand};
+use deis::{
+    agent,
+    builder::{self, side::GitSide},
+    controller, logger, registry, router,
+    seal::ClusterKey,
+    settings::{self, HostSettings},
+    store::Store,
+    telemetry,
+};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
-/// The daemon of every host.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+/// Longest time that abandoned threads (a blocking read, say) keep a finished role from ending.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The Deis daemon. systemd starts its roles; see units/.
+#[derive(Debug, Parser)]
+#[command(
+    name = "deisd",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+struct Cli {
     #[command(subcommand)]
     role: Role,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Role {
-    /// Takes, keeps and serves the apps' logs.
+    /// This host's assignments as systemd units; publishes and reports them
+    Agent(Host),
+    /// The HTTP API; the elected one of them also schedules and rolls out
+    Controller(Host),
+    /// Takes pushes: sshd, builds, images, releases
+    Builder(Host),
+    /// Receives, keeps and serves the logs of apps
     Logger(Host),
-    /// HTTP(S) and TCP ingress: routes requests to apps, controllers and builders.
+    /// Runs upstream's docker-registry, and says where it is while it answers
+    Registry(Host),
+    /// HTTP(S) to apps and the controller, TCP to builders; its table follows etcd
     Router(Host),
+    /// What sshd and git start in the builder
+    #[command(flatten)]
+    Git(GitSide),
 }
 
-#[derive(clap::Args)]
+/// Where a role runs.
+#[derive(Debug, Args)]
 struct Host {
-    /// The host's settings.
-    #[arg(long, default_value = deis::settings::DEFAULT_PATH)]
+    /// The host's settings
+    #[arg(long, value_name = "FILE", default_value = settings::DEFAULT_PATH)]
     settings: PathBuf,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    telemetry::init();
-    let stop = stop_on_signal()?;
-    match arguments.role {
-        Role::Logger(host) => {
-            let (settings, store) = connect(host).await?;
-            deis::logger::run(settings, store, stop).await?;
-        }
-        Role::Router(host) => {
-            let (settings, store) = connect(host).await?;
-            deis::router::run(settings, store, stop).await?;
+/// What every role is given.
+struct Given {
+    settings: HostSettings,
+    store: Store,
+    stop: CancellationToken,
+}
+
+impl Given {
+    /// The key that opens the cluster's secrets; only for roles that have to.
+    fn key(&self) -> anyhow::Result<ClusterKey> {
+        Ok(ClusterKey::load(&self.settings.cluster_key)?)
+    }
+}
+
+/// How many threads a role needs for its tasks.
+#[derive(Debug, Clone, Copy)]
+enum Threads {
+    /// The caller's own: for what has to stay small on every host.
+    One,
+    /// One for each processor, at most so many.
+    UpTo(usize),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().role {
+        Role::Agent(host) => serve(&host, Threads::One, async |given| {
+            Ok(agent::run(given.settings, given.store, given.stop).await?)
+        }),
+        Role::Controller(host) => serve(&host, Threads::UpTo(4), async |given| {
+            let key = given.key()?;
+            Ok(controller::run(given.settings, given.store, key, given.stop).await?)
+        }),
+        Role::Builder(host) => serve(&host, Threads::UpTo(4), async |given| {
+            let key = given.key()?;
+            Ok(builder::run(given.settings, given.store, key, given.stop).await?)
+        }),
+        Role::Logger(host) => serve(&host, Threads::UpTo(2), async |given| {
+            Ok(logger::run(given.settings, given.store, given.stop).await?)
+        }),
+        Role::Registry(host) => serve(&host, Threads::UpTo(1), async |given| {
+            Ok(registry::run(given.settings, given.store, given.stop).await?)
+        }),
+        Role::Router(host) => serve(&host, Threads::UpTo(2), async |given| {
+            Ok(router::run(given.settings, given.store, given.stop).await?)
+        }),
+        Role::Git(side) => return side.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
         }
     }
-    Ok(())
 }
 
-async fn connect(host: Host) -> anyhow::Result<(HostSettings, Store)> {
+/// Runs a role until it ends; SIGTERM and SIGINT ask it to.
+fn serve(
+    host: &Host,
+    threads: Threads,
+    role: impl AsyncFnOnce(Given) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    telemetry::init();
+    // TLS of etcd, routers and registries: the first provider that is installed serves all.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = HostSettings::load(&host.settings)?;
-    let store = Store::connect(settings.etcd.clone())
-        .await
-        .context("can't set up the connection to etcd")?;
-    Ok((settings, store))
+    let runtime = match threads {
+        Threads::One => Builder::new_current_thread().enable_all().build(),
+        Threads::UpTo(most) => {
+            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+            Builder::new_multi_thread()
+                .worker_threads(cpus.min(most))
+                .enable_all()
+                .build()
+        }
+    };
+    let runtime = runtime.context("can't start the runtime")?;
+    let result = runtime.block_on(async {
+        let stop = stop_on_signals()?;
+        let store = Store::connect(settings.etcd.clone()).await?;
+        let given = Given {
+            settings,
+            store,
+            stop,
+        };
+        role(given).await
+    });
+    runtime.shutdown_timeout(LINGER);
+    result
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+/// A token that the first SIGTERM or SIGINT cancels.
+fn stop_on_signals() -> anyhow::Result<CancellationToken> {
+    let mut term = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("can't watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't watch for SIGINT")?;
-    let cancelled = stop.clone();
+    let cancel = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = term.recv() => {}
+            _ = int.recv() => {}
         }
-        cancelled.cancel();
+        tracing::info!("asked to stop");
+        cancel.cancel();
     });
     Ok(stop)
 }

@@ -19,6 +19,8 @@ mod page;
 mod routes;
 mod server;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -206,6 +206,13 @@ fn masquerade(cluster: &str, subnet: &str, link: &str) -> anyhow::Result<()> {
 pub fn remove(paths: &Paths) -> anyhow::Result<()> {
     let cluster = &paths.name;
     let (outer, _) = pair(cluster);
+    // The kernel takes links of dead hosts along, but not at once.
+    for number in 1..=99 {
+        let link = format!("vb-{cluster}-{number:02}");
+        if Path::new("/sys/class/net").join(&link).exists() {
+            delete_link(&link)?;
+        }
+    }
     for link in [bridge(cluster), outer] {
         for way in ["-i", "-o"] {
             let rule = ["iptables", "-D", "DOCKER-USER", way, &link, "-j", "ACCEPT"];

@@ -169,8 +169,12 @@ pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> St
     if cluster.reached >= Reached::Demo {
         text.push_str(&format!("example     http://{APP}.{}\n", cluster.domain));
     }
-    if !changed.is_empty() && cluster.reached >= Reached::Platform {
-        text.push_str("\nPrograms or units changed: `deisctl restart platform` takes the platform's parts there too.\n");
+    let programs = changed.iter().any(|file| file.starts_with("bin/"));
+    if programs && cluster.reached >= Reached::Platform {
+        text.push_str(
+            "\nPrograms changed. The agents run the new one; the platform's parts do after, on each host,\n  \
+             deisctl cluster exec HOST -- systemctl restart 'deis-*@*.service'\n",
+        );
     }
     let name = if cluster.name == "default" {
         String::new()

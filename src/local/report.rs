@@ -1,5 +1,6 @@
 //! What the user sees while something is made: steps with their times.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -98,9 +99,24 @@ impl Note {
     }
 }
 
+impl std::fmt::Display for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A line of output of something that the user is waiting for.
 pub fn detail(line: &str) {
-    say(&format!("          | {line}"));
+    say(&format!("          | {}{line}", LABEL.get()));
+}
+
+thread_local! {
+    static LABEL: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Puts a word before this thread's details: two things are made at a time.
+pub fn label(word: &'static str) {
+    LABEL.set(word);
 }
 
 /// Prints a line; a closed terminal is no reason to stop.

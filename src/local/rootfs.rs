@@ -7,7 +7,7 @@ use anyhow::Context;
 use sha2::{Digest, Sha256};
 
 use super::command::{bound, run, stream};
-use super::report::Note;
+use super::report::{Note, detail};
 use super::state::{CACHE_ROOT, Cluster, Paths};
 
 const KEPT: std::time::Duration = std::time::Duration::from_secs(14 * 24 * 3600);
@@ -45,8 +45,11 @@ pub fn key(inputs: &[&str]) -> String {
 /// killed attempt left is removed first. One at a time on this machine.
 pub fn fresh(target: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     fs::create_dir_all(CACHE_ROOT).with_context(|| format!("create {CACHE_ROOT}"))?;
-    let lock = fs::File::create(Path::new(CACHE_ROOT).join("lock"))?;
-    lock.lock().context("lock the cache")?;
+    let lock = fs::File::create(lock_of(target))?;
+    if lock.try_lock().is_err() {
+        detail("another `cluster up` makes it right now: waiting for that");
+        lock.lock().context("lock the cache")?;
+    }
     if target.exists() {
         return Ok(()); // another `up` was quicker
     }
@@ -56,6 +59,7 @@ pub fn fresh(target: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> a
         .to_string_lossy();
     let making = target.with_file_name(format!("{name}.making"));
     remove_tree(&making)?;
+    remove_tree(&beside(&making, "work"))?;
     make(&making)?;
     fs::rename(&making, target).with_context(|| format!("rename to {}", target.display()))
 }
@@ -84,17 +88,31 @@ pub fn prune(current: &[&Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Held while a cached tree is made.
+fn lock_of(target: &Path) -> PathBuf {
+    beside(target, "lock")
+}
+
+/// A path beside another: its name and something more.
+pub fn beside(path: &Path, more: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(more);
+    PathBuf::from(name)
+}
+
 /// Removes what killed builds left, unless somebody builds right now.
 pub fn clear_unfinished() -> anyhow::Result<()> {
-    let Ok(lock) = fs::File::open(Path::new(CACHE_ROOT).join("lock")) else {
+    let Ok(entries) = fs::read_dir(CACHE_ROOT) else {
         return Ok(());
     };
-    if lock.try_lock().is_err() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(CACHE_ROOT)?.flatten() {
+    for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".making") || name.starts_with(".tmp") {
+        let Some((target, _)) = name.split_once(".making") else {
+            continue;
+        };
+        let lock = fs::File::create(lock_of(&Path::new(CACHE_ROOT).join(target)))?;
+        if lock.try_lock().is_ok() {
             remove_tree(&entry.path())?;
         }
     }
@@ -118,16 +136,16 @@ pub fn remove_tree(dir: &Path) -> anyhow::Result<()> {
 
 /// Runs a recipe: TARGET SOURCES APTCONF.
 pub fn build(recipe: &str, target: &Path, sources: &Sources) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir_in(CACHE_ROOT)?;
-    let script = dir.path().join("recipe.sh");
-    let list = dir.path().join("sources.list");
-    let conf = dir.path().join("apt.conf");
+    let dir = beside(target, "work");
+    fs::create_dir_all(&dir)?;
+    let [script, list, conf] = ["recipe.sh", "sources.list", "apt.conf"].map(|file| dir.join(file));
     fs::write(&script, recipe)?;
     fs::write(&list, &sources.list)?;
     fs::write(&conf, &sources.conf)?;
     let words = [Path::new("sh"), &script, target, &list, &conf];
-    stream(bound(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", dir.path()))
-        .context("mmdebstrap could not make a Debian: is mirror.example (or this machine's mirror) in reach?")
+    stream(bound(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", &dir))
+        .context("mmdebstrap could not make a Debian: is mirror.example (or this machine's mirror) in reach?")?;
+    remove_tree(&dir)
 }
 
 /// Where this machine gets Debian 12 from.

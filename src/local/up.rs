@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::command::wait_for;
-use super::report::{Report, detail, say};
+use super::report::{Note, Report, detail, label, say};
 use super::state::{Cluster, Paths, Reached, STATE_ROOT};
 use super::{
     down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage,
@@ -60,19 +60,18 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         expect_ports(&mut report, &paths)?; // before all that takes long
     }
     report.step("packages of this machine", packages::install_missing)?;
-    let rootfs = report.step("root file system of the hosts", |note| match &found {
-        Some(cluster) if cluster.rootfs.is_dir() => {
-            note.set(format!("in use: {}", cluster.rootfs.display()));
-            Ok(cluster.rootfs.clone())
-        }
-        _ => rootfs::ensure(note),
-    })?;
-    let stack = report.step("stack image", stack::ensure)?;
+    let in_use = found
+        .as_ref()
+        .map(|cluster| cluster.rootfs.clone())
+        .filter(|dir| dir.is_dir());
+    let what = "root file system of the hosts, stack image";
+    let (rootfs, stack) = report.step(what, |note| images(in_use, note))?;
     rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
     let changed = report.step("programs, units and templates", |note| {
         stage::refresh(&paths.opt(), &source, Some(&stack), note)
     })?;
 
+    let changed = if found.is_some() { changed } else { Vec::new() };
     let mut cluster = match found {
         Some(cluster) => cluster,
         None => plan(&paths, wanted, rootfs, &stack),
@@ -140,6 +139,27 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     say(&format!("\n{}\n", report.summary()));
     say(&platform::next_commands(&paths, &cluster, &changed));
     Ok(())
+}
+
+/// The two trees that take long when they aren't cached: at the same time.
+fn images(in_use: Option<PathBuf>, note: &mut Note) -> anyhow::Result<(PathBuf, stack::Stack)> {
+    let (mut of_rootfs, mut of_stack) = (Note::default(), Note::default());
+    let made = std::thread::scope(|scope| {
+        let stack = scope.spawn(|| {
+            label("stack: ");
+            stack::ensure(&mut of_stack)
+        });
+        let rootfs = match in_use {
+            Some(dir) => Ok(dir),
+            None => rootfs::ensure(&mut of_rootfs),
+        };
+        let stack = stack
+            .join()
+            .map_err(|_| anyhow!("making the stack image panicked"))?;
+        Ok::<_, anyhow::Error>((rootfs?, stack?))
+    })?;
+    note.set(format!("{of_rootfs}; {of_stack}").trim_start_matches("; "));
+    Ok(made)
 }
 
 fn expect_ports(report: &mut Report, paths: &Paths) -> anyhow::Result<()> {
@@ -246,7 +266,7 @@ pub fn boot_missing(
             };
             wait_for(
                 &format!("{}'s cloud-init", host.name),
-                Duration::from_secs(90),
+                Duration::from_secs(300),
                 || {
                     let console = host::Dirs::of(paths, &host.name).console;
                     if host::running(&name, &host.name).is_none() {
@@ -263,6 +283,7 @@ pub fn boot_missing(
                     })
                 },
             )?;
+            host::disable_cloud_init(leader)?;
         }
         note.set(format!("{} up", missing.len()));
         Ok(())
@@ -283,7 +304,7 @@ pub fn wait_etcd(cluster: &Cluster) -> anyhow::Result<String> {
         .filter(|host| host.etcd_member)
         .map(|host| SocketAddr::from((host.address, 2379)))
         .collect();
-    wait_for("etcd", Duration::from_secs(60), || {
+    wait_for("etcd", Duration::from_secs(120), || {
         for member in &members {
             if let Err(why) = etcd_health(*member, members.len()) {
                 return Ok(Err(format!("{}: {why:#}", member.ip())));
@@ -291,7 +312,9 @@ pub fn wait_etcd(cluster: &Cluster) -> anyhow::Result<String> {
         }
         Ok(Ok(()))
     })
-    .context("`deisctl cluster exec deis-01 -- journalctl -u deis-etcd` says more")?;
+    .map_err(|why| {
+        anyhow!("{why:#}; `deisctl cluster exec deis-01 -- journalctl -u deis-etcd` says more")
+    })?;
     Ok(format!("{} members, healthy", members.len()))
 }
 
@@ -347,14 +370,30 @@ pub fn machines(cluster: &Cluster) -> anyhow::Result<usize> {
 /// Waits until each host's agent has registered its machine.
 pub fn wait_machines(cluster: &Cluster) -> anyhow::Result<String> {
     let want = cluster.hosts.len();
-    wait_for("the agents", Duration::from_secs(30), || {
+    wait_for("the agents", Duration::from_secs(60), || {
         Ok(match machines(cluster) {
             Ok(found) if found >= want => Ok(()),
             Ok(found) => Err(format!("{found} of {want} machines have registered")),
             Err(error) => Err(format!("{error:#}")),
         })
     })
-    .context("`deisctl cluster exec deis-01 -- journalctl -u deis-agent` says more")?;
+    .map_err(|why| {
+        anyhow!("{why:#}; `deisctl cluster exec deis-01 -- journalctl -u deis-agent` says more")
+    })?;
+    for host in &cluster.hosts {
+        let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
+            continue;
+        };
+        let system = format!("{}'s systemd", host.name);
+        let state = wait_for(&system, Duration::from_secs(60), || {
+            let state = host::system_state(leader)?;
+            let settled = state == "running" || state.starts_with("degraded");
+            Ok(if settled { Ok(state) } else { Err(state) })
+        })?;
+        if state != "running" {
+            detail(&format!("{} is {state}", host.name));
+        }
+    }
     Ok(format!("{want} machines registered"))
 }
 
@@ -371,7 +410,6 @@ fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
         super::command::output(&mut host::enter(leader, &["sh", "-c", script]))
             .with_context(|| format!("restart the agent of {}", host.name))?;
     }
-    detail("the platform's own parts keep their old program until `deisctl restart platform`");
     Ok(())
 }
 

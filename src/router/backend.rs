@@ -19,9 +19,9 @@ use crate::plan::routes::Endpoint;
 pub const IDLE_MAX: Duration = Duration::from_secs(4);
 /// How often idle connections are looked through.
 pub const REAP_EVERY: Duration = Duration::from_secs(1);
-/// A request that can't be sent twice uses a connection only while it is this fresh: the app may
-/// close an idle one just as the request is sent.
-const FRESH: Duration = Duration::from_secs(1);
+/// A request that can't be sent twice uses a connection only while it is this fresh: meanwhile the
+/// app may be about to close it, or its host may have gone without a word.
+const FRESH: Duration = Duration::from_millis(250);
 /// Idle connections kept per backend and worker.
 const IDLE_KEPT: usize = 64;
 /// A backend that can't be reached is left out for so long, times its failures in a row.
@@ -31,6 +31,30 @@ const EJECT_TIMES: u32 = 5;
 
 /// A connection to a backend that can take a request.
 pub type Sender = SendRequest<RequestBody>;
+
+/// What a connection is used for. Each sort keeps to itself, because their sockets differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Requests without a body.
+    Heads,
+    /// Requests with a body.
+    Bodies,
+}
+
+/// Where a connection is kept while it is idle.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The worker that drives it.
+    pub worker: usize,
+    /// What it is used for.
+    pub sort: Sort,
+}
+
+impl Place {
+    const fn index(self) -> usize {
+        self.worker * 2 + self.sort as usize
+    }
+}
 
 struct Idle {
     sender: Sender,
@@ -52,7 +76,7 @@ pub struct Backend {
     failures: AtomicU32,
     /// Milliseconds on the router's own clock.
     ejected_until: AtomicU64,
-    /// One pool per worker, so that a connection stays on the thread that drives it.
+    /// One pool per place: a connection stays on the thread that drives it.
     idle: Box<[Mutex<Vec<Idle>>]>,
 }
 
@@ -78,7 +102,7 @@ impl Backend {
             released,
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
-            idle: (0..workers).map(|_| Mutex::default()).collect(),
+            idle: (0..workers * 2).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -139,12 +163,12 @@ impl Backend {
         }
     }
 
-    /// An idle connection of this worker, the one used last; a fresh one if the request can't be
+    /// An idle connection, the one used last; a fresh one if the request can't be
     /// sent twice.
     #[must_use]
-    pub fn checkout(&self, worker: usize, replayable: bool) -> Option<Sender> {
+    pub fn checkout(&self, place: Place, replayable: bool) -> Option<Sender> {
         let oldest = if replayable { IDLE_MAX } else { FRESH };
-        let mut pool = lock(&self.idle[worker]);
+        let mut pool = lock(&self.idle[place.index()]);
         while let Some(idle) = pool.pop() {
             if idle.since.elapsed() > oldest {
                 // The others are older still.
@@ -163,12 +187,12 @@ impl Backend {
     }
 
     /// Gives a connection back when its answer has been read.
-    pub fn give_back(self: &Arc<Self>, worker: usize, sender: Sender) {
+    pub fn give_back(self: &Arc<Self>, place: Place, sender: Sender) {
         if sender.is_closed() || self.gone.load(Ordering::SeqCst) {
             return;
         }
         if sender.is_ready() {
-            return self.keep(worker, sender);
+            return self.keep(place, sender);
         }
         // The request's last bytes may still be on their way: wait for that, not for long.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -179,13 +203,13 @@ impl Backend {
             let mut sender = sender;
             let ready = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
-                backend.keep(worker, sender);
+                backend.keep(place, sender);
             }
         });
     }
 
-    fn keep(&self, worker: usize, sender: Sender) {
-        let mut pool = lock(&self.idle[worker]);
+    fn keep(&self, place: Place, sender: Sender) {
+        let mut pool = lock(&self.idle[place.index()]);
         // Looked at under the lock: `withdraw` sets it before it clears.
         if self.gone.load(Ordering::SeqCst) || pool.len() >= IDLE_KEPT {
             return;
@@ -206,9 +230,9 @@ impl Backend {
         }
     }
 
-    /// Drops this worker's idle connections: one of them turned out to be dead.
-    pub fn drop_idle(&self, worker: usize) {
-        lock(&self.idle[worker]).clear();
+    /// Drops the idle connections there: one of them turned out to be dead.
+    pub fn drop_idle(&self, place: Place) {
+        lock(&self.idle[place.index()]).clear();
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, pace::Phase};
 
 /// A request's body on its way to a backend.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ pub struct ReplyBody {
     source: Source,
     /// None when it goes on elsewhere.
     exchange: Option<Exchange>,
+    /// The client's connection, which is idle when this has been sent.
+    phase: Option<Phase>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl ReplyBody {
         Self {
             source: Source::Backend(body),
             exchange: Some(exchange),
+            phase: None,
         }
     }
 
@@ -78,6 +81,14 @@ impl ReplyBody {
         Self {
             source: Source::Text(Some(text)),
             exchange: Some(exchange),
+            phase: None,
+        }
+    }
+
+    /// The client's connection is idle when this has been sent; a tunnel never is.
+    pub fn then_idle(&mut self, phase: &Phase) {
+        if self.exchange.is_some() {
+            self.phase = Some(phase.clone());
         }
     }
 
@@ -87,6 +98,7 @@ impl ReplyBody {
         Self {
             source: Source::Text(None),
             exchange: None,
+            phase: None,
         }
     }
 }
@@ -136,6 +148,9 @@ impl Drop for ReplyBody {
             && let Some(exchange) = &mut self.exchange
         {
             exchange.complete();
+        }
+        if let Some(phase) = &self.phase {
+            phase.idle();
         }
     }
 }

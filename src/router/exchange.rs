@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    backend::{Backend, Held, Sender},
+    backend::{Backend, Held, Place, Sender},
     metrics::Metrics,
 };
 
@@ -37,7 +37,7 @@ pub struct Exchange {
 #[derive(Debug)]
 struct Upstream {
     held: Held,
-    worker: usize,
+    place: Place,
     sender: Option<Sender>,
 }
 
@@ -69,11 +69,11 @@ impl Exchange {
     }
 
     /// The backend answers: it is held, and its connection kept, until the body has passed.
-    pub fn answered(&mut self, held: Held, worker: usize, sender: Option<Sender>) {
+    pub fn answered(&mut self, held: Held, place: Place, sender: Option<Sender>) {
         self.last = Some(Arc::clone(&held));
         self.upstream = Some(Upstream {
             held,
-            worker,
+            place,
             sender,
         });
     }
@@ -108,11 +108,11 @@ impl Exchange {
     pub fn complete(&mut self) {
         if let Some(Upstream {
             held,
-            worker,
+            place,
             sender: Some(sender),
         }) = self.upstream.take()
         {
-            held.give_back(worker, sender);
+            held.give_back(place, sender);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use http::HeaderValue;
 use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -26,12 +26,18 @@ use tracing::{debug, error, warn};
 
 use super::{
     headers::Forwarded,
+    pace::{Pace, Paced, Phase},
     proxy::{Client, Proxy, handle},
-    sockets,
+    sockets::{self, Peer},
 };
 
-/// A request's head has to be complete after so long; an idle connection lives as long.
-const HEAD_WAIT: Duration = Duration::from_secs(10);
+/// How long a client may keep a connection waiting. Idle for longer than the proxies of the big
+/// clouds keep one (60 s), so that it is they who close.
+const PACE: Pace = Pace {
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(75),
+    tick: Duration::from_secs(5),
+};
 /// A TLS handshake may take so long.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Largest head of a request, in bytes and in headers.
@@ -130,10 +136,11 @@ impl Front {
                 .metrics
                 .connections
                 .fetch_add(1, Ordering::Relaxed);
-            sockets::tune(&stream);
+            sockets::tune(&stream, Peer::Patient);
             let client = Client {
                 proxy: Arc::clone(&self.proxy),
                 worker: self.worker,
+                phase: Phase::default(),
                 forwarded: Forwarded {
                     client: address_value(peer.ip()),
                     proto: HeaderValue::from_static(proto),
@@ -186,14 +193,14 @@ async fn connection(
     client: Client,
     stop: CancellationToken,
 ) {
+    let stream = Paced::new(stream, PACE, client.phase.clone());
     let client = Arc::new(client);
     let service = service_fn(|request| {
         let client = Arc::clone(&client);
         async move { Ok::<_, std::convert::Infallible>(handle(&client, request).await) }
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WAIT)
+        .header_read_timeout(None)
         .max_header_size(HEAD_BYTES)
         .max_headers(HEAD_COUNT)
         .title_case_headers(true)

@@ -1,7 +1,7 @@
 //! The router: HTTP(S) to the apps and the controller, TCP to the builders.
 //!
 //! - `live` is the route table, kept by `follow` from etcd's feeds, saved by `saved`;
-//! - `front` accepts connections on threads of their own, `proxy` answers one request: it chooses a
+//! - `front` accepts connections on threads of their own (`pace` bounds how long clients dawdle), `proxy` answers one request: it chooses a
 //!   `backend`, passes heads (`headers`), bodies (`body`) and tunnels (`upgrade`); an `exchange` is
 //!   what one request holds, measures and logs;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
@@ -19,6 +19,7 @@ mod health;
 mod ledger;
 mod live;
 mod metrics;
+mod pace;
 mod proxy;
 mod saved;
 mod sockets;
@@ -176,6 +177,8 @@ pub struct Router {
     /// Everything that runs on the caller's runtime; ends when dropped.
     tasks: tokio::task::JoinSet<()>,
     registered: Registered,
+    live: Arc<Live>,
+    state: PathBuf,
 }
 
 /// Where the registration is kept once there is one.
@@ -279,7 +282,12 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
         );
     }
     let metrics = Arc::clone(&proxy.metrics);
-    tasks.spawn(tcp::serve(git_listener, live, metrics, stop.clone()));
+    tasks.spawn(tcp::serve(
+        git_listener,
+        Arc::clone(&live),
+        metrics,
+        stop.clone(),
+    ));
     let checks = health::serve(health_listener, proxy, registered.subscribe(), stop.clone());
     tasks.spawn(checks);
     info!(%http, https = https.map(tracing::field::display), %git, %health, "router listens");
@@ -292,6 +300,8 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
         threads,
         tasks,
         registered,
+        live,
+        state: options.state,
     })
 }
 
@@ -310,6 +320,12 @@ impl Router {
         }
         self.tasks.shutdown().await;
         let presence = self.registered.send_replace(None);
+        // Only a table that came from etcd: an older one is there already.
+        if presence.is_some()
+            && let Err(error) = saved::store(&self.state, self.live.export())
+        {
+            warn!(%error, "the table can't be saved");
+        }
         if let Some(presence) = presence.and_then(Arc::into_inner) {
             presence.leave().await;
         }

@@ -14,13 +14,15 @@ use tokio::{net::TcpStream, time::timeout};
 use tracing::debug;
 
 use super::{
-    backend::{Backend, Sender},
+    backend::{Backend, Place, Sender, Sort},
     body::{ReplyBody, RequestBody},
     exchange::Exchange,
     headers::{self, Forwarded, X_REQUEST_ID},
     live::{Choice, Live},
     metrics::Metrics,
-    sockets, upgrade,
+    pace::Phase,
+    sockets::{self, Peer},
+    upgrade,
 };
 
 /// A backend has so long to accept a connection.
@@ -50,6 +52,8 @@ pub struct Client {
     pub worker: usize,
     /// Who it is.
     pub forwarded: Forwarded,
+    /// What it is waited for.
+    pub phase: Phase,
 }
 
 /// Why a request gets an answer of the router's own.
@@ -103,6 +107,13 @@ impl Refusal {
 
 /// Answers one request.
 pub async fn handle(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
+    client.phase.busy();
+    let mut response = answer(client, request).await;
+    response.body_mut().then_idle(&client.phase);
+    response
+}
+
+async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
     let (mut parts, body) = request.into_parts();
     let id = headers::request_id(&parts.headers);
     let host = match host_of(&parts.uri, &parts.headers) {
@@ -187,7 +198,14 @@ async fn ask(
     exchange: &mut Exchange,
 ) -> Result<Response<Incoming>, Refusal> {
     let live = &client.proxy.live;
-    let worker = client.worker;
+    let (sort, peer) = match request.body() {
+        RequestBody::Empty if !upgrading => (Sort::Heads, Peer::Backend),
+        _ => (Sort::Bodies, Peer::Patient),
+    };
+    let place = Place {
+        worker: client.worker,
+        sort,
+    };
     let replayable =
         request.method().is_idempotent() && matches!(request.body(), RequestBody::Empty);
     let mut tried: Vec<Arc<Backend>> = Vec::new();
@@ -205,12 +223,12 @@ async fn ask(
             Choice::InvalidHost => return Err(Refusal::BadHost),
         };
         let kept = (!upgrading && !again)
-            .then(|| held.checkout(worker, replayable))
+            .then(|| held.checkout(place, replayable))
             .flatten();
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match connect(&held, upgrading).await {
+            None => match connect(&held, peer, upgrading).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     held.failed(live.now());
@@ -228,7 +246,7 @@ async fn ask(
             }
             Ok(Ok(response)) => {
                 held.succeeded();
-                exchange.answered(held, worker, (!upgrading).then_some(sender));
+                exchange.answered(held, place, (!upgrading).then_some(sender));
                 return Ok(response);
             }
             Ok(Err(mut error)) => {
@@ -241,7 +259,7 @@ async fn ask(
                     None => return Err(Refusal::Broken),
                 };
                 if reused {
-                    held.drop_idle(worker);
+                    held.drop_idle(place);
                     again = true;
                 } else {
                     tried.push(Arc::clone(&held));
@@ -262,13 +280,13 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// A new connection to a backend.
-async fn connect(backend: &Arc<Backend>, upgrading: bool) -> std::io::Result<Sender> {
+async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io::Result<Sender> {
     let address = backend.endpoint().address;
     let stream = match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(stream) => stream?,
         Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
     };
-    sockets::tune(&stream);
+    sockets::tune(&stream, peer);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
         .max_header_size(HEAD_MAX)

@@ -16,7 +16,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use super::{live::Live, metrics::Metrics, sockets};
+use super::{
+    live::Live,
+    metrics::Metrics,
+    sockets::{self, Peer},
+};
 
 /// A builder has so long to accept.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -64,12 +68,12 @@ pub async fn serve(
 }
 
 async fn forward(mut client: TcpStream, peer: SocketAddr, live: &Live) {
-    sockets::tune(&client);
+    sockets::tune(&client, Peer::Patient);
     let Some((mut builder, address)) = connect(&live.builders(), peer).await else {
         warn!(%peer, "no builder takes connections: check `deisctl list`");
         return;
     };
-    sockets::tune(&builder);
+    sockets::tune(&builder, Peer::Patient);
     // One side's end of sending is passed on and leaves the other direction open.
     match copy_bidirectional(&mut client, &mut builder).await {
         Ok((up, down)) => info!(%peer, builder = %address, up, down, "builder connection ended"),

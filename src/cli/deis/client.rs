@@ -22,8 +22,6 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{status}{text}")]
 pub struct Refused {
-    /// The status.
-    pub code: StatusCode,
     /// The status line's end, `404 NOT FOUND`.
     pub status: String,
     /// What it says besides, each line after a line break.
@@ -39,8 +37,6 @@ pub struct Client {
 
 /// The answer to a call, read whole.
 pub struct Answer {
-    /// Its status.
-    pub code: StatusCode,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -161,10 +157,9 @@ impl Client {
         let status = status_line(&response);
         let body = read(response).await?;
         if code.is_success() {
-            return Ok(Answer { code, body });
+            return Ok(Answer { body });
         }
         Err(Refused {
-            code,
             status,
             text: explanation(&body),
         }

@@ -48,28 +48,75 @@ pub struct ContextArgs {
     )]
     pub endpoint: Vec<String>,
     /// A host to go through, by SSH: `host`, `user@host` or `user@host:port`
-    #[arg(long, global = true, value_name = "HOST", env = "DEISCTL_TUNNEL")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "HOST",
+        env = "DEISCTL_TUNNEL"
+    )]
     pub tunnel: Option<String>,
     /// The CA of etcd's certificates, PEM
-    #[arg(long, global = true, value_name = "FILE", requires_all = ["etcd_certfile", "etcd_keyfile"])]
+    #[arg(long, global = true, hide_short_help = true, hide_env_values = true, value_name = "FILE", requires_all = ["etcd_certfile", "etcd_keyfile"])]
     pub etcd_cafile: Option<PathBuf>,
     /// Our certificate for etcd, PEM
-    #[arg(long, global = true, value_name = "FILE", requires = "etcd_cafile")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "etcd_cafile"
+    )]
     pub etcd_certfile: Option<PathBuf>,
     /// Its key, PEM
-    #[arg(long, global = true, value_name = "FILE", requires = "etcd_cafile")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "etcd_cafile"
+    )]
     pub etcd_keyfile: Option<PathBuf>,
     /// Private key for SSH [default: the SSH agent, then ~/.ssh/id_ed25519 and id_rsa]
-    #[arg(long, global = true, value_name = "FILE", env = "DEISCTL_SSH_KEY")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "FILE",
+        env = "DEISCTL_SSH_KEY"
+    )]
     pub ssh_key: Option<PathBuf>,
     /// User on the hosts [default: core, and root on a local cluster's]
-    #[arg(long, global = true, value_name = "USER", env = "DEISCTL_SSH_USER")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "USER",
+        env = "DEISCTL_SSH_USER"
+    )]
     pub ssh_user: Option<String>,
     /// The hosts' public keys [default: ~/.ssh/known_hosts]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub known_hosts_file: Option<PathBuf>,
     /// Seconds to wait for a connection to a host
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(
+        long,
+        global = true,
+        hide_short_help = true,
+        value_name = "SECONDS",
+        default_value_t = 10
+    )]
     pub ssh_timeout: u64,
 }
 

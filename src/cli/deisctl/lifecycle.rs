@@ -8,6 +8,7 @@ use super::{
     fleet::Fleet,
     platform::{self, Instance, Part, Target},
     progress::{Goal, Progress, progress},
+    substitute::Substitute,
     templates::Templates,
 };
 use crate::{
@@ -263,6 +264,7 @@ impl<W: Write> Lifecycle<'_, W> {
     async fn wait(&mut self, instances: &[Instance], goal: Goal) -> anyhow::Result<()> {
         let deadline = Instant::now() + self.timeout;
         let changes = Changes::of(self.store);
+        let mut substitute = Substitute::default();
         let mut shown: BTreeMap<Instance, String> = BTreeMap::new();
         let mut spoke = Instant::now();
         loop {
@@ -270,10 +272,12 @@ impl<W: Write> Lifecycle<'_, W> {
                 Ok(fleet) => {
                     let open = self.look(&fleet, instances, goal, &mut shown, &mut spoke)?;
                     if open.is_empty() {
+                        substitute.end().await;
                         return Ok(());
                     }
-                    if let Err(error) = lead_if_nobody_does(self.store, &fleet).await {
-                        writeln!(self.out, "nobody leads yet, and: {error:#}")?;
+                    if substitute.is_needed(&fleet) {
+                        writeln!(self.out, "no controller leads: placing the units from here")?;
+                        substitute.begin(self.store.clone(), deadline);
                     }
                     (open, VOICE)
                 }
@@ -281,6 +285,7 @@ impl<W: Write> Lifecycle<'_, W> {
                 Err(error) => return Err(error.into()),
             };
             if Instant::now() >= deadline {
+                substitute.end().await;
                 return Err(timed_out(goal, self.timeout, instances, &open));
             }
             if spoke.elapsed() >= VOICE {
@@ -289,7 +294,8 @@ impl<W: Write> Lifecycle<'_, W> {
             }
             let until = deadline.min(Instant::now() + next_look);
             // A change, or time to look and speak: both lead to another look.
-            let _ = tokio::time::timeout_at(until, changes.seen.notified()).await;
+            let wait = tokio::time::timeout_at(until, changes.seen.notified());
+            substitute.beside(wait).await;
         }
     }
 
@@ -353,16 +359,6 @@ fn timed_out(
             "`deisctl {command} {unit}` may tell why; the command can be repeated"
         ))
         .into()
-}
-
-/// While no controller runs there is nobody to elect: then this program places the platform's own
-/// units itself, once, by the leader's own rules.
-async fn lead_if_nobody_does(_store: &Store, fleet: &Fleet) -> anyhow::Result<()> {
-    let controllers = fleet.registered.get(&Part::Controller);
-    if fleet.leader.is_some() || controllers.is_some_and(|hosts| !hosts.is_empty()) {
-        return Ok(());
-    }
-    Ok(())
 }
 
 /// Tells that something changed that `Fleet::load` reads. Its tasks end with it.

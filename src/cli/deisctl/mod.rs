@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`platform`], [`subject`] | what the words on the command line mean (pure) |
 //! | [`fleet`], [`show`], [`progress`], [`table`] | what etcd tells, as text (`fleet` reads, the others are pure) |
-//! | [`config`], [`templates`], [`lifecycle`] | settings, units, and what is wanted of them |
+//! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
 //! | [`failure`] | errors with a hint and an exit code |
@@ -23,6 +23,7 @@ pub mod progress;
 pub mod show;
 pub mod ssh;
 pub mod subject;
+mod substitute;
 pub mod table;
 pub mod templates;
 pub mod tunnel;
@@ -39,6 +40,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::local::cli::{self as local, ClusterArgs};
 use config::ConfigCommand;
 use context::{Context, ContextArgs};
 use failure::{Failure, Kind};
@@ -72,6 +74,22 @@ pub struct Cli {
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Ctl {
+    /// Commands about a cluster that there is.
+    #[command(flatten)]
+    Fleet(FleetCommand),
+    /// Make and drive a cluster of systemd hosts on this machine
+    Cluster(ClusterArgs),
+    /// Print a script that completes this program's commands in a shell
+    #[command(after_help = "Example: deisctl completions bash > /etc/bash_completion.d/deisctl")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Commands that go to a cluster's etcd and hosts.
+#[derive(Debug, Subcommand)]
+pub enum FleetCommand {
     /// Read and write settings of the platform or a part
     #[command(after_help = "Example: deisctl config platform set domain=example.com")]
     Config {
@@ -155,12 +173,6 @@ pub enum Ctl {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Print a script that completes this program's commands in a shell
-    #[command(after_help = "Example: deisctl completions bash > /etc/bash_completion.d/deisctl")]
-    Completions {
-        /// Which shell
-        shell: clap_complete::Shell,
-    },
 }
 
 const TARGETS_HELP: &str = "Targets: platform (everything), or parts (controller, router, builder, \
@@ -232,11 +244,15 @@ fn parse_scale(text: &str) -> Result<(Part, u8), String> {
 /// # Errors
 /// See [`failure`].
 pub fn run(cli: Cli) -> anyhow::Result<u8> {
-    if let Ctl::Completions { shell } = cli.command {
-        let mut out = std::io::stdout().lock();
-        clap_complete::generate(shell, &mut Cli::command(), "deisctl", &mut out);
-        return Ok(0);
-    }
+    let command = match cli.command {
+        Ctl::Completions { shell } => {
+            let mut out = std::io::stdout().lock();
+            clap_complete::generate(shell, &mut Cli::command(), "deisctl", &mut out);
+            return Ok(0);
+        }
+        Ctl::Cluster(args) => return local::run(args).map(|()| 0),
+        Ctl::Fleet(command) => command,
+    };
     let context = Context::choose(&cli.context)?;
     enter_namespace(&context)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -244,7 +260,7 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let result = runtime.block_on(execute(&context, cli.command));
+    let result = runtime.block_on(execute(&context, command));
     // Threads that wait for a host must not keep a finished command.
     runtime.shutdown_background();
     result
@@ -275,7 +291,7 @@ fn enter_namespace(context: &Context) -> anyhow::Result<()> {
     Err(error).context(refused(format!("can't run {nsenter}")))
 }
 
-async fn execute(context: &Context, command: Ctl) -> anyhow::Result<u8> {
+async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8> {
     let store = context.store().await?;
     let load = async || {
         Fleet::load(&store).await.with_context(|| {
@@ -293,36 +309,36 @@ async fn execute(context: &Context, command: Ctl) -> anyhow::Result<u8> {
         out: std::io::stdout(),
     };
     match command {
-        Ctl::Config { target, command } => {
+        FleetCommand::Config { target, command } => {
             config::run(&store, &target, &command, &mut out).await?;
         }
-        Ctl::Install { targets, units } => {
+        FleetCommand::Install { targets, units } => {
             let templates = Templates::find(units.units.as_deref())?;
             lifecycle(None)
                 .install(&targets.targets, &templates)
                 .await?;
         }
-        Ctl::Start(args) => {
+        FleetCommand::Start(args) => {
             lifecycle(Some(args.timeout))
                 .start(&args.targets.targets)
                 .await?;
         }
-        Ctl::Stop(args) => {
+        FleetCommand::Stop(args) => {
             lifecycle(Some(args.timeout))
                 .stop(&args.targets.targets)
                 .await?;
         }
-        Ctl::Restart(args) => {
+        FleetCommand::Restart(args) => {
             lifecycle(Some(args.timeout))
                 .restart(&args.targets.targets)
                 .await?;
         }
-        Ctl::Uninstall(args) => {
+        FleetCommand::Uninstall(args) => {
             lifecycle(Some(args.timeout))
                 .uninstall(&args.targets.targets)
                 .await?;
         }
-        Ctl::Scale {
+        FleetCommand::Scale {
             parts,
             units,
             timeout,
@@ -334,9 +350,9 @@ async fn execute(context: &Context, command: Ctl) -> anyhow::Result<u8> {
                     .await?;
             }
         }
-        Ctl::List => write!(out, "{}", show::list(&load().await?))?,
-        Ctl::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
-        Ctl::Status { unit } => {
+        FleetCommand::List => write!(out, "{}", show::list(&load().await?))?,
+        FleetCommand::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
+        FleetCommand::Status { unit } => {
             let fleet = load().await?;
             let found = inspect::locate(&fleet, &unit.unit, unit.on.as_deref())?;
             let words = [
@@ -349,7 +365,7 @@ async fn execute(context: &Context, command: Ctl) -> anyhow::Result<u8> {
             ];
             return on_host(context, &fleet, &found, &words).await;
         }
-        Ctl::Journal {
+        FleetCommand::Journal {
             unit,
             follow,
             lines,
@@ -370,10 +386,9 @@ async fn execute(context: &Context, command: Ctl) -> anyhow::Result<u8> {
             }
             return on_host(context, &fleet, &found, &words).await;
         }
-        Ctl::Ssh { subject, command } => {
+        FleetCommand::Ssh { subject, command } => {
             match inspect::ssh(context, &load().await?, &subject, &command)? {}
         }
-        Ctl::Completions { .. } => {}
     }
     Ok(0)
 }

@@ -457,6 +457,9 @@ async fn a_platform_starts_stops_and_goes() {
 #[tokio::test(start_paused = true)]
 async fn a_wait_ends_and_says_for_what() {
     let store = fabricated().await;
+    // A controller is there, so that nobody else leads, and it does nothing.
+    let controller = Txn::new().put(&keys::part("controller", "10.21.8.101"), &presence(1));
+    store.commit(controller).await.expect("commit");
     let mut lifecycle = ctl(&store);
     let routers = [Target::Part(Part::Router)];
     let error = lifecycle.start(&routers).await.expect_err("nobody works");
@@ -509,4 +512,75 @@ fn completions_come_out() {
     let shell = clap_complete::Shell::Bash;
     clap_complete::generate(shell, &mut Cli::command(), "deisctl", &mut script);
     assert!(String::from_utf8_lossy(&script).contains("uninstall"));
+}
+
+/// Plays one host's agent: what is assigned is up and registered, what is to stop is gone.
+async fn play_an_agent(store: Store) {
+    let id = machine_id(1);
+    let mut schedule = store.follow(keys::schedule_of(&id).as_str());
+    loop {
+        schedule.next().await;
+        let mut txn = Txn::new();
+        let mut state = MachineState {
+            schema: SCHEMA,
+            processes: BTreeMap::new(),
+        };
+        let prefix = keys::schedule_of(&id);
+        for (key, assignment) in store.list(&prefix).await.expect("list").entries {
+            let name = keys::last_part(&key, prefix.as_str()).expect("name");
+            let part = Instance::of_unit(name).expect("ours").part;
+            let presence_key = keys::part(part.key(), "10.21.8.101");
+            if assignment.value.desired == Desired::Stop {
+                txn = txn.delete(&presence_key);
+            } else {
+                let report = ProcessState {
+                    uuid: assignment.value.uuid,
+                    ..report(0, Phase::Up, None)
+                };
+                state.processes.insert(name.to_owned(), report);
+                txn = txn.put(&presence_key, &presence(1));
+            }
+        }
+        let txn = txn.put(&keys::state(&id), &state);
+        store.commit(txn).await.expect("commit");
+    }
+}
+
+#[tokio::test]
+async fn without_any_controller_the_units_are_placed_from_here() {
+    let (_dir, templates) = templates();
+    let store = Store::memory();
+    let txn = Txn::new()
+        .put(&keys::platform("domain"), &"localhost".to_owned())
+        .put(&keys::machine(&machine_id(1)), &machine(1));
+    store.commit(txn).await.expect("commit");
+    let router = [Target::Part(Part::Router)];
+    let story = async {
+        let mut ctl = ctl(&store);
+        ctl.install(&router, &templates).await.expect("install");
+        ctl.start(&router).await.expect("start");
+        assert!(
+            said(&ctl).contains("placing the units from here"),
+            "{}",
+            said(&ctl)
+        );
+        assert!(said(&ctl).contains("deis-router@1.service: active/running\n"));
+        ctl.stop(&router).await.expect("stop");
+        assert!(
+            said(&ctl).ends_with("deis-router@1.service: inactive/dead\n"),
+            "{}",
+            said(&ctl)
+        );
+        ctl.install(&[Target::Platform], &templates)
+            .await
+            .expect("install");
+        ctl.start(&[Target::Platform]).await.expect("start");
+        let leader = store.get(&keys::leader()).await.expect("get");
+        assert_eq!(leader, None, "the leadership was given back");
+    };
+    tokio::select! {
+        () = story => {}
+        () = play_an_agent(store.clone()) => {}
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it hangs"),
+    }
 }

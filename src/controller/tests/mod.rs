@@ -1,0 +1,5 @@
+//! The API over a real socket, against the store in memory.
+
+mod flows;
+mod permissions;
+mod wire;

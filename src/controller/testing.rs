@@ -71,21 +71,13 @@ impl Site {
     pub(crate) async fn start() -> Self {
         let store = Store::memory();
         let key = ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key");
-        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("bind");
-        let delivery = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("bind");
+        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+        let delivery = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
         let state = Shared::new(store.clone(), Arc::new(key), attach_address).expect("state");
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(
-            api,
-            routes::router(state.clone()),
-            stop.clone(),
-        ));
+        tokio::spawn(server::serve(api, routes::router(state.clone()), stop.clone()));
         tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
         let machine = Machine {
             schema: SCHEMA,
@@ -102,10 +94,7 @@ impl Site {
             .put(&keys::machine(&machine.id), &machine)
             .put(&keys::platform("domain"), &"example.com".to_owned());
         store.commit(txn).await.expect("machine");
-        for work in [
-            tokio::spawn(lead(store.clone())),
-            tokio::spawn(agent(store.clone())),
-        ] {
+        for work in [tokio::spawn(lead(store.clone())), tokio::spawn(agent(store.clone()))] {
             let stop = stop.clone();
             tokio::spawn(async move {
                 stop.cancelled().await;
@@ -127,9 +116,7 @@ impl Site {
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).await.expect("answer");
         let text = String::from_utf8(answer).expect("text");
-        let (head, body) = text
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no head: {text:?}"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
         let mut lines = head.split("\r\n").map(str::to_owned);
         Reply {
             line: lines.next().expect("status line"),
@@ -140,11 +127,7 @@ impl Site {
 
     /// One request; a body of null is no body.
     pub(crate) async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Reply {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
         let authorization = if token.is_empty() {
             String::new()
         } else {
@@ -201,9 +184,9 @@ impl Site {
         };
         let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
         let rollout = change.expect("deployed").rollout.expect("rollout");
-        let mut say = |_: &str| {};
-        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut say);
-        assert_eq!(ended.await.expect("ended").result, OutcomeResult::Succeeded);
+        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut |_| {})
+            .await;
+        assert_eq!(ended.expect("ended").result, OutcomeResult::Succeeded);
     }
 }
 
@@ -251,25 +234,14 @@ async fn destroy(store: &Store, name: &AppName) {
 }
 
 async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
-    let mut app = store
-        .get(&keys::app(name))
-        .await
-        .expect("store")
-        .expect("app")
-        .value;
+    let mut app = store.get(&keys::app(name)).await.expect("store").expect("app").value;
     let release = rollout.release;
-    let contents = ops::change::contents(store, name, release)
-        .await
-        .expect("store");
+    let contents = ops::change::contents(store, name, release).await.expect("store");
     let (_, config, _) = contents.expect("release");
     let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
     let (result, reason, log) = if failed {
         let reason = "web.1 exits with 1".to_owned();
-        (
-            OutcomeResult::Failed,
-            Some(reason),
-            vec!["no such module".to_owned()],
-        )
+        (OutcomeResult::Failed, Some(reason), vec!["no such module".to_owned()])
     } else {
         app.active = release;
         app.structure = rollout.structure.clone();
@@ -304,10 +276,7 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
 async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
     let machine = machine();
     let mut txn = Txn::new();
-    let schedule = store
-        .list(&keys::schedule_of(&machine))
-        .await
-        .expect("schedule");
+    let schedule = store.list(&keys::schedule_of(&machine)).await.expect("schedule");
     let state = store.get(&keys::state(&machine)).await.expect("state");
     let mut state = state.map_or(
         MachineState {
@@ -339,13 +308,8 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
                 memory_bytes: DEFAULT_MEMORY_BYTES,
             },
         };
-        txn = txn.put(
-            &keys::assignment(&machine, &process.to_string()),
-            &assignment,
-        );
-        state
-            .processes
-            .insert(process.to_string(), report(uuid, Phase::Up, None));
+        txn = txn.put(&keys::assignment(&machine, &process.to_string()), &assignment);
+        state.processes.insert(process.to_string(), report(uuid, Phase::Up, None));
     }
     txn.put(&keys::state(&machine), &state)
 }
@@ -373,13 +337,7 @@ async fn agent(store: Store) {
         for change in feed.next().await.changes {
             let Some(entry) = change.entry else { continue };
             let assignment: Assignment = entry.decode().expect("assignment");
-            let Work::Run {
-                command,
-                attach,
-                token,
-                ..
-            } = assignment.work
-            else {
+            let Work::Run { command, attach, token, .. } = assignment.work else {
                 continue;
             };
             let (_, name) = keys::parse_assignment(&change.key).expect("key");
@@ -404,9 +362,7 @@ async fn agent(store: Store) {
                     if other == "impostor" {
                         deliver(&attach, &"0".repeat(64), 66, b"forged").await;
                     }
-                    let code = other
-                        .strip_prefix("exit ")
-                        .map_or(0, |n| n.parse().expect("code"));
+                    let code = other.strip_prefix("exit ").map_or(0, |n| n.parse().expect("code"));
                     deliver(&attach, &token, code, format!("{other}\n").as_bytes()).await;
                 }
             }

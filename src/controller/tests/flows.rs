@@ -355,22 +355,25 @@ async fn scaling_and_rollback_are_refused_in_v1_s_words() {
 }
 
 #[tokio::test]
-async fn two_changes_at_once_are_told_apart() {
+async fn a_change_in_the_way_is_named() {
     let (site, token) = site_with_app().await;
-    site.push("blog", "ada").await;
-    // A rollout that nobody carries out: the leader is stopped by a name that it doesn't know.
-    let name: AppName = "stuck".parse().expect("name");
-    let by = "ada".parse().expect("name");
-    ops::app::create(&site.store, &by, Some(name.clone()))
+    let create = json!({ "id": "stuck" });
+    let first = site.call(&token, "POST", "/v1/apps/", create.clone());
+    assert_eq!(first.await.status(), 201);
+    let taken = site.call(&token, "POST", "/v1/apps/", create).await;
+    let want = r#"{"id":["This field must be unique."]}"#;
+    assert_eq!((taken.status(), taken.body.as_str()), (400, want));
+    site.push("stuck", "ada").await;
+    let app: AppName = "stuck".parse().expect("name");
+    let by = "bob".parse().expect("name");
+    ops::change::restart(&site.store, &app, &by, None, None)
         .await
-        .expect("app");
-    let taken = site
-        .call(&token, "POST", "/v1/apps/", json!({ "id": "stuck" }))
-        .await;
-    assert_eq!(
-        (taken.status(), taken.body.as_str()),
-        (400, r#"{"id":["This field must be unique."]}"#)
-    );
+        .expect("begun");
+    let path = "/v1/apps/stuck/config/";
+    let reply = site.call(&token, "POST", path, Value::Null).await;
+    assert_eq!(reply.line, "HTTP/1.1 409 CONFLICT");
+    let why = reply.json()["error"].as_str().expect("why").to_owned();
+    assert!(why.contains("restart, by bob"), "{why}");
 }
 
 #[tokio::test]

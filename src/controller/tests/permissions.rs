@@ -156,13 +156,14 @@ async fn who_may_administer() {
     let user = site.user("user", false).await;
     let admin = site.user("admin", true).await;
     site.user("other", true).await;
+    site.user("third", false).await;
     let cases: &[(&str, &str, Value, [u16; 3])] = &[
         ("GET", "/v1/users/", Value::Null, [401, 403, 200]),
         ("GET", "/v1/admin/perms/", Value::Null, [401, 403, 200]),
         (
             "POST",
             "/v1/admin/perms/",
-            json!({ "username": "user" }),
+            json!({ "username": "third" }),
             [401, 403, 201],
         ),
         (
@@ -173,7 +174,7 @@ async fn who_may_administer() {
         ),
         (
             "DELETE",
-            "/v1/admin/perms/user",
+            "/v1/admin/perms/third",
             Value::Null,
             [401, 403, 204],
         ),

@@ -211,9 +211,6 @@ impl Engine {
             self.memory.look_at_everything();
             debug!(counters = ?self.counters, "resync");
         }
-        if !self.seen_first || now < self.not_before {
-            return;
-        }
         if let Some(term) = &self.term {
             let leader = self.world.leader().map(|leader| leader.create_revision);
             let seen = self.world.revision() >= term.fence;
@@ -221,6 +218,9 @@ impl Engine {
                 info!(fence = term.fence, "no longer the leader");
                 self.term = None;
             }
+        }
+        if !self.seen_first || now < self.not_before {
+            return;
         }
         if self.term.is_none() && !self.campaign().await {
             return;
@@ -260,12 +260,21 @@ impl Engine {
 
     /// One round: plan on what is known, commit, note how far the view has to get.
     async fn lead(&mut self) {
-        let Some(term) = &self.term else { return };
+        let acts = self.plan();
+        if !acts.is_empty() {
+            self.commit(acts).await;
+        }
+    }
+
+    fn plan(&mut self) -> Vec<Act> {
+        let Some(term) = &self.term else {
+            return Vec::new();
+        };
         let now = Instant::now();
         let Some(unbroken) = self.feed.health().unbroken_since else {
             // Blind: nothing is decided on what may be out of date.
             self.wake = Some(now + CAMPAIGN_RETRY);
-            return;
+            return Vec::new();
         };
         let policy = Policy::of(&self.world);
         let context = Context {
@@ -281,9 +290,7 @@ impl Engine {
         self.counters.rounds += 1;
         self.wake = plan.wake.map(|wake| self.epoch + wake);
         self.speak(plan.waiting);
-        if !plan.acts.is_empty() {
-            self.commit(plan.acts).await;
-        }
+        plan.acts
     }
 
     async fn commit(&mut self, acts: Vec<Act>) {

@@ -95,7 +95,7 @@ pub struct Context<'c> {
     /// Bounds.
     pub policy: &'c Policy,
     /// Draws a new id.
-    pub new_id: &'c (dyn Fn() -> Uuid + Sync),
+    pub new_id: &'c dyn Fn() -> Uuid,
 }
 
 impl std::fmt::Debug for Context<'_> {

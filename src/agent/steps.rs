@@ -174,7 +174,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) -> io::Result<()> {
+    async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) -> io::Result<()> {
         let saved = Saved {
             assignment: job.assignment.clone(),
             mod_revision: job.mod_revision,
@@ -185,7 +185,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         if job.saved.as_ref() == Some(&saved) {
             return Ok(());
         }
-        tokio::task::block_in_place(|| cache::save(&self.paths, &job.name, &saved))
+        let (paths, name) = (self.paths.clone(), job.name.clone());
+        // It waits for the disk.
+        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved)).await.map_err(io::Error::other)?
     }
 
     async fn start_process(&self, job: &Job, progress: &(impl Fn(Progress) + Sync)) -> Result<(), StepError> {
@@ -206,7 +208,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         let units = self.templates.process(&spec, &self.host)?;
         self.runtime.ensure_image(&records.build.image).await?;
-        self.save(job, Some(&records), None)?;
+        self.save(job, Some(&records), None).await?;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
         progress(Progress::Starting);
@@ -276,7 +278,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         if sha256(&file.text) != hash {
             return Err(StepError::OtherHash { unit: job.name.clone() });
         }
-        self.save(job, None, Some(file.clone()))?;
+        self.save(job, None, Some(file.clone())).await?;
         files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
         progress(Progress::Starting);
         if self.units.status(unit.as_str()).await?.needs_reload {

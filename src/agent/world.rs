@@ -166,7 +166,7 @@ impl World {
         if entry.seen.running == Running::Up || word.healthy {
             entry.seen.healthy = Some(word.healthy);
         }
-        entry.word = Some(word.reason).filter(|reason| !reason.is_empty());
+        entry.word = Some(word.reason).filter(|reason| !word.healthy && !reason.is_empty());
     }
 
     /// systemd says that a unit has changed. Returns the name if it has just crashed.

@@ -278,6 +278,13 @@ impl Entry {
         }
     }
 
+    /// Its start has gone well.
+    pub fn started(&mut self, status: UnitStatus) {
+        self.seen.started = true;
+        self.seen.running = running_of(status.active);
+        self.status = status;
+    }
+
     fn current_phase(&self) -> Phase {
         match (self.seen.busy, self.status.active) {
             (Some(Busy::Stopping | Busy::Cancelling), _) => Phase::Stopping,

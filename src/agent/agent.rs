@@ -17,7 +17,7 @@ use super::{
     cache, files, journal,
     runtime::Runtime,
     socket::Word,
-    steps::{Edges, Job, Progress, StepError},
+    steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
@@ -43,7 +43,7 @@ enum Event {
 /// How a task has ended.
 #[derive(Debug)]
 enum Ended {
-    Started,
+    Started(UnitStatus),
     Cancelled,
     Stopped,
     Published,
@@ -89,7 +89,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         let now = Timestamp::now();
         for found in files::scan(&edges.paths)? {
-            let unit = if found.raw { found.name.clone() } else { format!("{}.service", found.name) };
+            let unit = unit_of(&found.name);
             let status = match edges.units.status(&unit).await {
                 Ok(status) => status,
                 Err(error) => return Err(std::io::Error::other(error)),
@@ -272,8 +272,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         if news.resync {
             // Signals were missed: each unit is read again.
-            for (name, entry) in &self.world.entries {
-                let unit = if entry.seen.kind == Kind::Unit { name.clone() } else { format!("{name}.service") };
+            for name in self.world.entries.keys() {
+                let unit = unit_of(name);
                 let (edges, events, name) = (self.edges.clone(), self.events.0.clone(), name.clone());
                 tokio::spawn(async move {
                     if let Ok(status) = edges.units.status(&unit).await {
@@ -316,8 +316,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                 };
-                let unit = if name.ends_with(".service") { name } else { format!("{name}.service") };
-                if let Some(name) = self.world.unit_changed(&unit, change, self.clock.elapsed()) {
+                if let Some(name) = self.world.unit_changed(&unit_of(&name), change, self.clock.elapsed()) {
                     self.crashed(&name);
                 }
             }
@@ -359,7 +358,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         let Some(entry) = self.world.done(name) else { return };
         match ended {
-            Ended::Started => entry.seen.started = true,
+            Ended::Started(status) => entry.started(status),
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Published => {
                 entry.seen.published = Published::Yes;
@@ -418,7 +417,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(if started { Ended::Started } else { Ended::Cancelled })
+                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
                 })
             }
             Action::Publish => {

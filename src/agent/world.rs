@@ -166,7 +166,7 @@ impl World {
         if entry.seen.running == Running::Up || word.healthy {
             entry.seen.healthy = Some(word.healthy);
         }
-        entry.word = Some(word.reason).filter(|reason| !reason.is_empty());
+        entry.word = Some(word.reason).filter(|reason| !word.healthy && !reason.is_empty());
     }
 
     /// systemd says that a unit has changed. Returns the name if it has just crashed.
@@ -276,6 +276,13 @@ impl Entry {
             phase: Phase::Preparing,
             since: now,
         }
+    }
+
+    /// Its start has gone well.
+    pub fn started(&mut self, status: UnitStatus) {
+        self.seen.started = true;
+        self.seen.running = running_of(status.active);
+        self.status = status;
     }
 
     fn current_phase(&self) -> Phase {

@@ -8,6 +8,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use deis::{
+    agent,
     builder::{self, side::GitSide},
     controller, logger, registry, router,
     seal::ClusterKey,
@@ -39,6 +40,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Role {
+    /// This host's assignments as systemd units; publishes and reports them
+    Agent(Host),
     /// The HTTP API; the elected one of them also schedules and rolls out
     Controller(Host),
     /// Takes pushes: sshd, builds, images, releases
@@ -79,12 +82,17 @@ impl Given {
 /// How many threads a role needs for its tasks.
 #[derive(Debug, Clone, Copy)]
 enum Threads {
+    /// The caller's own: for what has to stay small on every host.
+    One,
     /// One for each processor, at most so many.
     UpTo(usize),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().role {
+        Role::Agent(host) => serve(&host, Threads::One, async |given| {
+            Ok(agent::run(given.settings, given.store, given.stop).await?)
+        }),
         Role::Controller(host) => serve(&host, Threads::UpTo(4), async |given| {
             let key = given.key()?;
             Ok(controller::run(given.settings, given.store, key, given.stop).await?)
@@ -124,6 +132,7 @@ fn serve(
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = HostSettings::load(&host.settings)?;
     let runtime = match threads {
+        Threads::One => Builder::new_current_thread().enable_all().build(),
         Threads::UpTo(most) => {
             let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
             Builder::new_multi_thread()

@@ -184,8 +184,9 @@ impl Site {
         };
         let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
         let rollout = change.expect("deployed").rollout.expect("rollout");
-        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut |_| {});
-        assert_eq!(ended.await.expect("ended").result, OutcomeResult::Succeeded);
+        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut |_| {})
+            .await;
+        assert_eq!(ended.expect("ended").result, OutcomeResult::Succeeded);
     }
 }
 

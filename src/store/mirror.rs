@@ -85,7 +85,7 @@ impl Mirror {
         })
     }
 
-    /// Takes a whole listing at `revision`; none when it brings nothing new.
+    /// Takes a whole listing at `revision`; none when it brings nothing new, not even a revision.
     ///
     /// A listing from before what is already known (a member that lags) is ignored.
     pub fn resync(&mut self, listing: Vec<(String, Entry)>, revision: Revision) -> Option<Update> {
@@ -113,9 +113,12 @@ impl Mirror {
             entry: None,
         }));
         self.deleted.clear();
+        // Whoever acknowledges revisions has to hear that they passed, even when what happened in
+        // between has cancelled itself out.
+        let advanced = revision > self.revision;
         self.revision = revision;
         let first = !std::mem::replace(&mut self.filled, true);
-        (first || !changes.is_empty()).then_some(Update {
+        (first || advanced || !changes.is_empty()).then_some(Update {
             revision,
             changes,
             first,

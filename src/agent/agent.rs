@@ -182,15 +182,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         for Change { key, entry, .. } in update.changes {
             let Some((_, name)) = keys::parse_assignment(&key) else { continue };
+            self.world.try_again(name);
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
                     if assignment.desired != Desired::Run {
-                        // A reboot without etcd must not start what was on its way out.
-                        self.world.saved.remove(name);
-                        if let Err(error) = cache::forget(&self.edges.paths, name) {
-                            warn!(name, %error, "the cache of an assignment can't be removed");
-                        }
+                        self.forget(name);
                     }
                     self.world.assigned.insert(name.to_owned(), Assigned { assignment, mod_revision });
                 }
@@ -201,6 +198,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 }
                 None => {
                     self.world.assigned.remove(name);
+                    self.forget(name);
                 }
             }
         }
@@ -210,20 +208,24 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world.knowledge = Knowledge::Live;
     }
 
-    /// Removes from the cache what is neither assigned nor there any more: it went while the agent
-    /// was away.
+    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
+    fn forget(&mut self, name: &str) {
+        self.world.saved.remove(name);
+        if let Err(error) = cache::forget(&self.edges.paths, name) {
+            warn!(name, %error, "the cache of an assignment can't be removed");
+        }
+    }
+
+    /// Forgets what went while the agent was away.
     fn forget_unassigned(&mut self) {
-        let World { saved, assigned, entries, ports, .. } = &mut self.world;
-        saved.retain(|name, _| {
-            let known = assigned.contains_key(name) || entries.contains_key(name);
-            if !known {
-                ports.release(name);
-                if let Err(error) = cache::forget(&self.edges.paths, name) {
-                    warn!(name, %error, "the cache of an assignment can't be removed");
-                }
+        let gone = |name: &&String| !self.world.assigned.contains_key(*name);
+        let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
+        for name in gone {
+            self.forget(&name);
+            if !self.world.entries.contains_key(&name) {
+                self.world.ports.release(&name);
             }
-            known
-        });
+        }
     }
 
     /// Leaves a name as it is whose assignment can't be read.
@@ -264,7 +266,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     fn news(&mut self, news: News) {
         for (unit, change) in news.units {
-            if let Some(name) = self.world.unit_changed(&unit, change) {
+            if let Some(name) = self.world.unit_changed(&unit, change, self.clock.elapsed()) {
                 self.crashed(&name);
             }
         }
@@ -315,7 +317,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     restarts: Some(status.restarts),
                 };
                 let unit = if name.ends_with(".service") { name } else { format!("{name}.service") };
-                if let Some(name) = self.world.unit_changed(&unit, change) {
+                if let Some(name) = self.world.unit_changed(&unit, change, self.clock.elapsed()) {
                     self.crashed(&name);
                 }
             }
@@ -337,15 +339,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Err(StepError::Outdated)) => {
                 // The feed is about to say how; then the plan is another.
                 debug!(name, "the assignment has changed while its address was published");
-                self.world.failed(&name, StepError::Outdated.to_string(), now);
+                self.world.failed(&name, &StepError::Outdated, now);
             }
             Ok(Err(error)) => {
                 warn!(name, %error, "could not be done, trying again");
-                self.world.failed(&name, error.to_string(), now);
+                self.world.failed(&name, &error, now);
             }
             Err(error) => {
                 error!(name, %error, "a task of the agent has broken off: this is a bug");
-                self.world.failed(&name, "the agent broke off: a bug, see its log".into(), now);
+                self.world.failed(&name, &StepError::Broken, now);
             }
         }
     }
@@ -399,7 +401,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 entry.progress = Progress::Preparing;
                 let port = (kind == Kind::Routable).then(|| self.take_port(name));
                 if port == Some(None) {
-                    self.world.failed(name, StepError::NoPort.to_string(), self.clock.elapsed());
+                    self.world.failed(name, &StepError::NoPort, self.clock.elapsed());
                     return;
                 }
                 let job = Job {

@@ -20,6 +20,8 @@ mod report;
 mod runtime;
 mod socket;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::{io, path::Path, sync::Arc, time::Duration};

@@ -80,8 +80,34 @@ pub enum StepError {
     HostsOwn { unit: String },
     #[error("the assignment has changed meanwhile")]
     Outdated,
+    #[error("the agent broke off: a bug, see its log")]
+    Broken,
     #[error("nobody takes the output at {attach}: {source}")]
     Report { attach: String, source: io::Error },
+}
+
+impl StepError {
+    /// Whether it is about etcd or the bus, and not about what was to be done.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Records(RecordsError::Store(error)) => error.is_transient(),
+            Self::Unit(error) => matches!(error, UnitError::NoBus),
+            Self::Outdated => true,
+            Self::Records(_)
+            | Self::Seal(_)
+            | Self::Value(_)
+            | Self::Render(_)
+            | Self::Image(_)
+            | Self::File(_)
+            | Self::Name { .. }
+            | Self::NoPort
+            | Self::NoUnitFile { .. }
+            | Self::OtherHash { .. }
+            | Self::HostsOwn { .. }
+            | Self::Broken
+            | Self::Report { .. } => false,
+        }
+    }
 }
 
 /// How far a start has come.
@@ -348,7 +374,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
 }
 
 /// SHA-256 of a text in hexadecimal digits.
-fn sha256(text: &str) -> String {
+pub fn sha256(text: &str) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::ssh_key::{self, PublicKey};
-use crate::model::{
-    AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username,
+use crate::{
+    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    render,
 };
 
 /// The fields of a request.
@@ -20,9 +21,6 @@ const MAX_TEXT: usize = 254;
 
 /// Longest command of `run`, in bytes.
 const MAX_COMMAND: usize = 32 << 10;
-
-/// Largest config value, in bytes: a process's environment has a limit of 128 KiB per variable.
-pub const MAX_VALUE: usize = 64 << 10;
 
 /// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -285,16 +283,8 @@ pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
         })?;
         let value = scalar("values", &value)?;
         if let Some(text) = &value {
-            if text.contains('\0') {
-                let why = format!(
-                    "The value of {name} contains a NUL character, which no environment can hold"
-                );
-                return Err(Refusal::field("values", why));
-            }
-            if text.len() > MAX_VALUE {
-                let why = format!("The value of {name} is longer than {} KiB", MAX_VALUE >> 10);
-                return Err(Refusal::field("values", why));
-            }
+            render::env::check_value(&name, text)
+                .map_err(|e| Refusal::field("values", e.to_string()))?;
         }
         request.values.insert(name, value);
     }
@@ -563,6 +553,14 @@ mod tests {
                 ("D", Some("é\r\n%n\"'"))
             ]
         );
+    }
+
+    #[test]
+    fn values_that_the_host_would_act_on_are_refused() {
+        let nul = config(&fields(json!({"values": {"A": "x\0y"}})));
+        assert!(why(nul).contains("NUL byte"));
+        let podman = config(&fields(json!({"values": {"LD_PRELOAD": "a\nb"}})));
+        assert!(why(podman).contains("LD_PRELOAD can't have a value with line breaks"));
     }
 
     #[test]

@@ -164,6 +164,7 @@ pub async fn run_at(
         socket: places.socket.clone(),
         repositories: places.repositories.clone(),
         run: places.run.clone(),
+        hooks: places.build.data.join("hooks"),
         pam: places.pam.clone(),
     };
     sshd::prepare(&sshd, &host_key)?;
@@ -243,7 +244,9 @@ fn directories(places: &Places, uid: u32, gid: u32) -> Result<(), BuilderError> 
     make(&places.run, 0o711, 0, 0)?;
     make(&places.run.join("env"), 0o700, 0, 0)?;
     make(&places.repositories, 0o700, uid, gid)?;
-    make(&places.build.data, 0o700, 0, 0)?;
+    make(&places.build.data, 0o711, 0, 0)?;
+    make(&places.build.data.join("hooks"), 0o755, 0, 0)?;
+    make(&places.build.data.join("cache"), 0o700, 0, 0)?;
     // What a former life left half-done.
     let _ = std::fs::remove_dir_all(places.build.data.join("tmp"));
     make(&places.build.data.join("tmp"), 0o700, 0, 0)

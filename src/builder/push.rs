@@ -75,37 +75,50 @@ pub(super) async fn push(daemon: &Daemon, asked: &Push, client: Client, output: 
     let Push { user, app, sha, .. } = asked;
     info!(%app, %user, %sha, fingerprint = %asked.fingerprint, "push begins");
     let gone = client.gone.clone();
+    let mut build = None;
     let result = match Lock::take(daemon, asked).await {
         Ok(lock) => {
-            let id = lock.value.id;
             let result = tokio::select! {
-                result = pushed(daemon, asked, id, client, &output) => result,
+                result = pushed(daemon, asked, &mut build, client, &output) => result,
                 () = gone.cancelled() => {
                     Err(if daemon.stop.is_cancelled() { Refusal::Stopping } else { Refusal::Gone })
                 }
             };
-            build::clean(&daemon.build, id).await;
+            // A build that was cut off must not write to the cache of the next one.
+            if let (Err(_), Some(id)) = (&result, build) {
+                build::clean(&daemon.build, id).await;
+            }
             lock.release(daemon).await;
             result
         }
         Err(refusal) => Err(refusal),
     };
-    match result {
+    match &result {
         Ok(release) => {
             info!(%app, %user, %sha, %release, "push is deployed");
             output.end(true).await;
         }
         Err(refusal) => {
-            info!(%app, %user, %sha, error = &refusal as &dyn Error, "push is refused");
-            explain(&refusal, &output).await;
+            info!(%app, %user, %sha, error = refusal as &dyn Error, "push is refused");
+            explain(refusal, &output).await;
             output.end(false).await;
         }
+    }
+    // What a good build leaves harms nobody, and the pusher needs not wait for its end.
+    if let (Ok(_), Some(id)) = (&result, build) {
+        build::clean(&daemon.build, id).await;
     }
     gone.cancel();
 }
 
 /// The refusal and its causes, as lines for the pusher.
 async fn explain(refusal: &Refusal, output: &Output) {
+    if let Refusal::Source(error) = refusal
+        && error.kind() == std::io::ErrorKind::UnexpectedEof
+    {
+        // The hook ended it, and knows why.
+        return;
+    }
     let mut text = format!("ERROR: {refusal}");
     let mut cause = refusal.source();
     while let Some(source) = cause {
@@ -131,7 +144,7 @@ async fn explain(refusal: &Refusal, output: &Output) {
 async fn pushed(
     daemon: &Daemon,
     asked: &Push,
-    id: Uuid,
+    build: &mut Option<Uuid>,
     mut client: Client,
     output: &Output,
 ) -> Result<ReleaseNumber, Refusal> {
@@ -147,6 +160,7 @@ async fn pushed(
 
     let app = still_theirs(daemon, asked).await?;
     let config = config(daemon, &asked.app, app.active).await?;
+    let id = *build.insert(Uuid::new_v4());
     let job = Job {
         id,
         app: asked.app.clone(),

@@ -268,11 +268,15 @@ fn build(socket: &Path, source: Source, push: &Push) -> Result<ExitCode, SideErr
             Ok(None) | Err(_) => break None,
         }
     };
+    // A commit that can't be read is why the daemon got nothing.
+    if accepted != Some(true)
+        && sending.is_finished()
+        && let Ok(Err(error)) = sending.join()
+        && !matches!(error, SourceError::Write(_))
+    {
+        return Err(SideError::Refused(error.to_string()));
+    }
     if accepted.is_none() {
-        // A commit that can't be read is why the daemon got nothing.
-        if let Ok(Err(error)) = sending.join() {
-            return Err(SideError::Refused(error.to_string()));
-        }
         return Err(SideError::Refused(
             "the builder went away in the middle of the push; push again. If it had come to \
              \"Launching\", look at `deis releases`"
@@ -304,7 +308,8 @@ fn send(source: &Source, stream: UnixStream) -> Result<(), SourceError> {
             frames.finish().map_err(SourceError::Write)
         }
         Err(error) => {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            // The daemon takes the missing end mark for what it is, and still answers.
+            let _ = stream.shutdown(std::net::Shutdown::Write);
             Err(error)
         }
     }

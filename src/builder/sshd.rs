@@ -89,16 +89,12 @@ pub struct SshdSettings {
     pub socket: PathBuf,
     /// Directory of the repositories.
     pub repositories: PathBuf,
-    /// Where configuration, keys and hooks are written; on tmpfs.
+    /// Where configuration and keys are written; on tmpfs.
     pub run: PathBuf,
+    /// Where git's hooks are written; not on /run, from which Debian lets nothing be executed.
+    pub hooks: PathBuf,
     /// Where PAM looks for services.
     pub pam: PathBuf,
-}
-
-impl SshdSettings {
-    fn hooks(&self) -> PathBuf {
-        self.run.join("hooks")
-    }
 }
 
 /// The host key, as a file's text: etcd's, or a fresh one that is put there.
@@ -229,7 +225,7 @@ pub fn prepare(settings: &SshdSettings, host_key: &[u8]) -> Result<(), SshdError
     let run = &settings.run;
     let key = run.join("ssh_host_key");
     write(&key, host_key, 0o600)?;
-    let hooks = settings.hooks();
+    let hooks = settings.hooks.clone();
     let made = std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o755)
@@ -263,11 +259,18 @@ pub fn prepare(settings: &SshdSettings, host_key: &[u8]) -> Result<(), SshdError
         }),
     )?;
     write(&run.join("sshd_config"), config.as_bytes(), 0o600)?;
+    let told = run.join("told");
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&told);
+    made.map_err(|source| file(&told, source))?;
     let denied = run.join("denied");
-    write(&denied, DENIED.as_bytes(), 0o644)?;
+    let script = DENIED.replace("TOLD", &told.display().to_string());
+    write(&denied, script.as_bytes(), 0o600)?;
     let service = format!(
         "# Written by deisd builder. Lets nobody in: pushes are by public key.\n\
-         auth optional pam_echo.so file={}\n\
+         auth optional pam_exec.so quiet stdout /bin/sh {}\n\
          auth requisite pam_deny.so\n\
          account required pam_permit.so\n\
          password required pam_deny.so\n\
@@ -280,10 +283,15 @@ pub fn prepare(settings: &SshdSettings, host_key: &[u8]) -> Result<(), SshdError
     symlink(sshd_program(), &link).map_err(|source| file(&link, source))
 }
 
-/// What whoever has no known key reads. `%` is PAM's.
-const DENIED: &str = "Deis does not know any of the SSH keys that you offered.
-Add yours with `deis keys:add`, then push again.
-";
+/// Tells whoever has no known key what to do: once per connection, though ssh asks three times.
+/// SSH_CONNECTION is sshd's own word, and only its digits are used.
+const DENIED: &str = r#"find TOLD -type f -mmin +2 -delete
+set -C
+if : 2>/dev/null >"TOLD/$(printf %s "$SSH_CONNECTION" | tr -c 0-9a-fA-F _)"; then
+    echo 'Deis does not know any of the SSH keys that you offered.'
+    echo 'Add yours with `deis keys:add`, then push again.'
+fi
+"#;
 
 fn sshd_program() -> &'static str {
     let places = ["/usr/sbin/sshd", "/usr/bin/sshd"];

@@ -17,7 +17,7 @@ use super::{
     cache, files, journal,
     runtime::Runtime,
     socket::Word,
-    steps::{Edges, Job, Progress, StepError},
+    steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
@@ -43,7 +43,7 @@ enum Event {
 /// How a task has ended.
 #[derive(Debug)]
 enum Ended {
-    Started,
+    Started(UnitStatus),
     Cancelled,
     Stopped,
     Published,
@@ -89,7 +89,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         let now = Timestamp::now();
         for found in files::scan(&edges.paths)? {
-            let unit = if found.raw { found.name.clone() } else { format!("{}.service", found.name) };
+            let unit = unit_of(&found.name);
             let status = match edges.units.status(&unit).await {
                 Ok(status) => status,
                 Err(error) => return Err(std::io::Error::other(error)),
@@ -182,15 +182,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         for Change { key, entry, .. } in update.changes {
             let Some((_, name)) = keys::parse_assignment(&key) else { continue };
+            self.world.try_again(name);
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
                     if assignment.desired != Desired::Run {
-                        // A reboot without etcd must not start what was on its way out.
-                        self.world.saved.remove(name);
-                        if let Err(error) = cache::forget(&self.edges.paths, name) {
-                            warn!(name, %error, "the cache of an assignment can't be removed");
-                        }
+                        self.forget(name);
                     }
                     self.world.assigned.insert(name.to_owned(), Assigned { assignment, mod_revision });
                 }
@@ -201,6 +198,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 }
                 None => {
                     self.world.assigned.remove(name);
+                    self.forget(name);
                 }
             }
         }
@@ -210,20 +208,24 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world.knowledge = Knowledge::Live;
     }
 
-    /// Removes from the cache what is neither assigned nor there any more: it went while the agent
-    /// was away.
+    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
+    fn forget(&mut self, name: &str) {
+        self.world.saved.remove(name);
+        if let Err(error) = cache::forget(&self.edges.paths, name) {
+            warn!(name, %error, "the cache of an assignment can't be removed");
+        }
+    }
+
+    /// Forgets what went while the agent was away.
     fn forget_unassigned(&mut self) {
-        let World { saved, assigned, entries, ports, .. } = &mut self.world;
-        saved.retain(|name, _| {
-            let known = assigned.contains_key(name) || entries.contains_key(name);
-            if !known {
-                ports.release(name);
-                if let Err(error) = cache::forget(&self.edges.paths, name) {
-                    warn!(name, %error, "the cache of an assignment can't be removed");
-                }
+        let gone = |name: &&String| !self.world.assigned.contains_key(*name);
+        let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
+        for name in gone {
+            self.forget(&name);
+            if !self.world.entries.contains_key(&name) {
+                self.world.ports.release(&name);
             }
-            known
-        });
+        }
     }
 
     /// Leaves a name as it is whose assignment can't be read.
@@ -264,14 +266,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     fn news(&mut self, news: News) {
         for (unit, change) in news.units {
-            if let Some(name) = self.world.unit_changed(&unit, change) {
+            if let Some(name) = self.world.unit_changed(&unit, change, self.clock.elapsed()) {
                 self.crashed(&name);
             }
         }
         if news.resync {
             // Signals were missed: each unit is read again.
-            for (name, entry) in &self.world.entries {
-                let unit = if entry.seen.kind == Kind::Unit { name.clone() } else { format!("{name}.service") };
+            for name in self.world.entries.keys() {
+                let unit = unit_of(name);
                 let (edges, events, name) = (self.edges.clone(), self.events.0.clone(), name.clone());
                 tokio::spawn(async move {
                     if let Ok(status) = edges.units.status(&unit).await {
@@ -314,8 +316,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                 };
-                let unit = if name.ends_with(".service") { name } else { format!("{name}.service") };
-                if let Some(name) = self.world.unit_changed(&unit, change) {
+                if let Some(name) = self.world.unit_changed(&unit_of(&name), change, self.clock.elapsed()) {
                     self.crashed(&name);
                 }
             }
@@ -337,15 +338,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Err(StepError::Outdated)) => {
                 // The feed is about to say how; then the plan is another.
                 debug!(name, "the assignment has changed while its address was published");
-                self.world.failed(&name, StepError::Outdated.to_string(), now);
+                self.world.failed(&name, &StepError::Outdated, now);
             }
             Ok(Err(error)) => {
                 warn!(name, %error, "could not be done, trying again");
-                self.world.failed(&name, error.to_string(), now);
+                self.world.failed(&name, &error, now);
             }
             Err(error) => {
                 error!(name, %error, "a task of the agent has broken off: this is a bug");
-                self.world.failed(&name, "the agent broke off: a bug, see its log".into(), now);
+                self.world.failed(&name, &StepError::Broken, now);
             }
         }
     }
@@ -357,7 +358,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         let Some(entry) = self.world.done(name) else { return };
         match ended {
-            Ended::Started => entry.seen.started = true,
+            Ended::Started(status) => entry.started(status),
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Published => {
                 entry.seen.published = Published::Yes;
@@ -399,7 +400,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 entry.progress = Progress::Preparing;
                 let port = (kind == Kind::Routable).then(|| self.take_port(name));
                 if port == Some(None) {
-                    self.world.failed(name, StepError::NoPort.to_string(), self.clock.elapsed());
+                    self.world.failed(name, &StepError::NoPort, self.clock.elapsed());
                     return;
                 }
                 let job = Job {
@@ -416,7 +417,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(if started { Ended::Started } else { Ended::Cancelled })
+                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
                 })
             }
             Action::Publish => {

@@ -20,6 +20,8 @@ mod report;
 mod runtime;
 mod socket;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -157,6 +159,7 @@ fn notify_ready(machine: &Machine) {
 async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Result<(), String> {
     let (id, address, boot) = (machine.id.clone(), machine.address.clone(), machine.boot_id.clone());
     let ours = move |other: &Machine| other.address == address && (other.boot_id == boot || other.boot_id.is_empty());
+    let mut failing = false;
     let presence = loop {
         let kept = Presence::keep(&store, keys::machine(&id), machine.clone(), LEASE, ours.clone());
         tokio::select! {
@@ -167,7 +170,10 @@ async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Re
                     error!(machine = %id, other, "another host is registered under this machine's id");
                     return Err(other);
                 }
-                Err(error) => warn!(%error, "not registered yet, trying again"),
+                // Said once per outage; the feed tells more.
+                Err(error) => if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "not registered yet, trying on");
+                },
             }
         }
         tokio::time::sleep(REGISTER_RETRY).await;

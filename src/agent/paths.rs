@@ -68,8 +68,7 @@ impl Paths {
     /// When one can't be made.
     pub fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(self.at("/run/systemd/system"))?;
-        // The folder itself holds a socket that only root may use, and nothing for anybody else.
-        private_dir(&self.at("/run/deis"), 0o755)?;
+        private_dir(&self.at("/run/deis"), 0o711)?;
         for dir in [crate::render::unit::ENV_DIR, crate::render::unit::RUN_DIR, crate::render::unit::LOG_DIR] {
             private_dir(&self.at(dir), 0o700)?;
         }

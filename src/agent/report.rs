@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::{
     model::{MachineId, MachineState, Revision},
-    store::{CommitError, Store, Txn, keys},
+    store::{CommitError, Store, StoreError, Txn, keys},
 };
 
 /// Shortest time between two writes.
@@ -28,6 +28,7 @@ pub async fn write_states(
     let mut written: Option<MachineState> = None;
     // Revision of what is in etcd; unknown before the first write and after a conflict.
     let mut at: Option<Revision> = None;
+    let mut failing = false;
     loop {
         let state = states.borrow_and_update().clone();
         let pause = match state {
@@ -42,7 +43,7 @@ pub async fn write_states(
                         Ok(Some(old)) => Txn::new().unchanged(&key, old.mod_revision),
                         Ok(None) => Txn::new().absent(&key),
                         Err(error) => {
-                            warn!(%error, "the host's report can't be written, trying again");
+                            complain(&error, &mut failing);
                             if pause_or_stop(RETRY, &stop).await {
                                 return;
                             }
@@ -52,6 +53,7 @@ pub async fn write_states(
                 };
                 match store.commit(txn.put(&key, &state)).await {
                     Ok(revision) => {
+                        failing = false;
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
                     }
@@ -60,7 +62,7 @@ pub async fn write_states(
                         PAUSE
                     }
                     Err(CommitError::Store(error)) => {
-                        warn!(%error, "the host's report can't be written, trying again");
+                        complain(&error, &mut failing);
                         at = None;
                         RETRY
                     }
@@ -77,6 +79,13 @@ pub async fn write_states(
         if pause_or_stop(pause, &stop).await {
             return;
         }
+    }
+}
+
+/// Says once per outage that reports are not written.
+fn complain(error: &StoreError, failing: &mut bool) {
+    if !std::mem::replace(failing, true) {
+        warn!(%error, "the host's report can't be written; trying on");
     }
 }
 

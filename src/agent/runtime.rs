@@ -151,12 +151,14 @@ impl Runtime for Podman {
     }
 }
 
-/// A runtime that has every image, for tests.
+/// A runtime that has every image.
+#[cfg(test)]
 #[derive(Debug, Clone, Default)]
 pub struct FakeRuntime {
     missing: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
+#[cfg(test)]
 impl FakeRuntime {
     /// Lets an image be missing from now on.
     pub fn lose(&self, image: &str) {
@@ -164,6 +166,7 @@ impl FakeRuntime {
     }
 }
 
+#[cfg(test)]
 impl Runtime for FakeRuntime {
     async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
         let missing = self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

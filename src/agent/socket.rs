@@ -209,7 +209,8 @@ mod tests {
         stream.write_all(b"{\"healthy\":false,\"reason\":\"port closed\"}\n").await.expect("written");
         assert_eq!(words.recv().await.expect("a word").reason, "port closed");
         stream.write_all(&vec![b'x'; 9000]).await.expect("written");
-        assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0, "an endless line ends the connection");
+        let end = stream.read(&mut [0; 1]).await;
+        assert!(matches!(end, Ok(0) | Err(_)), "an endless line ends the connection");
     }
 
     #[tokio::test]

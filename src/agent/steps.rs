@@ -23,7 +23,7 @@ use crate::{
     },
     seal::{ClusterKey, SealError},
     store::{CommitError, Store, StoreError, Txn, keys},
-    systemd::{UnitError, Units},
+    systemd::{UnitError, UnitStatus, Units},
 };
 
 /// Starts at once: more than the processors can do in parallel only makes each of them slower.
@@ -80,8 +80,34 @@ pub enum StepError {
     HostsOwn { unit: String },
     #[error("the assignment has changed meanwhile")]
     Outdated,
+    #[error("the agent broke off: a bug, see its log")]
+    Broken,
     #[error("nobody takes the output at {attach}: {source}")]
     Report { attach: String, source: io::Error },
+}
+
+impl StepError {
+    /// Whether it is about etcd or the bus, and not about what was to be done.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Records(RecordsError::Store(error)) => error.is_transient(),
+            Self::Unit(error) => matches!(error, UnitError::NoBus),
+            Self::Outdated => true,
+            Self::Records(_)
+            | Self::Seal(_)
+            | Self::Value(_)
+            | Self::Render(_)
+            | Self::Image(_)
+            | Self::File(_)
+            | Self::Name { .. }
+            | Self::NoPort
+            | Self::NoUnitFile { .. }
+            | Self::OtherHash { .. }
+            | Self::HostsOwn { .. }
+            | Self::Broken
+            | Self::Report { .. } => false,
+        }
+    }
 }
 
 /// How far a start has come.
@@ -109,27 +135,31 @@ fn process_name(name: &str) -> Result<ProcessName, StepError> {
 }
 
 impl<U: Units, R: Runtime> Edges<U, R> {
-    /// Prepares and starts. `progress` hears how far it is; `cancel` ends it at the next pause, and
-    /// whatever it has left is then stopped and removed by a stop.
+    /// Prepares and starts; says what systemd then knows of the unit. `progress` hears how far it is;
+    /// `cancel` ends it at the next pause (`None`), and whatever it has left is then stopped and
+    /// removed by a stop.
     pub async fn start(
         self: Arc<Self>,
         job: Job,
         cancel: CancellationToken,
         progress: impl Fn(Progress) + Send + Sync,
-    ) -> Result<bool, StepError> {
+    ) -> Result<Option<UnitStatus>, StepError> {
         let work = async {
             let _slot = self.starts.acquire().await;
             progress(Progress::Preparing);
             match &job.assignment.work {
-                Work::Process { .. } => self.start_process(&job, &progress).await,
-                Work::Run { command, memory_bytes, .. } => self.start_run(&job, command, *memory_bytes, &progress).await,
-                Work::Unit { hash } => self.start_raw(&job, hash, &progress).await,
+                Work::Process { .. } => self.start_process(&job, &progress).await?,
+                Work::Run { command, memory_bytes, .. } => self.start_run(&job, command, *memory_bytes, &progress).await?,
+                Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
             }
+            // The end of the start's job may be known before the signals that tell what it made of the
+            // unit: so it is read once.
+            Ok(self.units.status(&unit_of(&job.name)).await?)
         };
         tokio::select! {
             biased;
-            () = cancel.cancelled() => Ok(false),
-            done = work => done.map(|()| true),
+            () = cancel.cancelled() => Ok(None),
+            done = work => done.map(Some),
         }
     }
 
@@ -148,7 +178,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) -> io::Result<()> {
+    async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) -> io::Result<()> {
         let saved = Saved {
             assignment: job.assignment.clone(),
             mod_revision: job.mod_revision,
@@ -159,7 +189,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         if job.saved.as_ref() == Some(&saved) {
             return Ok(());
         }
-        tokio::task::block_in_place(|| cache::save(&self.paths, &job.name, &saved))
+        let (paths, name) = (self.paths.clone(), job.name.clone());
+        // It waits for the disk.
+        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved)).await.map_err(io::Error::other)?
     }
 
     async fn start_process(&self, job: &Job, progress: &(impl Fn(Progress) + Sync)) -> Result<(), StepError> {
@@ -180,7 +212,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         let units = self.templates.process(&spec, &self.host)?;
         self.runtime.ensure_image(&records.build.image).await?;
-        self.save(job, Some(&records), None)?;
+        self.save(job, Some(&records), None).await?;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
         progress(Progress::Starting);
@@ -250,7 +282,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         if sha256(&file.text) != hash {
             return Err(StepError::OtherHash { unit: job.name.clone() });
         }
-        self.save(job, None, Some(file.clone()))?;
+        self.save(job, None, Some(file.clone())).await?;
         files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
         progress(Progress::Starting);
         if self.units.status(unit.as_str()).await?.needs_reload {
@@ -347,8 +379,13 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 }
 
+/// The unit that stands for a name: a process's own, or the raw unit itself.
+pub fn unit_of(name: &str) -> String {
+    name.parse::<ProcessName>().map_or_else(|_| name.to_owned(), |process| service(&process))
+}
+
 /// SHA-256 of a text in hexadecimal digits.
-fn sha256(text: &str) -> String {
+pub fn sha256(text: &str) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

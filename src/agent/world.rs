@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{cache::Saved, ports::Ports, socket::Word, steps::Progress};
+use super::{cache::Saved, ports::Ports, socket::Word, steps::{Progress, StepError}};
 use crate::{
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision, SCHEMA, Work,
@@ -19,6 +19,8 @@ use crate::{
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures in a row.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a process that went down is left to systemd's own restart.
+const RESTART_PATIENCE: Duration = Duration::from_secs(6);
 /// The longest reason in a report, in characters.
 const REASON_MAX: usize = 400;
 
@@ -139,8 +141,19 @@ impl World {
                 entry.withdrawn = old.withdrawn;
                 (entry.phase, entry.since) = (old.phase, old.since);
                 entry.log.clone_from(&old.log);
-                if entry.seen.kind == Kind::Run && old.ready {
-                    entry.seen.reported = true;
+                match entry.seen.kind {
+                    Kind::Run if old.ready => entry.seen.reported = true,
+                    // It served when the agent went, and has not been down since: nobody need see the
+                    // agent's restart. Its announcer is about to repeat its last word.
+                    Kind::Routable | Kind::Plain
+                        if old.ready && entry.seen.running == Running::Up && entry.status.restarts == old.restarts =>
+                    {
+                        entry.seen.healthy = entry.seen.healthy.or(Some(true));
+                        if entry.seen.kind == Kind::Routable {
+                            entry.seen.published = Published::Yes;
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -153,11 +166,11 @@ impl World {
         if entry.seen.running == Running::Up || word.healthy {
             entry.seen.healthy = Some(word.healthy);
         }
-        entry.word = Some(word.reason).filter(|reason| !reason.is_empty());
+        entry.word = Some(word.reason).filter(|reason| !word.healthy && !reason.is_empty());
     }
 
     /// systemd says that a unit has changed. Returns the name if it has just crashed.
-    pub fn unit_changed(&mut self, unit: &str, change: UnitChange) -> Option<String> {
+    pub fn unit_changed(&mut self, unit: &str, change: UnitChange, now: Duration) -> Option<String> {
         let name = unit.strip_suffix(".service").filter(|stem| self.entries.contains_key(*stem)).unwrap_or(unit);
         let entry = self.entries.get_mut(name)?;
         let before = entry.status.clone();
@@ -173,19 +186,35 @@ impl World {
         if entry.seen.running == Running::Up {
             entry.seen.started = true;
         }
+        // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
+        // down is ours to start.
+        if entry.seen.started && entry.seen.running == Running::No && running_of(before.active) != Running::No {
+            entry.seen.retry_at = Some(now + RESTART_PATIENCE);
+        }
         let down = |active| matches!(active, Active::AutoRestart | Active::Failed);
         let stopping = entry.seen.busy == Some(Busy::Stopping);
         (!stopping && down(entry.status.active) && !down(before.active)).then(|| name.to_owned())
     }
 
-    /// A task has failed: it is tried again after a pause that grows.
-    pub fn failed(&mut self, name: &str, reason: String, now: Duration) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.seen.busy = None;
-            entry.error = Some(reason.chars().take(REASON_MAX).collect());
-            let pause = RETRY_MIN.saturating_mul(1 << entry.failures.min(6)).min(RETRY_MAX);
-            entry.seen.retry_at = Some(now + pause);
+    /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
+    /// was away.
+    pub fn failed(&mut self, name: &str, error: &StepError, now: Duration) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        entry.seen.busy = None;
+        let pause = if error.is_transient() {
+            RETRY_MIN
+        } else {
             entry.failures += 1;
+            RETRY_MIN.saturating_mul(1 << (entry.failures - 1).min(6)).min(RETRY_MAX)
+        };
+        entry.seen.retry_at = Some(now + pause);
+        entry.error = Some(error.to_string().chars().take(REASON_MAX).collect());
+    }
+
+    /// An assignment has changed: whatever failed before may go well now.
+    pub fn try_again(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            (entry.seen.retry_at, entry.failures) = (None, 0);
         }
     }
 
@@ -247,6 +276,13 @@ impl Entry {
             phase: Phase::Preparing,
             since: now,
         }
+    }
+
+    /// Its start has gone well.
+    pub fn started(&mut self, status: UnitStatus) {
+        self.seen.started = true;
+        self.seen.running = running_of(status.active);
+        self.status = status;
     }
 
     fn current_phase(&self) -> Phase {

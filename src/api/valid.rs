@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::ssh_key::{self, PublicKey};
-use crate::model::{
-    AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username,
+use crate::{
+    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    render,
 };
 
 /// The fields of a request.
@@ -20,9 +21,6 @@ const MAX_TEXT: usize = 254;
 
 /// Longest command of `run`, in bytes.
 const MAX_COMMAND: usize = 32 << 10;
-
-/// Largest config value, in bytes: a process's environment has a limit of 128 KiB per variable.
-pub const MAX_VALUE: usize = 64 << 10;
 
 /// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -285,16 +283,8 @@ pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
         })?;
         let value = scalar("values", &value)?;
         if let Some(text) = &value {
-            if text.contains('\0') {
-                let why = format!(
-                    "The value of {name} contains a NUL character, which no environment can hold"
-                );
-                return Err(Refusal::field("values", why));
-            }
-            if text.len() > MAX_VALUE {
-                let why = format!("The value of {name} is longer than {} KiB", MAX_VALUE >> 10);
-                return Err(Refusal::field("values", why));
-            }
+            render::env::check_value(&name, text)
+                .map_err(|e| Refusal::field("values", e.to_string()))?;
         }
         request.values.insert(name, value);
     }
@@ -458,223 +448,4 @@ pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
         return Err(wrong());
     }
     text.parse().map_err(|_| wrong())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn fields(value: Value) -> Fields {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("{other} is no object"),
-        }
-    }
-
-    fn why<T>(result: Result<T, Refusal>) -> String {
-        match result {
-            Ok(_) => "ok".to_owned(),
-            Err(refusal) => refusal.body().to_string(),
-        }
-    }
-
-    #[test]
-    fn app_ids() {
-        let cases = [
-            (json!({}), "ok"),
-            (json!({"id": "blog"}), "ok"),
-            (json!({"id": null}), "ok"),
-            (
-                json!({"id": "Blog"}),
-                r#"{"id":["App IDs can only contain [a-z0-9-]."]}"#,
-            ),
-            (
-                json!({"id": "a'; rm -rf /"}),
-                r#"{"id":["App IDs can only contain [a-z0-9-]."]}"#,
-            ),
-            (
-                json!({"id": "deis"}),
-                r#"{"id":["deis is a reserved name."]}"#,
-            ),
-            (json!({"id": 7}), r#"{"id":["Not a valid string."]}"#),
-        ];
-        for (body, want) in cases {
-            assert_eq!(why(app_id(&fields(body.clone()))), want, "{body}");
-        }
-    }
-
-    #[test]
-    fn configs() {
-        let key = r#"{"values":["Config keys must start with a letter or underscore and only contain [A-z0-9_]"]}"#;
-        let memory = r#"{"memory":["Limit format: <number><unit>, where unit = B, K, M or G"]}"#;
-        let cpu = r#"{"cpu":["CPU shares must be between 0 and 1024"]}"#;
-        let cases = [
-            (json!({}), "ok"),
-            (json!({"values": {"FOO": "bar", "_x1": null}}), "ok"),
-            (json!({"values": "{\"FOO\": \"bar\"}"}), "ok"),
-            (
-                json!({"values": "FOO=bar"}),
-                r#"{"values":["Expected a JSON object."]}"#,
-            ),
-            (json!({"values": {"1FOO": "bar"}}), key),
-            (json!({"values": {"FOO-BAR": "bar"}}), key),
-            (json!({"values": {"": "bar"}}), key),
-            (json!({"memory": {"web": "512M", "worker": "1gb"}}), "ok"),
-            (json!({"memory": {"web": "512"}}), memory),
-            (json!({"memory": {"web": "-1M"}}), memory),
-            (
-                json!({"memory": {"W;b": "1M"}}),
-                r#"{"memory":["Process types can only contain [a-z]"]}"#,
-            ),
-            (json!({"cpu": {"web": 512}}), "ok"),
-            (json!({"cpu": {"web": "512"}}), "ok"),
-            (json!({"cpu": {"web": 1025}}), cpu),
-            (json!({"cpu": {"web": -1}}), cpu),
-            (json!({"tags": {"ssd": "true"}}), "ok"),
-            (
-                json!({"tags": {"s-d": "true"}}),
-                r#"{"tags":["Tag keys can only contain [a-z]"]}"#,
-            ),
-            (
-                json!({"tags": {"ssd": "a b"}}),
-                r#"{"tags":["Invalid tag value"]}"#,
-            ),
-        ];
-        for (body, want) in cases {
-            assert_eq!(why(config(&fields(body.clone()))), want, "{body}");
-        }
-        let read = config(&fields(
-            json!({"values": {"A": 1, "B": true, "C": null, "D": "é\r\n%n\"'"}}),
-        ))
-        .expect("config");
-        let values: Vec<_> = read
-            .values
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_deref()))
-            .collect();
-        assert_eq!(
-            values,
-            [
-                ("A", Some("1")),
-                ("B", Some("True")),
-                ("C", None),
-                ("D", Some("é\r\n%n\"'"))
-            ]
-        );
-    }
-
-    #[test]
-    fn scales() {
-        let cases = [
-            (json!({"web": 3}), "ok"),
-            (json!({"web": "3", "worker": 0}), "ok"),
-            (
-                json!({"web": -1}),
-                r#"{"detail":"Invalid scaling format: Must be greater than or equal to zero"}"#,
-            ),
-            (
-                json!({"web": "x"}),
-                r#"{"detail":"Invalid scaling format: web=\"x\""}"#,
-            ),
-            (
-                json!({"web": 1.5}),
-                r#"{"detail":"Invalid scaling format: web=1.5"}"#,
-            ),
-            (
-                json!({"web": 4294967296u64}),
-                r#"{"detail":"Invalid scaling format: at most 1000 processes of a type"}"#,
-            ),
-            (
-                json!({"Web": 1}),
-                r#"{"detail":"Container type Web does not exist in application"}"#,
-            ),
-        ];
-        for (body, want) in cases {
-            assert_eq!(why(scale(&fields(body.clone()))), want, "{body}");
-        }
-    }
-
-    #[test]
-    fn rollbacks() {
-        let below = r#"{"detail":"version cannot be below 0"}"#;
-        let cases = [
-            (json!({}), Ok(None)),
-            (json!({"version": 2}), Ok(Some(2))),
-            (json!({"version": "v2"}), Ok(Some(2))),
-            (json!({"version": 0}), Err(below)),
-            (json!({"version": -3}), Err(below)),
-            (
-                json!({"version": "two"}),
-                Err(r#"{"version":["A valid integer is required."]}"#),
-            ),
-        ];
-        for (body, want) in cases {
-            let got = rollback(&fields(body.clone()))
-                .map(|n| n.map(|n| n.0))
-                .map_err(|e| e.body().to_string());
-            assert_eq!(got, want.map_err(str::to_owned), "{body}");
-        }
-    }
-
-    #[test]
-    fn domains() {
-        let wrong = r#"{"domain":["Hostname does not look valid."]}"#;
-        let wild = r#"{"domain":["Adding a wildcard subdomain is currently not supported."]}"#;
-        let cases = [
-            ("example.com", "ok"),
-            ("Example.Com.", "ok"),
-            ("domain", "ok"),
-            ("xn--bcher-kva.example", "ok"),
-            ("*.example.com", wild),
-            ("*", wild),
-            ("-a.example.com", wrong),
-            ("a--b.example.com", wrong),
-            ("10.0.0.1", wrong),
-            ("a_b.example.com", wrong),
-            ("a b.example.com", wrong),
-            ("x'; echo", wrong),
-        ];
-        for (text, want) in cases {
-            assert_eq!(
-                why(domain(&fields(json!({"domain": text})))),
-                want,
-                "{text}"
-            );
-        }
-        assert!(domain(&fields(json!({"domain": "a".repeat(64)}))).is_err());
-    }
-
-    #[test]
-    fn registrations() {
-        let blank = r#"{"password":["This field may not be blank."]}"#;
-        let cases = [
-            (
-                json!({"username": "ada", "password": "x", "email": "a@b"}),
-                "ok",
-            ),
-            (json!({"username": "ada", "password": "x"}), "ok"),
-            (json!({"username": "ada", "password": ""}), blank),
-            (
-                json!({"password": "x"}),
-                r#"{"username":["This field is required."]}"#,
-            ),
-            (
-                json!({"username": "ada", "password": "x", "email": "b"}),
-                r#"{"email":["Enter a valid email address."]}"#,
-            ),
-            (
-                json!({"username": "a/b", "password": "x"}),
-                r#"{"username":["Enter a valid username. This value may contain only letters, numbers and @/./+/-/_ characters."]}"#,
-            ),
-            (
-                json!({"username": "a".repeat(31), "password": "x"}),
-                r#"{"username":["Ensure this field has no more than 30 characters."]}"#,
-            ),
-        ];
-        for (body, want) in cases {
-            assert_eq!(why(registration(&fields(body.clone()))), want, "{body}");
-        }
-    }
 }

@@ -36,6 +36,7 @@ use uuid::Uuid;
 
 use self::{attach::Attach, auth::Passwords};
 use crate::{
+    leader::{self, LeaderError},
     model::{PartPresence, SCHEMA},
     seal::ClusterKey,
     settings::HostSettings,
@@ -71,9 +72,9 @@ pub enum ControllerError {
     /// Can't register.
     #[error(transparent)]
     Presence(#[from] PresenceError),
-    /// No HTTP client for the loggers.
-    #[error("can't set up HTTP: {0}")]
-    Http(String),
+    /// The leader's loops ended.
+    #[error("the scheduler can't run")]
+    Leader(#[from] LeaderError),
 }
 
 /// What all requests share.
@@ -82,7 +83,6 @@ struct Shared {
     key: Arc<ClusterKey>,
     passwords: Passwords,
     attach: Attach,
-    http: reqwest::Client,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
 }
@@ -90,25 +90,14 @@ struct Shared {
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(
-        store: Store,
-        key: Arc<ClusterKey>,
-        attach: SocketAddr,
-    ) -> Result<State, ControllerError> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(2))
-            .build()
-            .map_err(|e| ControllerError::Http(e.to_string()))?;
-        Ok(Arc::new(Self {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+        Arc::new(Self {
             store,
             key,
             passwords: Passwords::default(),
             attach: Attach::new(attach),
-            http,
             tasks: TaskTracker::new(),
-        }))
+        })
     }
 }
 
@@ -132,7 +121,7 @@ pub async fn run(
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address)?;
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,
@@ -156,11 +145,17 @@ pub async fn run(
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status("serving the API"),
     ]);
-    // The leader's loops run beside the API: call site of `crate::leader::run`.
-    tokio::join!(
-        server::serve(api, routes::router(shared.clone()), stop.clone()),
-        attach::serve(attach, shared.clone(), stop.clone()),
-    );
+    let api = server::serve(api, routes::router(shared.clone()), stop.clone());
+    let attach = attach::serve(attach, shared.clone(), stop.clone());
+    // The scheduler and the rollouts, as long as this controller is elected.
+    let leader = leader::run(settings, store, stop.clone());
+    let leader = async {
+        let ended = leader.await;
+        // Never without its loops: systemd starts the whole role again.
+        stop.cancel();
+        ended
+    };
+    let ((), (), led) = tokio::join!(api, attach, leader);
     presence.leave().await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
@@ -169,5 +164,5 @@ pub async fn run(
     {
         warn!("one-off processes still ran at the shutdown; the next start removes them");
     }
-    Ok(())
+    Ok(led?)
 }

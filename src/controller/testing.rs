@@ -30,7 +30,7 @@ use crate::{
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) store: Store,
-    pub(crate) state: State,
+    pub(super) state: State,
     _stop: DropGuard,
 }
 
@@ -71,20 +71,28 @@ impl Site {
     pub(crate) async fn start() -> Self {
         let store = Store::memory();
         let key = ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key");
-        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
-        let delivery = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
+        let delivery = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address).expect("state");
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(api, routes::router(state.clone()), stop.clone()));
+        tokio::spawn(server::serve(
+            api,
+            routes::router(state.clone()),
+            stop.clone(),
+        ));
         tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
         let machine = Machine {
             schema: SCHEMA,
             id: machine(),
             hostname: "host-1".into(),
             address: "10.0.0.1".into(),
-            memory_bytes: 8 << 30,
+            memory_bytes: 1 << 40,
             cpus: 2,
             version: String::new(),
             boot_id: String::new(),
@@ -94,7 +102,10 @@ impl Site {
             .put(&keys::machine(&machine.id), &machine)
             .put(&keys::platform("domain"), &"example.com".to_owned());
         store.commit(txn).await.expect("machine");
-        for work in [tokio::spawn(lead(store.clone())), tokio::spawn(agent(store.clone()))] {
+        for work in [
+            tokio::spawn(lead(store.clone())),
+            tokio::spawn(agent(store.clone())),
+        ] {
             let stop = stop.clone();
             tokio::spawn(async move {
                 stop.cancelled().await;
@@ -116,7 +127,9 @@ impl Site {
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).await.expect("answer");
         let text = String::from_utf8(answer).expect("text");
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {text:?}"));
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head: {text:?}"));
         let mut lines = head.split("\r\n").map(str::to_owned);
         Reply {
             line: lines.next().expect("status line"),
@@ -127,7 +140,11 @@ impl Site {
 
     /// One request; a body of null is no body.
     pub(crate) async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Reply {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let authorization = if token.is_empty() {
             String::new()
         } else {
@@ -184,9 +201,9 @@ impl Site {
         };
         let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
         let rollout = change.expect("deployed").rollout.expect("rollout");
-        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut |_| {})
-            .await;
-        assert_eq!(ended.expect("ended").result, OutcomeResult::Succeeded);
+        let mut say = |_: &str| {};
+        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut say);
+        assert_eq!(ended.await.expect("ended").result, OutcomeResult::Succeeded);
     }
 }
 
@@ -201,7 +218,8 @@ fn unchunk(body: &str) -> String {
     whole
 }
 
-/// Carries out every rollout at once; one whose config has the variable FAIL is given up.
+/// Carries out every rollout at once; one whose config has the variable FAIL is given up, and
+/// restarts of the app `stuck` never end.
 async fn lead(store: Store) {
     let mut feed = store.follow("/deis/apps/");
     loop {
@@ -217,7 +235,10 @@ async fn lead(store: Store) {
                 }
                 Some((name, "rollout")) => {
                     let rollout: Rollout = entry.decode().expect("rollout");
-                    finish(&store, &name.parse().expect("name"), rollout).await;
+                    let restart = matches!(rollout.change, RolloutKind::Restart { .. });
+                    if name != "stuck" || !restart {
+                        finish(&store, &name.parse().expect("name"), rollout).await;
+                    }
                 }
                 Some(_) => {}
             }
@@ -234,14 +255,25 @@ async fn destroy(store: &Store, name: &AppName) {
 }
 
 async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
-    let mut app = store.get(&keys::app(name)).await.expect("store").expect("app").value;
+    let mut app = store
+        .get(&keys::app(name))
+        .await
+        .expect("store")
+        .expect("app")
+        .value;
     let release = rollout.release;
-    let contents = ops::change::contents(store, name, release).await.expect("store");
+    let contents = ops::change::contents(store, name, release)
+        .await
+        .expect("store");
     let (_, config, _) = contents.expect("release");
     let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
     let (result, reason, log) = if failed {
         let reason = "web.1 exits with 1".to_owned();
-        (OutcomeResult::Failed, Some(reason), vec!["no such module".to_owned()])
+        (
+            OutcomeResult::Failed,
+            Some(reason),
+            vec!["no such module".to_owned()],
+        )
     } else {
         app.active = release;
         app.structure = rollout.structure.clone();
@@ -276,7 +308,10 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
 async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
     let machine = machine();
     let mut txn = Txn::new();
-    let schedule = store.list(&keys::schedule_of(&machine)).await.expect("schedule");
+    let schedule = store
+        .list(&keys::schedule_of(&machine))
+        .await
+        .expect("schedule");
     let state = store.get(&keys::state(&machine)).await.expect("state");
     let mut state = state.map_or(
         MachineState {
@@ -308,8 +343,13 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
                 memory_bytes: DEFAULT_MEMORY_BYTES,
             },
         };
-        txn = txn.put(&keys::assignment(&machine, &process.to_string()), &assignment);
-        state.processes.insert(process.to_string(), report(uuid, Phase::Up, None));
+        txn = txn.put(
+            &keys::assignment(&machine, &process.to_string()),
+            &assignment,
+        );
+        state
+            .processes
+            .insert(process.to_string(), report(uuid, Phase::Up, None));
     }
     txn.put(&keys::state(&machine), &state)
 }
@@ -337,7 +377,13 @@ async fn agent(store: Store) {
         for change in feed.next().await.changes {
             let Some(entry) = change.entry else { continue };
             let assignment: Assignment = entry.decode().expect("assignment");
-            let Work::Run { command, attach, token, .. } = assignment.work else {
+            let Work::Run {
+                command,
+                attach,
+                token,
+                ..
+            } = assignment.work
+            else {
                 continue;
             };
             let (_, name) = keys::parse_assignment(&change.key).expect("key");
@@ -362,7 +408,9 @@ async fn agent(store: Store) {
                     if other == "impostor" {
                         deliver(&attach, &"0".repeat(64), 66, b"forged").await;
                     }
-                    let code = other.strip_prefix("exit ").map_or(0, |n| n.parse().expect("code"));
+                    let code = other
+                        .strip_prefix("exit ")
+                        .map_or(0, |n| n.parse().expect("code"));
                     deliver(&attach, &token, code, format!("{other}\n").as_bytes()).await;
                 }
             }

@@ -250,12 +250,12 @@ fn keep(knowledge: Knowledge, wanted: &Wanted, seen: &Seen) -> Step {
         let serves = run && seen.running == Running::Up && seen.healthy != Some(false);
         match seen.published {
             // No word yet after the agent's restart is no reason to take a serving process out.
-            Published::Yes | Published::Unknown if !serves => {
-                return if knowledge == Knowledge::Live {
-                    Step::Do(Action::Withdraw)
-                } else {
-                    Step::Wait(Waiting::Etcd)
-                };
+            Published::Yes | Published::Unknown if !serves && knowledge == Knowledge::Live => {
+                return Step::Do(Action::Withdraw);
+            }
+            // Without etcd, what is down is better started than waited for.
+            Published::Yes | Published::Unknown if !serves && seen.running != Running::No => {
+                return Step::Wait(Waiting::Etcd);
             }
             Published::No | Published::Unknown if serves && seen.healthy == Some(true) => {
                 return if knowledge == Knowledge::Live {

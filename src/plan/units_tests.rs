@@ -56,6 +56,7 @@ fn decisions() {
         ("crashed", Live, Some(run), Some(Seen { running: Running::Changing, healthy: None, ..s }), (Some(Action::Withdraw), None)),
         ("crashed, withdrawn", Live, Some(run), Some(Seen { running: Running::Changing, healthy: None, published: Published::No, ..s }), (None, Some(Waiting::Systemd))),
         ("stopped by hand", Live, Some(run), Some(down), (Some(Action::Start), None)),
+        ("stopped by hand, etcd away", Cached, Some(run), Some(Seen { published: Published::Unknown, ..down }), (Some(Action::Start), None)),
         ("to drain", Live, Some(drain), Some(s), (Some(Action::Withdraw), None)),
         ("drained", Live, Some(drain), Some(Seen { published: Published::No, ..s }), (None, None)),
         ("drained and dead", Live, Some(drain), Some(down), (None, None)),

@@ -77,7 +77,7 @@ impl Exit {
         // 137 and 143 are what conmon makes of a container's SIGKILL and SIGTERM.
         match (self.result.as_str(), self.code, self.status) {
             ("oom-kill", _, _) => "killed: out of memory".into(),
-            ("timeout", _, _) => "did not start in time".into(),
+            ("timeout", _, _) => "did not start or stop in time, and was killed".into(),
             (_, 1, 125) => "podman could not start the container (exit code 125)".into(),
             (_, 1, 126) => "the command can't be executed (exit code 126)".into(),
             (_, 1, 127) => "the command was not found (exit code 127)".into(),

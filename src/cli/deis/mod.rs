@@ -16,6 +16,8 @@ mod limits;
 mod profile;
 mod ps;
 mod releases;
+#[cfg(test)]
+mod tests;
 mod ui;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -238,15 +240,5 @@ pub fn main() -> ExitCode {
             ui.error(&format!("Error: can't start: {error}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
     }
 }

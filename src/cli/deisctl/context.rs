@@ -133,6 +133,14 @@ pub struct Context {
     pub netns: Option<String>,
 }
 
+/// A connection to etcd, which lasts as long as this does.
+#[derive(Debug)]
+pub struct Connection {
+    /// etcd.
+    pub store: Store,
+    _tunnels: Vec<Tunnel>,
+}
+
 impl Context {
     /// Finds out which cluster is meant.
     ///
@@ -199,11 +207,12 @@ impl Context {
         })
     }
 
-    /// Connects to etcd, by way of a tunnel if there is one. The tunnel ends with the program.
+    /// Connects to etcd, by way of tunnels if there is a host to go through.
     ///
     /// # Errors
     /// When the tunnel can't be dug or an endpoint is no URL.
-    pub async fn store(&self) -> anyhow::Result<Store> {
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        let mut tunnels = Vec::new();
         let mut etcd = self.etcd.clone();
         if let Some(jump) = &self.ssh.jump {
             let mut through = Vec::new();
@@ -219,10 +228,14 @@ impl Context {
                             .hint("does `ssh` to that host work, and does etcd listen there?")
                     })?;
                 through.push(format!("{scheme}://{}", tunnel.local()));
+                tunnels.push(tunnel);
             }
             etcd.endpoints = through;
         }
-        Ok(Store::connect(etcd).await?)
+        Ok(Connection {
+            store: Store::connect(etcd).await?,
+            _tunnels: tunnels,
+        })
     }
 
     /// The command line of a program that has to be started instead of this one, inside the

@@ -6,9 +6,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::failure::{Failure, Kind};
-
-/// Where local clusters keep their state.
-const STATE_ROOT: &str = "/var/lib/deis-local";
+use crate::local::state::STATE_ROOT;
 
 /// The fields of `cluster.yaml` that matter here; the others are the provider's own.
 #[derive(Debug, Clone, Deserialize)]

@@ -292,7 +292,8 @@ fn enter_namespace(context: &Context) -> anyhow::Result<()> {
 }
 
 async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8> {
-    let store = context.store().await?;
+    let connection = context.connect().await?;
+    let store = connection.store.clone();
     let load = async || {
         Fleet::load(&store).await.with_context(|| {
             Failure::new(

@@ -11,9 +11,11 @@ use std::{
 };
 
 use super::{
+    context::Context,
     ssh::{Address, Ssh, SshError},
     tunnel::Tunnel,
 };
+use crate::store::{EtcdOptions, Txn, keys};
 
 /// An sshd that lets this user in with one key, and ends with the test.
 struct Sshd {
@@ -228,4 +230,72 @@ fn commands_run_through_another_host() {
     ssh.run(&sshd.address(), &["echo", "there"], &mut out)
         .expect("run");
     assert_eq!(out, b"there\n");
+}
+
+/// An etcd of our own on loopback, and where it listens.
+struct Etcd(Child, String, tempfile::TempDir);
+
+impl Etcd {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("dir");
+        let free = || TcpListener::bind("127.0.0.1:0").expect("port");
+        let urls = [free(), free()].map(|l| format!("http://{}", l.local_addr().expect("address")));
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(dir.path())
+            .args([
+                "--listen-client-urls",
+                &urls[0],
+                "--advertise-client-urls",
+                &urls[0],
+            ])
+            .args([
+                "--listen-peer-urls",
+                &urls[1],
+                "--initial-advertise-peer-urls",
+                &urls[1],
+            ])
+            .args(["--initial-cluster", &format!("default={}", urls[1])])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcd: apt-get install etcd-server");
+        let [client, _] = urls;
+        Self(child, client, dir)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn etcd_is_reached_through_a_tunnel() {
+    let (sshd, etcd) = (Sshd::start(), Etcd::start());
+    let mut ssh = sshd.login();
+    ssh.jump = Some(sshd.address());
+    let context = Context {
+        label: "test".into(),
+        etcd: EtcdOptions {
+            endpoints: vec![etcd.1.clone()],
+            tls: None,
+        },
+        ssh,
+        netns: None,
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let connection = loop {
+        match context.connect().await {
+            Ok(connection) => break connection,
+            Err(error) => assert!(Instant::now() < deadline, "{error:#}"),
+        }
+    };
+    let key = keys::platform("domain");
+    let txn = Txn::new().put(&key, &"localhost".to_owned());
+    connection.store.commit(txn).await.expect("commit");
+    let found = connection.store.get(&key).await.expect("get");
+    assert_eq!(found.map(|found| found.value).as_deref(), Some("localhost"));
 }

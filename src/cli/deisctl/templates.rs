@@ -64,3 +64,58 @@ impl Templates {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of a key in a section of a unit.
+    fn values<'t>(unit: &'t str, section: &str, key: &str) -> Vec<&'t str> {
+        let mut here = false;
+        let mut found = Vec::new();
+        for line in unit.lines().map(str::trim) {
+            if line.starts_with('[') {
+                here = line == format!("[{section}]");
+            } else if let Some((name, value)) = line.split_once('=')
+                && here
+                && name == key
+            {
+                found.push(value);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn the_units_of_all_parts_agree() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("units");
+        let units = Templates::find(Some(&dir)).expect("units");
+        for part in Part::ALL {
+            let text = units.read(part).expect("a unit");
+            let start = format!("/opt/deis/bin/deisd {part} --settings /etc/deis/host.yaml");
+            let conflicts = format!("deis-{part}@*.service");
+            for (section, key, want) in [
+                ("Service", "ExecStart", start.as_str()),
+                ("Service", "Type", "notify"),
+                ("Service", "Restart", "always"),
+                ("X-Fleet", "Conflicts", conflicts.as_str()),
+            ] {
+                assert_eq!(
+                    values(&text, section, key),
+                    [want],
+                    "{part}: [{section}] {key}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_without_units_is_refused() {
+        let empty = tempfile::tempdir().expect("dir");
+        let error = Templates::find(Some(empty.path())).expect_err("empty");
+        assert!(
+            error.to_string().contains("deis-controller@.service"),
+            "{error}"
+        );
+    }
+}

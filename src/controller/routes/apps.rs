@@ -6,6 +6,7 @@ use axum::{
     response::Response,
 };
 use http::StatusCode;
+use tracing::warn;
 
 use super::{Shared, created};
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
         extract::{Body, Caller},
         page::Paging,
     },
+    logger::client,
     ops,
     store::keys,
 };
@@ -57,6 +59,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let name = valid::app_id(&fields)?;
     let (name, app) = ops::app::create(&ctl.store, &user.username, name).await?;
+    ctl.tell(&name, format!("{} created initial release", user.username));
     Ok(created(wire::App::new(&name, &app, &ctl.domain().await?)))
 }
 
@@ -99,5 +102,9 @@ pub(super) async fn destroy(
 ) -> Result<StatusCode, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
     ops::app::destroy(&ctl.store, &name).await?;
+    // The next app of this name must not find it.
+    if let Err(error) = client::delete(&ctl.store, &name).await {
+        warn!(app = %name, %error, "log of a destroyed app not deleted");
+    }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,7 +11,7 @@ use axum::{
 use super::{Shared, created, with_release};
 use crate::{
     api::{
-        valid::{self, ConfigRequest},
+        valid::{self, ConfigRequest, Refusal},
         wire,
     },
     controller::{
@@ -20,11 +20,12 @@ use crate::{
         error::ApiError,
         extract::{Body, Caller},
     },
-    model::{AppName, Config, ReleaseNumber},
+    model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
         self,
         change::{self, ConfigChange},
     },
+    render,
     seal::config_context,
 };
 
@@ -43,13 +44,38 @@ impl Shared {
 
     /// A config's variables in clear, for whoever may see them.
     fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
-        let open = |(name, value)| {
-            let text = self
-                .key
-                .open_text(&config_context(&config.app, name), value)?;
-            Ok((name.to_string(), text.into_inner()))
+        let values = self.open(config)?;
+        let texts = values
+            .into_iter()
+            .map(|(name, text)| (name.to_string(), text));
+        Ok(texts.collect())
+    }
+
+    fn open(&self, config: &Config) -> Result<BTreeMap<ConfigName, String>, ApiError> {
+        let open = |(name, value): (&ConfigName, _)| {
+            let context = config_context(&config.app, name);
+            let text = self.key.open_text(&context, value)?;
+            Ok((name.clone(), text.into_inner()))
         };
         config.values.iter().map(open).collect()
+    }
+
+    /// Refuses values that all together would not fit into a process's environment.
+    async fn fits(
+        &self,
+        app: &AppName,
+        active: ReleaseNumber,
+        changes: &BTreeMap<ConfigName, Option<String>>,
+    ) -> Result<(), ApiError> {
+        let mut values = self.open(&self.config(app, active).await?)?;
+        for (name, value) in changes {
+            match value {
+                Some(value) => values.insert(name.clone(), value.clone()),
+                None => values.remove(name),
+            };
+        }
+        render::env::check(values.iter().map(|(name, value)| (name, value.as_str())))
+            .map_err(|error| Refusal::field("values", error.to_string()).into())
     }
 }
 
@@ -71,13 +97,14 @@ pub(super) async fn set(
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
-    let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
+    let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     let ConfigRequest {
         values,
         memory,
         cpu,
         tags,
     } = valid::config(&fields)?;
+    ctl.fits(&name, app.active, &values).await?;
     let wanted = ConfigChange {
         values,
         memory,
@@ -86,6 +113,8 @@ pub(super) async fn set(
     };
     let change =
         ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
+    let what = format!("{} changed the config: {}", user.username, change.release);
+    ctl.tell(&name, what);
     ctl.settle(&name, &change).await?;
     let config = ctl.config(&name, change.release).await?;
     let mut values = ctl.unseal(&config)?;

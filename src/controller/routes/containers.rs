@@ -151,6 +151,12 @@ pub(super) async fn scale(
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let wanted = valid::scale(&fields)?;
     let change = ops::change::scale(&ctl.store, &name, &user.username, &wanted).await?;
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|(kind, count)| format!("{kind}={count}"))
+        .collect();
+    let what = format!("{} scaled processes {}", user.username, wanted.join(" "));
+    ctl.tell(&name, what);
     ctl.settle(&name, &change).await?;
     Ok(StatusCode::NO_CONTENT)
 }

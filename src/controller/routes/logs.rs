@@ -1,30 +1,21 @@
 //! `apps/<app>/logs`: what a logger has kept of the app.
 
-use std::time::Duration;
-
 use axum::{
-    body::Body,
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use http::{StatusCode, header};
+use http::StatusCode;
 use tracing::warn;
 
 use crate::{
     controller::{self, access::Wish, error::ApiError, extract::Caller},
-    store::keys,
+    logger::client,
 };
 
 type Ctl = State<controller::State>;
 
-/// Where loggers answer.
-const PORT: u16 = 8088;
-
 /// Lines unless the request says otherwise, and the most.
-const LINES: (u32, u32) = (1000, 100_000);
-
-/// How long a logger may take to begin its answer.
-const LIMIT: Duration = Duration::from_secs(10);
+const LINES: (usize, usize) = (1000, 100_000);
 
 pub(super) async fn get(
     State(ctl): Ctl,
@@ -41,36 +32,13 @@ pub(super) async fn get(
         .and_then(|text| text.parse().ok())
         .unwrap_or(LINES.0)
         .clamp(1, LINES.1);
-    let prefix = keys::parts("logs");
-    let loggers = ctl.store.list(&prefix).await?;
-    let mut last = "no logger is up".to_owned();
-    for (key, _) in &loggers.entries {
-        let Some(host) = keys::last_part(key, prefix.as_str()) else {
-            continue;
-        };
-        let host = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.to_owned()
-        };
-        let url = format!("http://{host}:{PORT}/logs/{name}?lines={lines}");
-        let answer = tokio::time::timeout(LIMIT, ctl.http.get(&url).send()).await;
-        match answer {
-            Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
-                let kind = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
-                return Ok(([kind], Body::from_stream(answer.bytes_stream())).into_response());
-            }
-            // It has nothing yet.
-            Ok(Ok(answer)) if matches!(answer.status().as_u16(), 204 | 404) => {
-                return Ok(StatusCode::NO_CONTENT.into_response());
-            }
-            Ok(Ok(answer)) => last = format!("{host} answers {}", answer.status()),
-            Ok(Err(error)) => last = format!("{host} can't be reached: {error}"),
-            Err(_) => last = format!("{host} gives no answer within {} s", LIMIT.as_secs()),
+    match client::tail(&ctl.store, &name, lines).await {
+        Ok(Some(text)) => Ok(text.into_response()),
+        Ok(None) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(error) => {
+            warn!(app = %name, %error, "log not read");
+            let why = format!("Error accessing logs for {name}: {error}");
+            Err(ApiError::Unavailable(why))
         }
-        warn!(logger = %host, why = %last, "logger skipped");
     }
-    Err(ApiError::Unavailable(format!(
-        "Error accessing logs for {name}: {last}"
-    )))
 }

@@ -13,7 +13,7 @@ mod run;
 mod sessions;
 mod users;
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -22,10 +22,11 @@ use axum::{
 };
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
-use tracing::info;
+use tracing::{debug, info};
 
 use super::{Shared, State, error::ApiError, extract::Caller};
 use crate::{
+    logger::client,
     model::{AppName, OutcomeResult, ReleaseNumber},
     ops::{self, change::Change},
 };
@@ -106,23 +107,26 @@ fn with_release(mut response: Response, release: ReleaseNumber) -> Response {
 }
 
 impl Shared {
-    /// Waits until a change has come about.
-    async fn settle(&self, app: &AppName, change: &Change) -> Result<(), ApiError> {
-        self.settle_within(app, change, ops::follow::LIMIT).await
+    /// Writes into an app's log what somebody did, as v1's controller did. Best effort: nobody waits
+    /// for a logger.
+    fn tell(self: &Arc<Self>, app: &AppName, what: String) {
+        let (shared, app) = (self.clone(), app.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = client::event(&shared.store, &app, &what).await {
+                debug!(%app, %error, "event not logged");
+            }
+        });
     }
 
-    async fn settle_within(
-        &self,
-        app: &AppName,
-        change: &Change,
-        limit: Duration,
-    ) -> Result<(), ApiError> {
+    /// Waits until a change has come about.
+    async fn settle(&self, app: &AppName, change: &Change) -> Result<(), ApiError> {
         let Some(rollout) = change.rollout else {
             return Ok(());
         };
         let mut say =
             |waiting: &str| info!(%app, release = %change.release, waiting, "rollout waits");
-        let ended = ops::follow::wait(&self.store, app, rollout, limit, &mut say).await?;
+        let ended =
+            ops::follow::wait(&self.store, app, rollout, ops::follow::LIMIT, &mut say).await?;
         if ended.result == OutcomeResult::Succeeded {
             return Ok(());
         }

@@ -9,12 +9,12 @@ use crate::{
     store::keys,
 };
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYih2RCKaV3pu5Kn45gQgMI8w8q6m9agpWVrxAEYPFI";
-
-async fn site_with_app() -> (Site, String) {
+pub(super) async fn site_with_app() -> (Site, String) {
     let site = Site::start().await;
     let token = site.user("ada", true).await;
-    let reply = site.call(&token, "POST", "/v1/apps/", json!({ "id": "blog" })).await;
+    let reply = site
+        .call(&token, "POST", "/v1/apps/", json!({ "id": "blog" }))
+        .await;
     assert_eq!(reply.status(), 201);
     (site, token)
 }
@@ -23,24 +23,41 @@ async fn site_with_app() -> (Site, String) {
 async fn accounts() {
     let site = Site::start().await;
     let post = async |token: &str, path: &str, body: Value| {
-        site.call(token, "POST", &format!("/v1/auth/{path}/"), body).await
+        site.call(token, "POST", &format!("/v1/auth/{path}/"), body)
+            .await
     };
     let register = |name: &str| json!({ "username": name, "password": "secret", "email": "a@b.c" });
     let first = post("", "register", register("ada")).await;
-    assert_eq!((first.status(), &first.json()["is_superuser"]), (201, &json!(true)));
+    assert_eq!(
+        (first.status(), &first.json()["is_superuser"]),
+        (201, &json!(true))
+    );
     assert!(!first.body.contains("secret") && first.json().get("password").is_none());
     let second = post("", "register", register("bob")).await;
-    assert_eq!((second.status(), &second.json()["is_superuser"]), (201, &json!(false)));
+    assert_eq!(
+        (second.status(), &second.json()["is_superuser"]),
+        (201, &json!(false))
+    );
     let again = post("", "register", register("ada")).await;
-    assert_eq!((again.status(), again.body.as_str()), (400, r#"{"username":["This field must be unique."]}"#));
+    assert_eq!(
+        (again.status(), again.body.as_str()),
+        (400, r#"{"username":["This field must be unique."]}"#)
+    );
 
     let login = async |password: &str| {
-        post("", "login", json!({ "username": "bob", "password": password })).await
+        post(
+            "",
+            "login",
+            json!({ "username": "bob", "password": password }),
+        )
+        .await
     };
     let wrong = login("guess").await;
     let want = r#"{"non_field_errors":["Unable to log in with provided credentials."]}"#;
     assert_eq!((wrong.status(), wrong.body.as_str()), (400, want));
-    let token = |reply: &crate::controller::testing::Reply| reply.json()["token"].as_str().expect("token").to_owned();
+    let token = |reply: &crate::controller::testing::Reply| {
+        reply.json()["token"].as_str().expect("token").to_owned()
+    };
     let one = token(&login("secret").await);
     let two = token(&login("secret").await);
     assert!(one != two && one.len() == 40, "each login mints a token");
@@ -50,25 +67,48 @@ async fn accounts() {
     let (entries, _) = site.store.list_raw("/deis/").await.expect("entries");
     for (key, entry) in entries {
         let text = String::from_utf8_lossy(&entry.value).into_owned();
-        assert!(!key.contains(&one) && !text.contains(&one) && !text.contains("secret"), "{key}");
+        assert!(
+            !key.contains(&one) && !text.contains(&one) && !text.contains("secret"),
+            "{key}"
+        );
     }
     let three = token(&post(&one, "tokens", json!({})).await);
-    assert_eq!((who(&one).await, who(&two).await, who(&three).await), (401, 401, 200));
+    assert_eq!(
+        (who(&one).await, who(&two).await, who(&three).await),
+        (401, 401, 200)
+    );
 
     let body = json!({ "password": "guess", "new_password": "new" });
     let refused = post(&three, "passwd", body).await;
-    assert_eq!(refused.body, r#"{"detail":"Current password does not match"}"#);
+    assert_eq!(
+        refused.body,
+        r#"{"detail":"Current password does not match"}"#
+    );
     let body = json!({ "password": "secret", "new_password": "new" });
     let changed = post(&three, "passwd", body).await;
-    assert_eq!((changed.status(), changed.body.as_str()), (200, r#"{"status":"password set"}"#));
-    assert_eq!((login("secret").await.status(), login("new").await.status()), (400, 200));
+    assert_eq!(
+        (changed.status(), changed.body.as_str()),
+        (200, r#"{"status":"password set"}"#)
+    );
+    assert_eq!(
+        (login("secret").await.status(), login("new").await.status()),
+        (400, 200)
+    );
 
-    site.call(&three, "POST", "/v1/apps/", json!({ "id": "blog" })).await;
-    let cancel = async || site.call(&three, "DELETE", "/v1/auth/cancel/", json!({})).await;
+    site.call(&three, "POST", "/v1/apps/", json!({ "id": "blog" }))
+        .await;
+    let cancel = async || {
+        site.call(&three, "DELETE", "/v1/auth/cancel/", json!({}))
+            .await
+    };
     let refused = cancel().await;
     let want = r#"{"detail":"bob still has applications assigned. Delete or transfer ownership"}"#;
-    assert_eq!((refused.line.as_str(), refused.body.as_str()), ("HTTP/1.1 409 CONFLICT", want));
-    site.call(&three, "DELETE", "/v1/apps/blog/", Value::Null).await;
+    assert_eq!(
+        (refused.line.as_str(), refused.body.as_str()),
+        ("HTTP/1.1 409 CONFLICT", want)
+    );
+    site.call(&three, "DELETE", "/v1/apps/blog/", Value::Null)
+        .await;
     assert_eq!(cancel().await.status(), 204);
     assert_eq!((who(&three).await, login("new").await.status()), (401, 400));
 }
@@ -77,10 +117,18 @@ async fn accounts() {
 async fn two_who_register_first_at_once_make_one_administrator() {
     let site = Site::start().await;
     let register = |name: &'static str| {
-        site.call("", "POST", "/v1/auth/register/", json!({ "username": name, "password": "x" }))
+        site.call(
+            "",
+            "POST",
+            "/v1/auth/register/",
+            json!({ "username": name, "password": "x" }),
+        )
     };
     let (a, b) = tokio::join!(register("ada"), register("bob"));
-    let administrators = [&a, &b].iter().filter(|r| r.json()["is_superuser"] == true).count();
+    let administrators = [&a, &b]
+        .iter()
+        .filter(|r| r.json()["is_superuser"] == true)
+        .count();
     assert_eq!((a.status(), b.status(), administrators), (201, 201, 1));
 }
 
@@ -90,32 +138,53 @@ async fn registration_can_be_closed() {
     let admin = site.user("admin", true).await;
     let register = async |token: &str, name: &str| {
         let body = json!({ "username": name, "password": "x" });
-        site.call(token, "POST", "/v1/auth/register/", body).await.status()
+        site.call(token, "POST", "/v1/auth/register/", body)
+            .await
+            .status()
     };
-    for (mode, nobody, administrator) in [("disabled", 403, 403), ("admin_only", 403, 201), ("enabled", 201, 201)] {
+    for (mode, nobody, administrator) in [
+        ("disabled", 403, 403),
+        ("admin_only", 403, 201),
+        ("enabled", 201, 201),
+    ] {
         let key = keys::platform("registrationMode");
         let txn = crate::store::Txn::new().put(&key, &mode.to_owned());
         site.store.commit(txn).await.expect("mode");
         assert_eq!(register("", &format!("a-{mode}")).await, nobody, "{mode}");
-        assert_eq!(register(&admin, &format!("b-{mode}")).await, administrator, "{mode}");
+        assert_eq!(
+            register(&admin, &format!("b-{mode}")).await,
+            administrator,
+            "{mode}"
+        );
     }
 }
 
 #[tokio::test]
 async fn every_config_post_makes_a_release() {
     let (site, token) = site_with_app().await;
-    let post = async |body: Value| site.call(&token, "POST", "/v1/apps/blog/config/", body).await;
+    let post = async |body: Value| {
+        site.call(&token, "POST", "/v1/apps/blog/config/", body)
+            .await
+    };
     // Before the first build there is nothing to roll out.
     let reply = post(json!({ "values": { "A": "1" } })).await;
-    assert_eq!((reply.status(), reply.header("Deis-Release")), (201, Some("2")));
+    assert_eq!(
+        (reply.status(), reply.header("Deis-Release")),
+        (201, Some("2"))
+    );
     assert_eq!(reply.header("X-Deis-Release"), Some("2"));
     let want = json!({ "A": "1", "DEIS_APP": "blog", "DEIS_RELEASE": "v2" });
     assert_eq!(reply.json()["values"], want);
     site.push("blog", "ada").await;
     let odd = "line\r\nline\n%n $X \"'\\ é 🦀 ";
-    let reply = post(json!({ "values": { "ODD": odd, "A": null, "EMPTY": "" }, "cpu": { "web": 512 } })).await;
+    let reply =
+        post(json!({ "values": { "ODD": odd, "A": null, "EMPTY": "" }, "cpu": { "web": 512 } }))
+            .await;
     assert_eq!(reply.header("Deis-Release"), Some("4"), "{}", reply.body);
-    let config = site.call(&token, "GET", "/v1/apps/blog/config/", Value::Null).await.json();
+    let config = site
+        .call(&token, "GET", "/v1/apps/blog/config/", Value::Null)
+        .await
+        .json();
     assert_eq!(config["values"], json!({ "ODD": odd, "EMPTY": "" }));
     assert_eq!(config["cpu"], json!({ "web": 512 }));
     let reply = post(Value::Null).await;
@@ -123,10 +192,21 @@ async fn every_config_post_makes_a_release() {
     // Sealed: etcd holds the names only.
     let (entries, _) = site.store.list_raw("/deis/").await.expect("entries");
     for (key, entry) in entries {
-        assert!(!String::from_utf8_lossy(&entry.value).contains("🦀"), "{key}");
+        assert!(
+            !String::from_utf8_lossy(&entry.value).contains("🦀"),
+            "{key}"
+        );
     }
-    let releases = site.call(&token, "GET", "/v1/apps/blog/releases/", Value::Null).await.json();
-    let rows: Vec<_> = releases["results"].as_array().expect("rows").iter().map(|r| &r["summary"]).collect();
+    let releases = site
+        .call(&token, "GET", "/v1/apps/blog/releases/", Value::Null)
+        .await
+        .json();
+    let rows: Vec<_> = releases["results"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|r| &r["summary"])
+        .collect();
     let want = [
         "ada changed nothing",
         "ada added EMPTY, ODD, deleted A and changed limits for cpu",
@@ -141,23 +221,52 @@ async fn every_config_post_makes_a_release() {
 async fn a_config_that_fails_changes_nothing_but_the_history() {
     let (site, token) = site_with_app().await;
     site.push("blog", "ada").await;
-    let before = site.call(&token, "GET", "/v1/apps/blog/containers/", Value::Null).await.body;
+    let before = site
+        .call(&token, "GET", "/v1/apps/blog/containers/", Value::Null)
+        .await
+        .body;
     let body = json!({ "values": { "FAIL": "1" } });
-    let reply = site.call(&token, "POST", "/v1/apps/blog/config/", body).await;
+    let reply = site
+        .call(&token, "POST", "/v1/apps/blog/config/", body)
+        .await;
     assert_eq!(reply.line, "HTTP/1.1 503 SERVICE UNAVAILABLE");
-    assert_eq!(reply.json(), json!({ "detail": "web.1 exits with 1\nno such module" }));
-    let after = site.call(&token, "GET", "/v1/apps/blog/containers/", Value::Null).await.body;
+    assert_eq!(
+        reply.json(),
+        json!({ "detail": "web.1 exits with 1\nno such module" })
+    );
+    let after = site
+        .call(&token, "GET", "/v1/apps/blog/containers/", Value::Null)
+        .await
+        .body;
     assert_eq!(before, after, "the old processes serve on");
     // The next change is based on what runs, and the number is not used again.
     let body = json!({ "values": { "B": "2" } });
-    let reply = site.call(&token, "POST", "/v1/apps/blog/config/", body).await;
+    let reply = site
+        .call(&token, "POST", "/v1/apps/blog/config/", body)
+        .await;
     assert_eq!(reply.header("Deis-Release"), Some("4"));
     assert_eq!(reply.json()["values"].get("FAIL"), None);
-    let failed = site.call(&token, "GET", "/v1/apps/blog/releases/v3/", Value::Null).await.json();
+    let failed = site
+        .call(&token, "GET", "/v1/apps/blog/releases/v3/", Value::Null)
+        .await
+        .json();
     assert_eq!(failed["summary"], "ada added FAIL (failed)");
-    let reply = site.call(&token, "POST", "/v1/apps/blog/releases/rollback/", Value::Null).await;
-    assert_eq!((reply.status(), reply.body.as_str()), (201, r#"{"version":5}"#));
-    let back = site.call(&token, "GET", "/v1/apps/blog/releases/v5/", Value::Null).await.json();
+    let reply = site
+        .call(
+            &token,
+            "POST",
+            "/v1/apps/blog/releases/rollback/",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        (reply.status(), reply.body.as_str()),
+        (201, r#"{"version":5}"#)
+    );
+    let back = site
+        .call(&token, "GET", "/v1/apps/blog/releases/v5/", Value::Null)
+        .await
+        .json();
     assert_eq!(back["summary"], "ada rolled back to v2");
 }
 
@@ -165,43 +274,103 @@ async fn a_config_that_fails_changes_nothing_but_the_history() {
 async fn scaling_and_rollback_are_refused_in_v1_s_words() {
     let (site, token) = site_with_app().await;
     let post = async |path: &str, body: Value| {
-        let reply = site.call(&token, "POST", &format!("/v1/apps/blog/{path}/"), body).await;
+        let reply = site
+            .call(&token, "POST", &format!("/v1/apps/blog/{path}/"), body)
+            .await;
         (reply.status(), reply.body)
     };
-    let no_build = (400, r#"{"detail":"No build associated with this release"}"#.to_owned());
+    let no_build = (
+        400,
+        r#"{"detail":"No build associated with this release"}"#.to_owned(),
+    );
     assert_eq!(post("scale", json!({ "web": 1 })).await, no_build);
     assert_eq!(post("run", json!({ "command": "true" })).await, no_build);
     site.push("blog", "ada").await;
     let unknown = r#"{"detail":"Container type nope does not exist in application"}"#;
-    assert_eq!(post("scale", json!({ "nope": 1 })).await, (400, unknown.to_owned()));
+    assert_eq!(
+        post("scale", json!({ "nope": 1 })).await,
+        (400, unknown.to_owned())
+    );
     let negative = r#"{"detail":"Invalid scaling format: Must be greater than or equal to zero"}"#;
-    assert_eq!(post("scale", json!({ "web": -1 })).await, (400, negative.to_owned()));
+    assert_eq!(
+        post("scale", json!({ "web": -1 })).await,
+        (400, negative.to_owned())
+    );
     let below = r#"{"detail":"version cannot be below 0"}"#;
-    assert_eq!(post("releases/rollback", json!({ "version": 0 })).await, (400, below.to_owned()));
-    assert_eq!(post("releases/rollback", json!({ "version": 9 })).await.0, 404);
-    assert_eq!(post("scale", json!({ "web": 3, "worker": 1 })).await, (204, String::new()));
-    let page = site.call(&token, "GET", "/v1/apps/blog/containers/", Value::Null).await.json();
+    assert_eq!(
+        post("releases/rollback", json!({ "version": 0 })).await,
+        (400, below.to_owned())
+    );
+    assert_eq!(
+        post("releases/rollback", json!({ "version": 9 })).await.0,
+        404
+    );
+    assert_eq!(
+        post("scale", json!({ "web": 3, "worker": 1 })).await,
+        (204, String::new())
+    );
+    let page = site
+        .call(&token, "GET", "/v1/apps/blog/containers/", Value::Null)
+        .await
+        .json();
     let row = |c: &Value| format!("{}.{} {} {}", c["type"], c["num"], c["state"], c["release"]);
-    let rows: Vec<_> = page["results"].as_array().expect("rows").iter().map(row).collect();
+    let rows: Vec<_> = page["results"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(row)
+        .collect();
     let want = [1, 2, 3].map(|n| format!(r#""web".{n} "up" "v2""#));
     assert_eq!(rows[..3], want);
-    assert_eq!((rows.len(), rows[3].as_str()), (4, r#""worker".1 "up" "v2""#));
-    let restarted = site.call(&token, "POST", "/v1/apps/blog/containers/web/2/restart/", Value::Null).await;
-    assert_eq!(restarted.json().as_array().map(Vec::len), Some(1), "a bare array: {}", restarted.body);
-    let none = site.call(&token, "POST", "/v1/apps/blog/containers/web/7/restart/", Value::Null).await;
+    assert_eq!(
+        (rows.len(), rows[3].as_str()),
+        (4, r#""worker".1 "up" "v2""#)
+    );
+    let restarted = site
+        .call(
+            &token,
+            "POST",
+            "/v1/apps/blog/containers/web/2/restart/",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(
+        restarted.json().as_array().map(Vec::len),
+        Some(1),
+        "a bare array: {}",
+        restarted.body
+    );
+    let none = site
+        .call(
+            &token,
+            "POST",
+            "/v1/apps/blog/containers/web/7/restart/",
+            Value::Null,
+        )
+        .await;
     assert_eq!(none.status(), 404);
 }
 
 #[tokio::test]
-async fn two_changes_at_once_are_told_apart() {
+async fn a_change_in_the_way_is_named() {
     let (site, token) = site_with_app().await;
-    site.push("blog", "ada").await;
-    // A rollout that nobody carries out: the leader is stopped by a name that it doesn't know.
-    let name: AppName = "stuck".parse().expect("name");
-    let by = "ada".parse().expect("name");
-    ops::app::create(&site.store, &by, Some(name.clone())).await.expect("app");
-    let taken = site.call(&token, "POST", "/v1/apps/", json!({ "id": "stuck" })).await;
-    assert_eq!((taken.status(), taken.body.as_str()), (400, r#"{"id":["This field must be unique."]}"#));
+    let create = json!({ "id": "stuck" });
+    let first = site.call(&token, "POST", "/v1/apps/", create.clone());
+    assert_eq!(first.await.status(), 201);
+    let taken = site.call(&token, "POST", "/v1/apps/", create).await;
+    let want = r#"{"id":["This field must be unique."]}"#;
+    assert_eq!((taken.status(), taken.body.as_str()), (400, want));
+    site.push("stuck", "ada").await;
+    let app: AppName = "stuck".parse().expect("name");
+    let by = "bob".parse().expect("name");
+    ops::change::restart(&site.store, &app, &by, None, None)
+        .await
+        .expect("begun");
+    let path = "/v1/apps/stuck/config/";
+    let reply = site.call(&token, "POST", path, Value::Null).await;
+    assert_eq!(reply.line, "HTTP/1.1 409 CONFLICT");
+    let why = reply.json()["error"].as_str().expect("why").to_owned();
+    assert!(why.contains("restart, by bob"), "{why}");
 }
 
 #[tokio::test]
@@ -209,7 +378,13 @@ async fn one_off_processes() {
     let (site, token) = site_with_app().await;
     site.push("blog", "ada").await;
     let run = async |command: &str| {
-        site.call(&token, "POST", "/v1/apps/blog/run", json!({ "command": command })).await
+        site.call(
+            &token,
+            "POST",
+            "/v1/apps/blog/run",
+            json!({ "command": command }),
+        )
+        .await
     };
     let odd = "echo 'a b' \"$HOME\" %n é; exit 0";
     for (command, want) in [
@@ -219,8 +394,14 @@ async fn one_off_processes() {
     ] {
         let reply = run(command).await;
         assert_eq!((reply.status(), reply.json()), (200, want), "{command}");
-        assert_eq!(reply.header("Content-Type"), Some("text/plain; charset=utf-8"));
-        let left = site.call(&token, "GET", "/v1/apps/blog/containers/run/", Value::Null).await.json();
+        assert_eq!(
+            reply.header("Content-Type"),
+            Some("text/plain; charset=utf-8")
+        );
+        let left = site
+            .call(&token, "GET", "/v1/apps/blog/containers/run/", Value::Null)
+            .await
+            .json();
         assert_eq!(left["count"], 0, "{command} is cleaned up");
     }
     let reply = run("refuse").await;
@@ -228,11 +409,24 @@ async fn one_off_processes() {
     assert_eq!((reply.status(), reply.json()), (503, want));
     let reply = run("vanish").await;
     assert_eq!(reply.status(), 503);
-    assert!(reply.body.contains("The host host-1 was lost"), "{}", reply.body);
+    assert!(
+        reply.body.contains("The host host-1 was lost"),
+        "{}",
+        reply.body
+    );
     let reply = run("true").await;
     assert_eq!(reply.status(), 503, "no host is left: {}", reply.body);
-    let schedule = site.store.list(&keys::schedule_of(&machine())).await.expect("schedule");
-    assert!(schedule.entries.iter().all(|(key, _)| !key.contains(".run.")));
+    let schedule = site
+        .store
+        .list(&keys::schedule_of(&machine()))
+        .await
+        .expect("schedule");
+    assert!(
+        schedule
+            .entries
+            .iter()
+            .all(|(key, _)| !key.contains(".run."))
+    );
 }
 
 #[tokio::test]
@@ -258,7 +452,9 @@ async fn a_client_that_goes_away_ends_its_process() {
     site.store.commit(txn).await.expect("machine");
     let mut feed = site.store.follow(keys::schedule_of(&other.id).as_str());
     feed.next().await;
-    let mut socket = tokio::net::TcpStream::connect(site.address).await.expect("connect");
+    let mut socket = tokio::net::TcpStream::connect(site.address)
+        .await
+        .expect("connect");
     let body = r#"{"command":"sleep"}"#;
     let request = format!(
         "POST /v1/apps/blog/run HTTP/1.1\r\nHost: x\r\nAuthorization: token {token}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -277,81 +473,35 @@ async fn left_over_processes_of_a_former_life_are_removed() {
     use crate::model::{Assignment, Desired, SCHEMA, Work};
     let site = Site::start().await;
     let own = site.state.attach.address();
-    for (name, attach) in [("blog_v2.run.1", own.to_string()), ("blog_v2.run.2", "10.9.9.9:8001".into())] {
+    for (name, attach) in [
+        ("blog_v2.run.1", own.to_string()),
+        ("blog_v2.run.2", "10.9.9.9:8001".into()),
+    ] {
         let assignment = Assignment {
             schema: SCHEMA,
             uuid: uuid::Uuid::new_v4(),
             desired: Desired::Run,
-            work: Work::Run { command: "x".into(), attach, token: "t".into(), memory_bytes: 1 },
+            work: Work::Run {
+                command: "x".into(),
+                attach,
+                token: "t".into(),
+                memory_bytes: 1,
+            },
         };
         let key = keys::assignment(&"3".repeat(32).parse().expect("id"), name);
-        site.store.commit(crate::store::Txn::new().put(&key, &assignment)).await.expect("put");
+        site.store
+            .commit(crate::store::Txn::new().put(&key, &assignment))
+            .await
+            .expect("put");
     }
-    crate::controller::attach::sweep(&site.store, own).await.expect("swept");
+    crate::controller::attach::sweep(&site.store, own)
+        .await
+        .expect("swept");
     let left = site.store.list(&keys::schedule()).await.expect("schedule");
-    let names: Vec<_> = left.entries.iter().map(|(key, _)| key.rsplit('/').next()).collect();
+    let names: Vec<_> = left
+        .entries
+        .iter()
+        .map(|(key, _)| key.rsplit('/').next())
+        .collect();
     assert_eq!(names, [Some("blog_v2.run.2")]);
-}
-
-#[tokio::test]
-async fn keys_are_unique_over_all_users() {
-    let site = Site::start().await;
-    let ada = site.user("ada", true).await;
-    let bob = site.user("bob", false).await;
-    let add = async |token: &str, id: &str| {
-        let reply = site.call(token, "POST", "/v1/keys/", json!({ "id": id, "public": KEY })).await;
-        (reply.status(), reply.body)
-    };
-    assert_eq!(add(&bob, "laptop").await.0, 201);
-    let taken = (400, r#"{"public":["This field must be unique."]}"#.to_owned());
-    assert_eq!(add(&ada, "mine").await, taken);
-    assert_eq!(add(&bob, "again").await, taken);
-    let body = json!({ "id": "x", "public": "ssh-rsa AAA" });
-    let reply = site.call(&ada, "POST", "/v1/keys/", body).await;
-    assert_eq!(reply.body, r#"{"public":["Incorrect padding"]}"#);
-    // Others' keys are not there, for administrators either.
-    assert_eq!(site.call(&ada, "GET", "/v1/keys/laptop", Value::Null).await.status(), 404);
-    assert_eq!(site.call(&ada, "DELETE", "/v1/keys/laptop", Value::Null).await.status(), 404);
-    assert_eq!(site.call(&bob, "DELETE", "/v1/keys/laptop", Value::Null).await.status(), 204);
-    assert_eq!(add(&ada, "mine").await.0, 201);
-}
-
-#[tokio::test]
-async fn domains_belong_to_one_app() {
-    let (site, token) = site_with_app().await;
-    site.call(&token, "POST", "/v1/apps/", json!({ "id": "shop" })).await;
-    let add = async |app: &str, domain: &str| {
-        let path = format!("/v1/apps/{app}/domains/");
-        let reply = site.call(&token, "POST", &path, json!({ "domain": domain })).await;
-        (reply.status(), reply.body)
-    };
-    assert_eq!(add("blog", "blog.example.org").await.0, 201);
-    let unique = r#"{"domain":["This field must be unique."]}"#;
-    assert_eq!(add("blog", "Blog.example.org").await, (400, unique.to_owned()));
-    let other = r#"{"domain":["The domain blog.example.org is already in use by another app"]}"#;
-    assert_eq!(add("shop", "blog.example.org").await, (400, other.to_owned()));
-    // Another app's own name, or the controller's, can't be taken.
-    for domain in ["shop.example.com", "deis.example.com", "example.com"] {
-        let (status, body) = add("blog", domain).await;
-        assert!(status == 400 && body.contains("belongs to the platform"), "{domain}: {body}");
-    }
-    let remove = async |app: &str| {
-        let path = format!("/v1/apps/{app}/domains/blog.example.org");
-        site.call(&token, "DELETE", &path, Value::Null).await.status()
-    };
-    assert_eq!((remove("shop").await, remove("blog").await, remove("blog").await), (404, 204, 404));
-}
-
-#[tokio::test]
-async fn the_last_administrator_stays() {
-    let site = Site::start().await;
-    let ada = site.user("ada", true).await;
-    let demote = async |name: &str| {
-        let path = format!("/v1/admin/perms/{name}");
-        site.call(&ada, "DELETE", &path, Value::Null).await.status()
-    };
-    assert_eq!(demote("ada").await, 409);
-    assert_eq!(site.call(&ada, "DELETE", "/v1/auth/cancel/", Value::Null).await.status(), 409);
-    site.user("bob", true).await;
-    assert_eq!(demote("ada").await, 204);
 }

@@ -8,15 +8,36 @@ use crate::controller::testing::Site;
 async fn status_lines_and_headers_are_v1_s() {
     let site = Site::start().await;
     let get = |path: &str, headers: &str| {
-        format!("GET {path} HTTP/1.1\r\nHost: deis\r\nConnection: close\r\n{headers}\r\n").into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: deis\r\nConnection: close\r\n{headers}\r\n")
+            .into_bytes()
     };
     let token = site.user("ada", false).await;
     let with = format!("Authorization: Token {token}\r\n");
     let cases: &[(&str, &str, &str, &str)] = &[
-        ("/nothing", "", "HTTP/1.1 404 NOT FOUND", r#"{"detail":"Not found"}"#),
-        ("/v1/nothing/", &with, "HTTP/1.1 404 NOT FOUND", r#"{"detail":"Not found"}"#),
-        ("/v1/apps/nothing/", &with, "HTTP/1.1 404 NOT FOUND", r#"{"detail":"Not found"}"#),
-        ("/v1/apps/..%2Fx/", &with, "HTTP/1.1 404 NOT FOUND", r#"{"detail":"Not found"}"#),
+        (
+            "/nothing",
+            "",
+            "HTTP/1.1 404 NOT FOUND",
+            r#"{"detail":"Not found"}"#,
+        ),
+        (
+            "/v1/nothing/",
+            &with,
+            "HTTP/1.1 404 NOT FOUND",
+            r#"{"detail":"Not found"}"#,
+        ),
+        (
+            "/v1/apps/nothing/",
+            &with,
+            "HTTP/1.1 404 NOT FOUND",
+            r#"{"detail":"Not found"}"#,
+        ),
+        (
+            "/v1/apps/..%2Fx/",
+            &with,
+            "HTTP/1.1 404 NOT FOUND",
+            r#"{"detail":"Not found"}"#,
+        ),
         ("/healthz", "", "HTTP/1.1 200 OK", "OK"),
         ("/v1/", &with, "HTTP/1.1 200 OK", "{}"),
         ("/v1", &with, "HTTP/1.1 200 OK", "{}"),
@@ -58,9 +79,17 @@ async fn status_lines_and_headers_are_v1_s() {
         ] {
             assert_eq!(reply.header(name), Some(value), "{path} {name}");
         }
-        assert!(reply.header("X-Request-Id").is_some_and(|id| id.len() == 32));
+        assert!(
+            reply
+                .header("X-Request-Id")
+                .is_some_and(|id| id.len() == 32)
+        );
         let challenge = reply.header("WWW-Authenticate");
-        assert_eq!(challenge, (reply.status() == 401).then_some("Token"), "{path}");
+        assert_eq!(
+            challenge,
+            (reply.status() == 401).then_some("Token"),
+            "{path}"
+        );
     }
 }
 
@@ -74,8 +103,18 @@ async fn methods_that_are_not_there() {
         let want = json!({ "detail": format!("Method '{method}' not allowed.") });
         assert_eq!(reply.json(), want);
     }
-    assert_eq!(site.call("", "HEAD", "/healthz", Value::Null).await.status(), 200);
-    assert_eq!(site.call("", "OPTIONS", "/v1/apps/", Value::Null).await.status(), 200);
+    assert_eq!(
+        site.call("", "HEAD", "/healthz", Value::Null)
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(
+        site.call("", "OPTIONS", "/v1/apps/", Value::Null)
+            .await
+            .status(),
+        200
+    );
 }
 
 #[tokio::test]
@@ -90,7 +129,6 @@ async fn bodies() {
         )
         .into_bytes()
     };
-    let large = format!(r#"{{"id":"{}"}}"#, "a".repeat(2 << 20));
     for (body, line) in [
         ("", "HTTP/1.1 201 CREATED"),
         ("{}", "HTTP/1.1 201 CREATED"),
@@ -102,11 +140,14 @@ async fn bodies() {
     ] {
         assert_eq!(site.raw(&post(body)).await.line, line, "{body:?}");
     }
-    // The server answers before it has read all: it closes, and the rest can't be sent.
-    let head = &post(&large)[..4096];
-    let chunked = [head, b""].concat();
-    drop(chunked);
-    let reply = site.call(&token, "POST", "/v1/apps/", json!({ "id": "a".repeat(1 << 20) })).await;
+    let reply = site
+        .call(
+            &token,
+            "POST",
+            "/v1/apps/",
+            json!({ "id": "a".repeat(1 << 20) }),
+        )
+        .await;
     assert_eq!(reply.line, "HTTP/1.1 413 REQUEST ENTITY TOO LARGE");
 }
 
@@ -118,22 +159,43 @@ async fn shapes_have_exactly_v1_s_fields() {
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYih2RCKaV3pu5Kn45gQgMI8w8q6m9agpWVrxAEYPFI";
     for (path, body) in [
         ("/v1/apps/", json!({ "id": "blog" })),
-        ("/v1/apps/blog/domains/", json!({ "domain": "blog.example.org" })),
+        (
+            "/v1/apps/blog/domains/",
+            json!({ "domain": "blog.example.org" }),
+        ),
         ("/v1/keys/", json!({ "id": "laptop", "public": key })),
     ] {
-        assert_eq!(site.call(&token, "POST", path, body).await.status(), 201, "{path}");
+        assert_eq!(
+            site.call(&token, "POST", path, body).await.status(),
+            201,
+            "{path}"
+        );
     }
     site.push("blog", "ada").await;
     let fields = |value: &Value| {
-        let mut names: Vec<&str> = value.as_object().expect("object").keys().map(String::as_str).collect();
+        let mut names: Vec<&str> = value
+            .as_object()
+            .expect("object")
+            .keys()
+            .map(String::as_str)
+            .collect();
         names.sort_unstable();
         names.join(" ")
     };
     let pages = [
         ("apps/", "created id owner structure updated url uuid"),
-        ("apps/blog/builds/", "app created dockerfile image owner procfile sha updated uuid"),
-        ("apps/blog/releases/", "app build config created owner summary updated uuid version"),
-        ("apps/blog/containers/", "app created num owner release state type updated uuid"),
+        (
+            "apps/blog/builds/",
+            "app created dockerfile image owner procfile sha updated uuid",
+        ),
+        (
+            "apps/blog/releases/",
+            "app build config created owner summary updated uuid version",
+        ),
+        (
+            "apps/blog/containers/",
+            "app created num owner release state type updated uuid",
+        ),
         ("apps/blog/domains/", "app created domain owner updated"),
         ("keys/", "created fingerprint id owner public updated uuid"),
         (
@@ -144,16 +206,28 @@ async fn shapes_have_exactly_v1_s_fields() {
         ("admin/perms/", "is_superuser username"),
     ];
     for (path, want) in pages {
-        let page = site.call(&token, "GET", &format!("/v1/{path}"), Value::Null).await.json();
+        let page = site
+            .call(&token, "GET", &format!("/v1/{path}"), Value::Null)
+            .await
+            .json();
         assert_eq!(fields(&page), "count next previous results", "{path}");
         assert_eq!(fields(&page["results"][0]), want, "{path}");
     }
-    let config = site.call(&token, "GET", "/v1/apps/blog/config/", Value::Null).await.json();
+    let config = site
+        .call(&token, "GET", "/v1/apps/blog/config/", Value::Null)
+        .await
+        .json();
     let want = "app cpu created memory owner tags updated uuid values";
     assert_eq!(fields(&config), want);
-    let app = site.call(&token, "GET", "/v1/apps/blog/", Value::Null).await.json();
+    let app = site
+        .call(&token, "GET", "/v1/apps/blog/", Value::Null)
+        .await
+        .json();
     assert_eq!(app["url"], "blog.example.com");
     assert_eq!(app["structure"], json!({ "web": 1 }));
     let created = app["created"].as_str().expect("time");
-    assert!(created.ends_with("UTC") && created.len() == "2014-01-01T00:00:00UTC".len(), "{created}");
+    assert!(
+        created.ends_with("UTC") && created.len() == "2014-01-01T00:00:00UTC".len(),
+        "{created}"
+    );
 }

@@ -332,6 +332,8 @@ fn start(settings: &SshdSettings) -> Result<Child, SshdError> {
     // Privilege separation wants it; Debian's own unit makes it too.
     let _ = std::fs::create_dir_all("/run/sshd");
     Command::new(settings.link())
+        // Only this program speaks to systemd.
+        .env_remove("NOTIFY_SOCKET")
         .args(["-D", "-e", "-f"])
         .arg(settings.run.join("sshd_config"))
         .stdin(Stdio::null())

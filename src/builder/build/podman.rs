@@ -38,6 +38,8 @@ pub(super) fn name(id: Uuid) -> String {
 pub(super) fn podman() -> Command {
     let mut podman = Command::new("podman");
     podman.stdin(Stdio::null()).kill_on_drop(true);
+    // Only this program speaks to systemd.
+    podman.env_remove("NOTIFY_SOCKET");
     podman
 }
 

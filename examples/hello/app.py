@@ -35,25 +35,30 @@ def page():
     return PAGE.format(**{name: html.escape(value) for name, value in values.items()})
 
 
+# Answers under way: they are finished before the process ends.
+busy = threading.Semaphore(64)
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # A client that stays silent doesn't hold its thread for ever.
     timeout = 60
 
     def do_GET(self):
-        body = page().encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        with busy:
+            body = page().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     do_HEAD = do_GET
 
 
 class Server(http.server.ThreadingHTTPServer):
-    # Requests under way are finished before the process ends; idle connections are not waited for.
+    # Idle connections are not waited for.
     daemon_threads = True
     request_queue_size = 128
 
@@ -68,6 +73,8 @@ def main():
     print(f"hello listens on port {port}", flush=True)
     server.serve_forever(poll_interval=0.1)
     server.server_close()
+    for _ in range(64):
+        busy.acquire(timeout=5)
     print("hello is done", file=sys.stderr, flush=True)
 
 

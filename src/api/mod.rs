@@ -7,6 +7,8 @@ pub mod containers;
 pub mod ssh_key;
 pub mod time;
 pub mod valid;
+#[cfg(test)]
+mod valid_tests;
 pub mod wire;
 
 /// Version of the API: in the header `DEIS_API_VERSION` of every response.

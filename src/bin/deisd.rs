@@ -82,15 +82,13 @@ impl Given {
 /// How many threads a role needs for its tasks.
 #[derive(Debug, Clone, Copy)]
 enum Threads {
-    /// The caller's own: for what has to stay small on every host.
-    One,
     /// One for each processor, at most so many.
     UpTo(usize),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().role {
-        Role::Agent(host) => serve(&host, Threads::One, async |given| {
+        Role::Agent(host) => serve(&host, Threads::UpTo(2), async |given| {
             Ok(agent::run(given.settings, given.store, given.stop).await?)
         }),
         Role::Controller(host) => serve(&host, Threads::UpTo(4), async |given| {
@@ -132,7 +130,6 @@ fn serve(
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = HostSettings::load(&host.settings)?;
     let runtime = match threads {
-        Threads::One => Builder::new_current_thread().enable_all().build(),
         Threads::UpTo(most) => {
             let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
             Builder::new_multi_thread()

@@ -53,8 +53,8 @@ pub const PORT: u16 = 2223;
 const USER: &str = "git";
 /// How long etcd keeps a builder that is gone.
 const TTL: Duration = Duration::from_secs(10);
-/// Builds that run at once on a host.
-const BUILDS: usize = 2;
+/// Builds that run at once on a host; one from a Dockerfile counts for all of them.
+const BUILDS: u32 = 2;
 /// Between two looks whether a registry lacks the stack image.
 const SEED_EVERY: Duration = Duration::from_secs(30);
 
@@ -154,8 +154,8 @@ pub async fn run_at(
     stop: CancellationToken,
 ) -> Result<(), BuilderError> {
     let (uid, gid) = sshd::ensure_user(&places.user, &places.repositories).await?;
+    build::clean_all(&places.build).await;
     directories(&places, uid, gid)?;
-    build::remove_leftovers().await;
     let host_key = sshd::host_key(&store, &key, &places.run).await?;
     let sshd = SshdSettings {
         address: places.listen,
@@ -188,7 +188,7 @@ pub async fn run_at(
         presence,
         address: ip,
         build: places.build,
-        builds: Semaphore::new(BUILDS),
+        builds: Semaphore::new(BUILDS as usize),
         git_uid: uid,
         stop: stop.clone(),
     });

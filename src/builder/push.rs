@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, error::Error, path::Path, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::{sync::SemaphorePermit, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -75,18 +75,20 @@ pub(super) async fn push(daemon: &Daemon, asked: &Push, client: Client, output: 
     let Push { user, app, sha, .. } = asked;
     info!(%app, %user, %sha, fingerprint = %asked.fingerprint, "push begins");
     let gone = client.gone.clone();
-    let mut build = None;
+    let mut running = None;
     let result = match Lock::take(daemon, asked).await {
         Ok(lock) => {
             let result = tokio::select! {
-                result = pushed(daemon, asked, &mut build, client, &output) => result,
+                result = pushed(daemon, asked, &mut running, client, &output) => result,
                 () = gone.cancelled() => {
                     Err(if daemon.stop.is_cancelled() { Refusal::Stopping } else { Refusal::Gone })
                 }
             };
             // A build that was cut off must not write to the cache of the next one.
-            if let (Err(_), Some(id)) = (&result, build) {
-                build::clean(&daemon.build, id).await;
+            if result.is_err()
+                && let Some(running) = running.take()
+            {
+                build::clean_cut_off(&daemon.build, running.id, asked.dockerfile).await;
             }
             lock.release(daemon).await;
             result
@@ -105,8 +107,8 @@ pub(super) async fn push(daemon: &Daemon, asked: &Push, client: Client, output: 
         }
     }
     // What a good build leaves harms nobody, and the pusher needs not wait for its end.
-    if let (Ok(_), Some(id)) = (&result, build) {
-        build::clean(&daemon.build, id).await;
+    if let Some(running) = running {
+        build::clean(&daemon.build, running.id).await;
     }
     gone.cancel();
 }
@@ -141,10 +143,10 @@ async fn explain(refusal: &Refusal, output: &Output) {
     }
 }
 
-async fn pushed(
-    daemon: &Daemon,
+async fn pushed<'d>(
+    daemon: &'d Daemon,
     asked: &Push,
-    build: &mut Option<Uuid>,
+    running: &mut Option<Running<'d>>,
     mut client: Client,
     output: &Output,
 ) -> Result<ReleaseNumber, Refusal> {
@@ -160,7 +162,7 @@ async fn pushed(
 
     let app = still_theirs(daemon, asked).await?;
     let config = config(daemon, &asked.app, app.active).await?;
-    let id = *build.insert(Uuid::new_v4());
+    let id = Uuid::new_v4();
     let job = Job {
         id,
         app: asked.app.clone(),
@@ -172,10 +174,11 @@ async fn pushed(
         dockerfile: asked.dockerfile,
         config,
     };
-    let built = {
-        let _turn = turn(daemon, output).await;
-        build::build(&daemon.build, job, output).await?
-    };
+    let turn = turn(daemon, asked.dockerfile, output).await;
+    let running = running.insert(Running { id, turn });
+    let built = build::build(&daemon.build, job, output).await?;
+    // The next one may build while this one is launched.
+    running.turn = None;
 
     output.step("Pushing image to the registries").await;
     let warnings = daemon
@@ -226,15 +229,29 @@ async fn config(
     config.values.into_iter().map(open).collect()
 }
 
-/// A host builds only so many apps at once; the others wait, and are told.
-async fn turn<'d>(daemon: &'d Daemon, output: &Output) -> Option<tokio::sync::SemaphorePermit<'d>> {
-    if let Ok(permit) = daemon.builds.try_acquire() {
+/// A build that has begun.
+struct Running<'d> {
+    /// Names what it may leave behind.
+    id: Uuid,
+    /// Held until it has ended, and what it left is gone.
+    turn: Option<SemaphorePermit<'d>>,
+}
+
+/// A host builds only so many apps at once; the others wait, and are told. A Dockerfile is built
+/// alone: what `podman build` leaves when it is cut off has nobody's name.
+async fn turn<'d>(
+    daemon: &'d Daemon,
+    dockerfile: bool,
+    output: &Output,
+) -> Option<SemaphorePermit<'d>> {
+    let turns = if dockerfile { super::BUILDS } else { 1 };
+    if let Ok(permit) = daemon.builds.try_acquire_many(turns) {
         return Some(permit);
     }
     output
         .step("Waiting for other builds on this builder")
         .await;
-    daemon.builds.acquire().await.ok()
+    daemon.builds.acquire_many(turns).await.ok()
 }
 
 /// Makes the release and follows its rollout to the end.

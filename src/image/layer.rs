@@ -184,6 +184,9 @@ fn collect(
             return Err(LayerError::TooLarge(format!("{} files", limits.entries)));
         }
     }
+    // tar pads its output: whoever writes it must not find the reader gone.
+    let mut padding = archive.into_inner().take(1 << 20);
+    io::copy(&mut padding, &mut io::sink()).map_err(LayerError::Read)?;
     spool.flush().map_err(LayerError::Write)?;
     Ok((nodes, release))
 }
@@ -398,6 +401,25 @@ mod tests {
             built(&two[..700], Limits::default()),
             Err(LayerError::Read(_))
         ));
+    }
+
+    #[test]
+    fn the_writer_is_read_to_its_end() {
+        use std::io::Write as _;
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        let writing = std::thread::spawn(move || {
+            let mut tar = tar_of(&[("app/a", EntryType::Regular, "x")], 0);
+            // More than a pipe holds.
+            tar.resize(tar.len() + (200 << 10), 0);
+            writer.write_all(&tar)
+        });
+        let mut spool = tempfile::tempfile().expect("a file");
+        let out = tempfile::tempfile().expect("a file");
+        write(reader, &mut spool, out, Limits::default()).expect("a layer");
+        writing
+            .join()
+            .expect("joined")
+            .expect("the writer was not cut off");
     }
 
     #[test]

@@ -179,6 +179,7 @@ async fn register(store: Store, http: SocketAddr, stop: CancellationToken) {
         id: Uuid::new_v4(),
         address: http.to_string(),
     };
+    let mut said = false;
     let presence = loop {
         let key = keys::part(PART, &ip);
         let kept = tokio::select! {
@@ -189,7 +190,13 @@ async fn register(store: Store, http: SocketAddr, stop: CancellationToken) {
         match kept {
             Ok(presence) => break presence,
             Err(error) => {
-                warn!(error = chain(&error), "logger not registered, trying again");
+                if !said {
+                    warn!(
+                        error = chain(&error),
+                        "logger not registered, trying until it is"
+                    );
+                    said = true;
+                }
                 time::sleep(Duration::from_secs(1)).await;
             }
         }

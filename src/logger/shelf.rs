@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     fs,
+    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -55,7 +56,11 @@ impl Shelf {
     /// # Errors
     /// When the folder can't be made.
     pub fn open(root: PathBuf, limits: Limits) -> Result<Self, AppLogError> {
-        fs::create_dir_all(&root).map_err(super::app_log::failed("make", &root))?;
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&root);
+        made.map_err(super::app_log::failed("make", &root))?;
         Ok(Self {
             root,
             limits,

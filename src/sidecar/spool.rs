@@ -13,7 +13,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -152,7 +152,12 @@ impl Spool {
     /// When its folder can't be used, or another sidecar holds it.
     pub fn open(root: &Path, unit: &str, uuid: &str) -> Result<Self, SpoolError> {
         let dir = root.join(unit).join(uuid);
-        fs::create_dir_all(&dir).map_err(failed("make", &dir))?;
+        // What an app prints is nobody else's business.
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir);
+        made.map_err(failed("make", &dir))?;
         let lock = File::open(&dir).map_err(failed("open", &dir))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| SpoolError::Held(dir.clone()))?;

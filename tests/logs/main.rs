@@ -203,7 +203,7 @@ fn sigterm_flushes_and_what_cannot_go_stays_for_the_drain() {
     let mut sidecar = bench.sidecar(&[]);
     writeln!(fifo, "\nunheard").expect("write");
     until("the line in the spool", || {
-        (bench.spooled() > 100).then_some(())
+        bench.spool_holds(b"unheard").then_some(())
     });
     let begin = Instant::now();
     assert!(sidecar.terminate().success());

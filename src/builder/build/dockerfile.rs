@@ -29,7 +29,10 @@ pub(super) async fn build(
         .map_err(BuildError::io("unpack the source"))?;
 
     let name = format!("localhost/{}", podman::name(job.id));
+    let bundles = super::bundle_dir(settings, job.id);
+    fs::create_dir(&bundles).map_err(BuildError::io("make a directory"))?;
     let mut build = podman::podman();
+    build.env("TMPDIR", &bundles);
     build.args([
         "build",
         "--format=oci",
@@ -37,7 +40,7 @@ pub(super) async fn build(
         "--force-rm",
         "--memory=2g",
     ]);
-    build.args(["--security-opt=no-new-privileges", "--tag", &name, "--file"]);
+    build.args(["--tag", &name, "--file"]);
     build.arg(context.join("Dockerfile"));
     if podman::network().await {
         build.args(["--network", super::NETWORK]);

@@ -25,8 +25,6 @@ use crate::{
     seal::Secret,
 };
 
-pub use podman::remove_leftovers;
-
 /// The image that apps are built in and run on, as podman knows it.
 pub const STACK_IMAGE: &str = "localhost/deis/stack:latest";
 /// Where it lies in the registries.
@@ -137,7 +135,7 @@ impl BuildError {
 
 /// Builds; whatever happens, nothing of it stays but the cache.
 ///
-/// Cancel safe as far as memory goes; whoever drops this calls [`clean`] afterwards.
+/// Cancel safe as far as memory goes; whoever drops this calls [`clean_cut_off`] afterwards.
 ///
 /// # Errors
 /// When there is no image in the end.
@@ -158,10 +156,30 @@ pub async fn build(
         .unwrap_or(Err(BuildError::Timeout))
 }
 
-/// Removes what a build has left behind: its container, image and config values.
+/// Removes what a build that came to its end has left: its image and config values.
 pub async fn clean(settings: &BuildSettings, id: Uuid) {
     podman::remove(id).await;
     let _ = std::fs::remove_dir_all(env_dir(settings, id));
+    let _ = std::fs::remove_dir_all(bundle_dir(settings, id));
+}
+
+/// Removes what a build that was cut off has left, running containers included; for a Dockerfile,
+/// while no other one is being built.
+pub async fn clean_cut_off(settings: &BuildSettings, id: Uuid, dockerfile: bool) {
+    if dockerfile {
+        podman::remove_leftovers(&bundle_dir(settings, id)).await;
+    }
+    clean(settings, id).await;
+}
+
+/// Removes what a former life of the builder has left.
+pub async fn clean_all(settings: &BuildSettings) {
+    podman::remove_leftovers(&settings.data).await;
+}
+
+/// Where `podman build` keeps its containers' bundles: by it they are found when it is killed.
+fn bundle_dir(settings: &BuildSettings, id: Uuid) -> PathBuf {
+    settings.data.join("tmp").join(format!("bundles-{id}"))
 }
 
 fn env_dir(settings: &BuildSettings, id: Uuid) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -144,38 +145,91 @@ pub(super) async fn remove(id: Uuid) {
     }
 }
 
-/// Removes the containers of builds that a former life of this builder left behind.
-pub async fn remove_leftovers() {
-    let mut list = podman();
-    list.args([
+/// Removes what builds have left behind that nobody works on any more; no `podman build` may be
+/// running meanwhile. `bundles` is where such builds keep their containers' bundles.
+pub(super) async fn remove_leftovers(bundles: &Path) {
+    remove_runs(bundles).await;
+    // What `podman run` started has our label; what `podman build` did is known as "storage" only.
+    let label = format!("label={LABEL}");
+    for id in lines(&["ps", "--all", "--quiet", "--filter", &label]).await {
+        quietly(&["rm", "--force", "--ignore", "--time=0", &id]).await;
+    }
+    let external = [
         "ps",
         "--all",
-        "--quiet",
-        "--filter",
-        &format!("label={LABEL}"),
-    ]);
-    let Ok(Ok(found)) = timeout(SHORT, list.output()).await else {
-        return;
-    };
-    for id in String::from_utf8_lossy(&found.stdout).split_ascii_whitespace() {
-        quietly(&["rm", "--force", "--ignore", "--time=0", id]).await;
+        "--external",
+        "--format={{.ID}} {{.Status}} {{.Command}}",
+    ];
+    for line in lines(&external).await {
+        // A container that an agent's podman is just making is "storage" too, but not buildah's.
+        if let Some((id, "Storage buildah")) = line.split_once(' ') {
+            quietly(&["rm", "--force", id]).await;
+        }
+    }
+}
+
+/// `podman build` that is killed leaves the container of its RUN line running, and forgets it. The
+/// runtime knows it still, by the bundle that it was made from.
+async fn remove_runs(bundles: &Path) {
+    #[derive(serde::Deserialize)]
+    struct Container {
+        id: String,
+        bundle: PathBuf,
+    }
+    for runtime in ["crun", "runc"] {
+        let mut list = Command::new(runtime);
+        list.args(["list", "--format=json"])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        // A host has one of the two.
+        let Ok(Ok(found)) = timeout(SHORT, list.output()).await else {
+            continue;
+        };
+        let found: Option<Vec<Container>> =
+            serde_json::from_slice(&found.stdout).unwrap_or_default();
+        for container in found.unwrap_or_default() {
+            if container.bundle.starts_with(bundles) {
+                let mut delete = Command::new(runtime);
+                delete
+                    .args(["delete", "--force", &container.id])
+                    .kill_on_drop(true);
+                ran(delete).await;
+            }
+        }
+    }
+}
+
+async fn lines(arguments: &[&str]) -> Vec<String> {
+    let mut command = podman();
+    command.args(arguments).stderr(Stdio::null());
+    match timeout(SHORT, command.output()).await {
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(str::to_owned)
+            .collect(),
+        _ => Vec::new(),
     }
 }
 
 async fn quietly(arguments: &[&str]) {
     let mut command = podman();
+    command.args(arguments);
+    ran(command).await;
+}
+
+async fn ran(mut command: Command) {
     command
-        .args(arguments)
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     match timeout(SHORT, command.output()).await {
         Ok(Ok(output)) if output.status.success() => {}
         Ok(Ok(output)) => {
             let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            warn!(?arguments, why, "podman could not clean up");
+            warn!(command = ?command.as_std(), why, "a build is not cleaned up");
         }
-        Ok(Err(error)) => warn!(?arguments, %error, "podman can't be run"),
-        Err(_) => warn!(?arguments, "podman does not come to an end"),
+        Ok(Err(error)) => warn!(command = ?command.as_std(), %error, "can't be run"),
+        Err(_) => warn!(command = ?command.as_std(), "does not come to an end"),
     }
 }
 

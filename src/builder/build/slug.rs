@@ -16,7 +16,7 @@ use crate::{
     builder::{output::Output, procfile},
     image::{
         Blob, config,
-        layer::{self, Layer, Limits},
+        layer::{self, Layer, LayerError, Limits},
         layout::Layout,
         push::Image,
     },
@@ -35,10 +35,13 @@ pub(super) async fn build(
 ) -> Result<Built, BuildError> {
     let layer_path = job.files.path().join("layer.tar.gz");
     let (status, layer) = compile(settings, &job, output, &layer_path).await?;
-    if !status.success() {
-        return Err(BuildError::Failed(podman::ended(status)));
-    }
-    let layer = layer?;
+    let layer = match layer {
+        // What was cut off says nothing; the build itself does.
+        Ok(_) | Err(LayerError::Read(_) | LayerError::Empty) if !status.success() => {
+            return Err(BuildError::Failed(podman::ended(status)));
+        }
+        layer => layer?,
+    };
 
     let defaults = match &layer.release {
         Some(text) => procfile::parse_release(text).map_err(BuildError::Release)?,
@@ -94,7 +97,7 @@ async fn compile(
     job: &Job,
     output: &Output,
     layer_path: &Path,
-) -> Result<(std::process::ExitStatus, Result<Layer, layer::LayerError>), BuildError> {
+) -> Result<(std::process::ExitStatus, Result<Layer, LayerError>), BuildError> {
     let env = write_env(settings, job).map_err(BuildError::io("hand over the config variables"))?;
     let cache = cache_dir(settings, job).map_err(BuildError::io("make the app's cache"))?;
     let source = fs::File::open(&job.source).map_err(BuildError::io("read the source"))?;

@@ -1,7 +1,11 @@
 //! `deisctl install`, `start`, `stop`, `restart`, `uninstall` and `scale`: what is wanted of the
 //! platform's units. The leader and the agents do the rest; this waits for them, and says for what.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    io::Write,
+    time::Duration,
+};
 
 use super::{
     failure::{Failure, Kind},
@@ -49,7 +53,7 @@ impl<W: Write> Lifecycle<'_, W> {
         self.require_domain().await?;
         let fleet = Fleet::load(self.store).await?;
         let hosts = fleet.hosts.keys().chain(fleet.machines.keys());
-        let hosts: std::collections::BTreeSet<_> = hosts.collect();
+        let hosts: BTreeSet<_> = hosts.collect();
         let instances = platform::to_install(targets, hosts.len())
             .map_err(|error| Failure::new(Kind::Refused, error))?;
         self.put_units(&instances, templates, UnitTarget::Loaded)
@@ -183,8 +187,8 @@ impl<W: Write> Lifecycle<'_, W> {
     ) -> anyhow::Result<()> {
         let mut texts = BTreeMap::new();
         for instance in instances {
-            if !texts.contains_key(&instance.part) {
-                texts.insert(instance.part, templates.read(instance.part)?);
+            if let Entry::Vacant(text) = texts.entry(instance.part) {
+                text.insert(templates.read(instance.part)?);
             }
         }
         for _ in 0..TRIES {

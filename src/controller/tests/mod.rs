@@ -2,4 +2,5 @@
 
 mod flows;
 mod permissions;
+mod things;
 mod wire;

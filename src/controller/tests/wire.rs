@@ -129,7 +129,6 @@ async fn bodies() {
         )
         .into_bytes()
     };
-    let large = format!(r#"{{"id":"{}"}}"#, "a".repeat(2 << 20));
     for (body, line) in [
         ("", "HTTP/1.1 201 CREATED"),
         ("{}", "HTTP/1.1 201 CREATED"),
@@ -141,10 +140,6 @@ async fn bodies() {
     ] {
         assert_eq!(site.raw(&post(body)).await.line, line, "{body:?}");
     }
-    // The server answers before it has read all: it closes, and the rest can't be sent.
-    let head = &post(&large)[..4096];
-    let chunked = [head, b""].concat();
-    drop(chunked);
     let reply = site
         .call(
             &token,

@@ -95,12 +95,21 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 Err(error) => return Err(std::io::Error::other(error)),
             };
             info!(unit, uuid = %found.uuid, active = ?status.active, "adopted");
-            if found.template.as_deref().is_some_and(|digest| digest != edges.templates.digest()) {
-                info!(unit, "it is from an older template, and will be replaced when its app is deployed next");
+            if found
+                .template
+                .as_deref()
+                .is_some_and(|digest| digest != edges.templates.digest())
+            {
+                info!(
+                    unit,
+                    "it is from an older template, and will be replaced when its app is deployed next"
+                );
             }
             world.adopt(&found.name, found.uuid, found.port, status, now);
         }
-        let feed = edges.store.follow(keys::schedule_of(&edges.machine).as_str());
+        let feed = edges
+            .store
+            .follow(keys::schedule_of(&edges.machine).as_str());
         Ok(Self {
             edges,
             world,
@@ -122,7 +131,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let edges = self.edges.clone();
         let mut wake: Option<Duration> = None;
         loop {
-            let alarm = wake.map_or(Duration::from_secs(3600), |at| at.saturating_sub(self.clock.elapsed()));
+            let alarm = wake.map_or(Duration::from_secs(3600), |at| {
+                at.saturating_sub(self.clock.elapsed())
+            });
             tokio::select! {
                 () = stop.cancelled() => break,
                 update = self.feed.next() => self.assignments(update).await,
@@ -154,7 +165,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Plans, begins what is to be done, and reports.
     fn round(&mut self) -> Option<Duration> {
-        let plan = plan(self.world.knowledge, &self.world.wanted(), &self.world.seen(), self.clock.elapsed());
+        let plan = plan(
+            self.world.knowledge,
+            &self.world.wanted(),
+            &self.world.seen(),
+            self.clock.elapsed(),
+        );
         for (name, action) in &plan.actions {
             debug!(name, ?action, "begins");
             self.begin(name, *action);
@@ -181,7 +197,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         for Change { key, entry, .. } in update.changes {
-            let Some((_, name)) = keys::parse_assignment(&key) else { continue };
+            let Some((_, name)) = keys::parse_assignment(&key) else {
+                continue;
+            };
             self.world.try_again(name);
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
@@ -189,7 +207,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     if assignment.desired != Desired::Run {
                         self.forget(name);
                     }
-                    self.world.assigned.insert(name.to_owned(), Assigned { assignment, mod_revision });
+                    self.world.assigned.insert(
+                        name.to_owned(),
+                        Assigned {
+                            assignment,
+                            mod_revision,
+                        },
+                    );
                 }
                 Some((Err(error), _)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
@@ -234,14 +258,22 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         }
         if let Some(saved) = self.world.saved.get(name) {
-            let assigned = Assigned { assignment: saved.assignment.clone(), mod_revision: saved.mod_revision };
+            let assigned = Assigned {
+                assignment: saved.assignment.clone(),
+                mod_revision: saved.mod_revision,
+            };
             self.world.assigned.insert(name.to_owned(), assigned);
         }
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
     async fn recall(&mut self) {
-        match self.edges.store.get(&keys::state(&self.edges.machine)).await {
+        match self
+            .edges
+            .store
+            .get(&keys::state(&self.edges.machine))
+            .await
+        {
             Ok(Some(state)) => self.world.recall(&state.value),
             Ok(None) => {}
             Err(error) => warn!(%error, "this host's last report can't be read"),
@@ -254,11 +286,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         }
         warn!(
-            cached = self.world.saved.len(), patience_secs = PATIENCE.as_secs(),
+            cached = self.world.saved.len(),
+            patience_secs = PATIENCE.as_secs(),
             "etcd does not answer: starting what the cache knows, stopping nothing"
         );
         for (name, saved) in &self.world.saved {
-            let assigned = Assigned { assignment: saved.assignment.clone(), mod_revision: saved.mod_revision };
+            let assigned = Assigned {
+                assignment: saved.assignment.clone(),
+                mod_revision: saved.mod_revision,
+            };
             self.world.assigned.insert(name.clone(), assigned);
         }
         self.world.knowledge = Knowledge::Cached;
@@ -274,7 +310,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             // Signals were missed: each unit is read again.
             for name in self.world.entries.keys() {
                 let unit = unit_of(name);
-                let (edges, events, name) = (self.edges.clone(), self.events.0.clone(), name.clone());
+                let (edges, events, name) =
+                    (self.edges.clone(), self.events.0.clone(), name.clone());
                 tokio::spawn(async move {
                     if let Ok(status) = edges.units.status(&unit).await {
                         let _ = events.send(Event::Status(name, status)).await;
@@ -286,8 +323,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
-        let Some(entry) = self.world.entries.get(name) else { return };
-        warn!(name, restarts = entry.status.restarts, reason = entry.status.exit.reason(), "crashed");
+        let Some(entry) = self.world.entries.get(name) else {
+            return;
+        };
+        warn!(
+            name,
+            restarts = entry.status.restarts,
+            reason = entry.status.exit.reason(),
+            "crashed"
+        );
         if matches!(entry.seen.kind, Kind::Run | Kind::Unit) {
             return;
         }
@@ -316,7 +360,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                 };
-                if let Some(name) = self.world.unit_changed(&unit_of(&name), change, self.clock.elapsed()) {
+                if let Some(name) =
+                    self.world
+                        .unit_changed(&unit_of(&name), change, self.clock.elapsed())
+                {
                     self.crashed(&name);
                 }
             }
@@ -328,8 +375,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(Task { name, uuid, .. }) = self.running.remove(&id) else { return };
-        if self.world.entries.get(&name).is_none_or(|entry| entry.seen.uuid != uuid) {
+        let Some(Task { name, uuid, .. }) = self.running.remove(&id) else {
+            return;
+        };
+        if self
+            .world
+            .entries
+            .get(&name)
+            .is_none_or(|entry| entry.seen.uuid != uuid)
+        {
             return;
         }
         let now = self.clock.elapsed();
@@ -337,7 +391,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Ok(ended)) => self.succeeded(&name, ended),
             Ok(Err(StepError::Outdated)) => {
                 // The feed is about to say how; then the plan is another.
-                debug!(name, "the assignment has changed while its address was published");
+                debug!(
+                    name,
+                    "the assignment has changed while its address was published"
+                );
                 self.world.failed(&name, &StepError::Outdated, now);
             }
             Ok(Err(error)) => {
@@ -356,7 +413,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             self.world.gone(name);
             return;
         }
-        let Some(entry) = self.world.done(name) else { return };
+        let Some(entry) = self.world.done(name) else {
+            return;
+        };
         match ended {
             Ended::Started(status) => entry.started(status),
             Ended::Cancelled | Ended::Stopped => {}
@@ -366,7 +425,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             Ended::Withdrawn(revision) => {
                 // Gone already and told so before a restart of the agent: that revision stays.
-                entry.withdrawn = entry.withdrawn.filter(|_| entry.seen.published == Published::Unknown).or(Some(revision));
+                entry.withdrawn = entry
+                    .withdrawn
+                    .filter(|_| entry.seen.published == Published::Unknown)
+                    .or(Some(revision));
                 entry.seen.published = Published::No;
             }
             Ended::Reported(code) => {
@@ -395,12 +457,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Action::Start => {
                 let Some(assigned) = assigned else { return };
                 let kind = kind_of(name, &assigned.assignment.work);
-                let entry = self.world.begin(name, assigned.assignment.uuid, kind, Timestamp::now());
+                let entry =
+                    self.world
+                        .begin(name, assigned.assignment.uuid, kind, Timestamp::now());
                 entry.seen.busy = Some(Busy::Starting);
                 entry.progress = Progress::Preparing;
                 let port = (kind == Kind::Routable).then(|| self.take_port(name));
                 if port == Some(None) {
-                    self.world.failed(name, &StepError::NoPort, self.clock.elapsed());
+                    self.world
+                        .failed(name, &StepError::NoPort, self.clock.elapsed());
                     return;
                 }
                 let job = Job {
@@ -421,29 +486,57 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 })
             }
             Action::Publish => {
-                let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else { return };
+                let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else {
+                    return;
+                };
                 self.busy(name, Busy::Publishing);
                 self.tasks.spawn(async move {
-                    edges.publish(owned, assigned.mod_revision, port).await.map(|()| Ended::Published)
+                    edges
+                        .publish(owned, assigned.mod_revision, port)
+                        .await
+                        .map(|()| Ended::Published)
                 })
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
                 let port = self.world.ports.get(name);
-                self.tasks.spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                self.tasks
+                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
             }
             Action::Stop => {
-                let Some(uuid) = self.busy(name, Busy::Stopping) else { return };
-                self.tasks.spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
+                self.tasks
+                    .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
             }
             Action::Report => {
-                let Some(Work::Run { attach, token, .. }) = assigned.map(|a| a.assignment.work) else { return };
+                let Some(Work::Run { attach, token, .. }) = assigned.map(|a| a.assignment.work)
+                else {
+                    return;
+                };
                 self.busy(name, Busy::Reporting);
-                self.tasks.spawn(async move { edges.report(owned, attach, token).await.map(Ended::Reported) })
+                self.tasks.spawn(async move {
+                    edges
+                        .report(owned, attach, token)
+                        .await
+                        .map(Ended::Reported)
+                })
             }
         };
-        let uuid = self.world.entries.get(name).map_or(Uuid::nil(), |entry| entry.seen.uuid);
-        self.running.insert(spawned.id(), Task { name: name.to_owned(), uuid, cancel });
+        let uuid = self
+            .world
+            .entries
+            .get(name)
+            .map_or(Uuid::nil(), |entry| entry.seen.uuid);
+        self.running.insert(
+            spawned.id(),
+            Task {
+                name: name.to_owned(),
+                uuid,
+                cancel,
+            },
+        );
     }
 
     fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {
@@ -454,6 +547,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     fn take_port(&mut self, name: &str) -> Option<u16> {
         let address = self.edges.host.address;
-        self.world.ports.take(name, |port| std::net::TcpListener::bind((address, port)).is_ok())
+        self.world.ports.take(name, |port| {
+            std::net::TcpListener::bind((address, port)).is_ok()
+        })
     }
 }

@@ -40,7 +40,10 @@ pub struct Saved {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Writes what is kept of an assignment.
@@ -70,7 +73,9 @@ pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(paths.cache())? {
         let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
         if name.ends_with(".new") || name.ends_with(".damaged") {
             continue;
         }
@@ -93,7 +98,10 @@ pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
 
 fn read(path: &Path) -> Result<Saved, String> {
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no checksum")?;
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or("it has no checksum")?;
     let (sum, body) = (&bytes[..end], &bytes[end + 1..]);
     if sum != checksum(body).as_bytes() {
         return Err("its checksum is wrong".into());
@@ -135,7 +143,13 @@ mod tests {
         bytes[last] ^= 1;
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
-        assert_eq!(load(&paths).expect("loaded"), BTreeMap::from([("a".to_owned(), saved())]));
-        assert!(file("b.damaged").exists(), "the damaged file is kept for a person to look at");
+        assert_eq!(
+            load(&paths).expect("loaded"),
+            BTreeMap::from([("a".to_owned(), saved())])
+        );
+        assert!(
+            file("b.damaged").exists(),
+            "the damaged file is kept for a person to look at"
+        );
     }
 }

@@ -47,15 +47,28 @@ pub fn write_process(
     units: &[RenderedUnit],
     environment: &Environment,
 ) -> io::Result<()> {
-    for (file, text) in [(env_list(name), &environment.list), (env_file(name), &environment.quoted)] {
+    for (file, text) in [
+        (env_list(name), &environment.list),
+        (env_file(name), &environment.quoted),
+    ] {
         if text.is_empty() {
             remove(&paths.at(&file))?;
         } else {
-            write_atomic(&paths.at(&file), text.as_bytes(), 0o600, Durability::Runtime)?;
+            write_atomic(
+                &paths.at(&file),
+                text.as_bytes(),
+                0o600,
+                Durability::Runtime,
+            )?;
         }
     }
     for unit in units {
-        write_atomic(&paths.unit(&unit.name), unit.text.as_bytes(), 0o644, Durability::Runtime)?;
+        write_atomic(
+            &paths.unit(&unit.name),
+            unit.text.as_bytes(),
+            0o644,
+            Durability::Runtime,
+        )?;
     }
     Ok(())
 }
@@ -66,7 +79,12 @@ pub fn write_process(
 /// # Errors
 /// When it can't be written.
 pub fn prepare_output(paths: &Paths, name: &ProcessName) -> io::Result<()> {
-    write_atomic(&paths.at(&RunFiles::of(name).output), b"", 0o600, Durability::Runtime)
+    write_atomic(
+        &paths.at(&RunFiles::of(name).output),
+        b"",
+        0o600,
+        Durability::Runtime,
+    )
 }
 
 /// Removes all of a process's files.
@@ -88,8 +106,14 @@ pub fn remove_process(paths: &Paths, name: &ProcessName) -> io::Result<()> {
 /// Whether a unit of that name belongs to the host itself.
 #[must_use]
 pub fn is_hosts_own(paths: &Paths, unit: &UnitFileName) -> bool {
-    let dirs = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system"];
-    dirs.iter().any(|dir| paths.at(dir).join(unit.as_str()).exists())
+    let dirs = [
+        "/etc/systemd/system",
+        "/usr/lib/systemd/system",
+        "/lib/systemd/system",
+        "/usr/local/lib/systemd/system",
+    ];
+    dirs.iter()
+        .any(|dir| paths.at(dir).join(unit.as_str()).exists())
         || (paths.unit(unit.as_str()).exists() && !paths.owned(unit.as_str()).exists())
 }
 
@@ -99,8 +123,18 @@ pub fn is_hosts_own(paths: &Paths, unit: &UnitFileName) -> bool {
 /// When it can't be written.
 pub fn write_raw(paths: &Paths, unit: &UnitFileName, uuid: Uuid, text: &str) -> io::Result<()> {
     let owned = serde_json::to_vec(&Owned { uuid }).map_err(io::Error::other)?;
-    write_atomic(&paths.owned(unit.as_str()), &owned, 0o600, Durability::Runtime)?;
-    write_atomic(&paths.unit(unit.as_str()), text.as_bytes(), 0o644, Durability::Runtime)
+    write_atomic(
+        &paths.owned(unit.as_str()),
+        &owned,
+        0o600,
+        Durability::Runtime,
+    )?;
+    write_atomic(
+        &paths.unit(unit.as_str()),
+        text.as_bytes(),
+        0o644,
+        Durability::Runtime,
+    )
 }
 
 /// Removes a raw unit's file.
@@ -120,14 +154,25 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(paths.at("/run/systemd/system"))? {
         let path = entry?.path();
-        let Some(file) = path.file_name().and_then(|n| n.to_str()) else { continue };
-        let Some(name) = file.strip_suffix(".service").filter(|stem| stem.parse::<ProcessName>().is_ok()) else {
+        let Some(file) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
+        let Some(name) = file
+            .strip_suffix(".service")
+            .filter(|stem| stem.parse::<ProcessName>().is_ok())
+        else {
             continue;
         };
         let text = fs::read_to_string(&path)?;
-        let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
+        };
         let Some(uuid) = field("X-Deis-Uuid").and_then(|uuid| uuid.parse().ok()) else {
-            warn!(unit = file, "a unit with a process's name and no uuid: not ours, left alone");
+            warn!(
+                unit = file,
+                "a unit with a process's name and no uuid: not ours, left alone"
+            );
             continue;
         };
         found.push(Found {
@@ -140,9 +185,17 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
     }
     for entry in fs::read_dir(paths.at("/run/deis/units"))? {
         let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
         if let Some(uuid) = read_owned(&path) {
-            found.push(Found { name: name.to_owned(), uuid, port: None, template: None, raw: true });
+            found.push(Found {
+                name: name.to_owned(),
+                uuid,
+                port: None,
+                template: None,
+                raw: true,
+            });
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -150,7 +203,9 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
 }
 
 fn read_owned(path: &Path) -> Option<Uuid> {
-    serde_json::from_slice::<Owned>(&fs::read(path).ok()?).ok().map(|owned| owned.uuid)
+    serde_json::from_slice::<Owned>(&fs::read(path).ok()?)
+        .ok()
+        .map(|owned| owned.uuid)
 }
 
 #[cfg(test)]
@@ -164,7 +219,10 @@ mod tests {
         paths.prepare().expect("folders");
         let name: ProcessName = "blog_v7.web.1".parse().expect("name");
         let text = "[X-Deis]\nX-Deis-Template=abc\nX-Deis-Uuid=00000000-0000-0000-0000-00000000000d\nX-Deis-Port=20001\n";
-        let unit = |name: String| RenderedUnit { name, text: text.into() };
+        let unit = |name: String| RenderedUnit {
+            name,
+            text: text.into(),
+        };
         let units = [unit(log(&name)), unit(service(&name))];
         write_process(&paths, &name, &units, &Environment::default()).expect("written");
         fs::write(paths.unit("ssh.service"), "[Unit]").expect("written");
@@ -173,7 +231,10 @@ mod tests {
         write_raw(&paths, &raw, Uuid::from_u128(2), "[Service]").expect("written");
         let found = scan(&paths).expect("scanned");
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].name.as_str(), found[0].port, found[0].uuid), ("blog_v7.web.1", Some(20001), Uuid::from_u128(13)));
+        assert_eq!(
+            (found[0].name.as_str(), found[0].port, found[0].uuid),
+            ("blog_v7.web.1", Some(20001), Uuid::from_u128(13))
+        );
         assert!(found[1].raw && found[1].uuid == Uuid::from_u128(2));
         assert!(!is_hosts_own(&paths, &raw));
         assert!(is_hosts_own(&paths, &"ssh.service".parse().expect("name")));

@@ -14,13 +14,18 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The bridge's address; its containers are led up to it (see the rules).
 const MAC: &str = "02:de:15:00:00:01";
 /// Networks for containers: the first that the host is not in itself.
-const SUBNETS: [(&str, &str, u8); 2] = [("10.87.0.0/16", "10.87.0.1", 87), ("10.88.0.0/16", "10.88.0.1", 88)];
+const SUBNETS: [(&str, &str, u8); 2] = [
+    ("10.87.0.0/16", "10.87.0.1", 87),
+    ("10.88.0.0/16", "10.88.0.1", 88),
+];
 
 /// Why containers can't be kept apart.
 #[derive(Debug, thiserror::Error)]
 pub enum IsolationError {
     /// A program failed.
-    #[error("{program} failed: {reason}; without it containers would reach the platform's inner ports")]
+    #[error(
+        "{program} failed: {reason}; without it containers would reach the platform's inner ports"
+    )]
     Program {
         /// Which one.
         program: String,
@@ -35,7 +40,11 @@ pub enum IsolationError {
 /// Which subnet the containers of a host get.
 fn subnet(address: IpAddr) -> (&'static str, &'static str) {
     let taken = |second: u8| matches!(address, IpAddr::V4(a) if a.octets()[..2] == [10, second]);
-    let (subnet, gateway, _) = if taken(SUBNETS[0].2) { SUBNETS[1] } else { SUBNETS[0] };
+    let (subnet, gateway, _) = if taken(SUBNETS[0].2) {
+        SUBNETS[1]
+    } else {
+        SUBNETS[0]
+    };
     (subnet, gateway)
 }
 
@@ -78,28 +87,70 @@ pub async fn set_up(paths: &Paths, address: IpAddr) -> Result<(), IsolationError
     let text = network(address);
     if std::fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
         std::fs::create_dir_all(&dir).map_err(IsolationError::Network)?;
-        write_atomic(&file, text.as_bytes(), 0o644, Durability::Disk).map_err(IsolationError::Network)?;
+        write_atomic(&file, text.as_bytes(), 0o644, Durability::Disk)
+            .map_err(IsolationError::Network)?;
     }
     // The rules come first: they name the bridge, which need not exist yet.
     run("nft", &["-f", "-"], &rules(address)).await?;
     let prefix = subnet.split_once('/').map_or("16", |(_, prefix)| prefix);
     if run("ip", &["link", "show", "deis0"], "").await.is_err() {
-        run("ip", &["link", "add", "deis0", "address", MAC, "type", "bridge"], "").await?;
+        run(
+            "ip",
+            &["link", "add", "deis0", "address", MAC, "type", "bridge"],
+            "",
+        )
+        .await?;
     }
     run("ip", &["link", "set", "deis0", "address", MAC, "up"], "").await?;
-    run("ip", &["address", "replace", &format!("{gateway}/{prefix}"), "dev", "deis0"], "").await?;
+    run(
+        "ip",
+        &[
+            "address",
+            "replace",
+            &format!("{gateway}/{prefix}"),
+            "dev",
+            "deis0",
+        ],
+        "",
+    )
+    .await?;
     // netavark removes a bridge with its last container, and a new one would have another address:
     // one end of a pair of our own stays in it.
-    if run("ip", &["link", "show", "deis0-keep"], "").await.is_err() {
-        run("ip", &["link", "add", "deis0-keep", "type", "veth", "peer", "name", "deis0-peer"], "").await?;
+    if run("ip", &["link", "show", "deis0-keep"], "")
+        .await
+        .is_err()
+    {
+        run(
+            "ip",
+            &[
+                "link",
+                "add",
+                "deis0-keep",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "deis0-peer",
+            ],
+            "",
+        )
+        .await?;
     }
-    run("ip", &["link", "set", "deis0-keep", "master", "deis0", "up"], "").await?;
+    run(
+        "ip",
+        &["link", "set", "deis0-keep", "master", "deis0", "up"],
+        "",
+    )
+    .await?;
     run("ip", &["link", "set", "deis0-peer", "up"], "").await?;
     std::fs::write(paths.at("/proc/sys/net/ipv4/ip_forward"), "1").map_err(IsolationError::Network)
 }
 
 async fn run(program: &str, args: &[&str], input: &str) -> Result<(), IsolationError> {
-    let failed = |reason: String| IsolationError::Program { program: format!("{program} {}", args.join(" ")), reason };
+    let failed = |reason: String| IsolationError::Program {
+        program: format!("{program} {}", args.join(" ")),
+        reason,
+    };
     let work = async {
         let mut child = Command::new(program)
             .args(args)
@@ -115,7 +166,9 @@ async fn run(program: &str, args: &[&str], input: &str) -> Result<(), IsolationE
     };
     match time::timeout(LIMIT, work).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        Ok(Ok(output)) => Err(failed(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        )),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed(format!("no end within {} s", LIMIT.as_secs()))),
     }
@@ -130,7 +183,10 @@ mod tests {
         for address in ["10.21.8.101", "10.87.3.1", "203.0.113.7", "2001:db8::1"] {
             let address: IpAddr = address.parse().expect("address");
             let rules = rules(address);
-            assert!(!rules.contains('@') || rules.matches('@').count() == 2, "{rules}");
+            assert!(
+                !rules.contains('@') || rules.matches('@').count() == 2,
+                "{rules}"
+            );
             assert!(serde_json::from_str::<serde_json::Value>(&network(address)).is_ok());
         }
         assert!(rules("10.87.3.1".parse().expect("address")).contains("10.88.0.0/16"));

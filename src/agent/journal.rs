@@ -15,7 +15,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub async fn last_lines(process: &str) -> Vec<String> {
     let mut command = Command::new("journalctl");
     command
-        .args(["--no-pager", "--quiet", "--output=cat", "--boot", "--lines", LINES])
+        .args([
+            "--no-pager",
+            "--quiet",
+            "--output=cat",
+            "--boot",
+            "--lines",
+            LINES,
+        ])
         .arg(format!("DEIS_PROCESS={process}"))
         .stdin(Stdio::null())
         .stderr(Stdio::null())

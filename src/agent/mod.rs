@@ -5,7 +5,10 @@
 //! It never stops a unit unless etcd says so, its own end stops nothing, and the next one adopts what
 //! it finds.
 
-#[allow(clippy::module_inception, reason = "the loop is what the folder is about")]
+#[allow(
+    clippy::module_inception,
+    reason = "the loop is what the folder is about"
+)]
 mod agent;
 mod cache;
 mod files;
@@ -19,6 +22,7 @@ mod records;
 mod report;
 mod runtime;
 mod socket;
+mod spool;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -81,7 +85,9 @@ pub enum AgentError {
     #[error(transparent)]
     Isolation(#[from] isolation::IsolationError),
     /// The machine is there already.
-    #[error("another host registers this machine's id {id}: {other}; give each its own (rm /etc/machine-id; systemd-machine-id-setup)")]
+    #[error(
+        "another host registers this machine's id {id}: {other}; give each its own (rm /etc/machine-id; systemd-machine-id-setup)"
+    )]
     Twin {
         /// The id.
         id: MachineId,
@@ -99,13 +105,21 @@ fn host(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
 /// # Errors
 /// When the host lacks something that the agent can't do without, or another host is registered
 /// under its id. A cluster that can't be reached is no error.
-pub async fn run(settings: HostSettings, store: Store, stop: CancellationToken) -> Result<(), AgentError> {
+pub async fn run(
+    settings: HostSettings,
+    store: Store,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
     let paths = paths::Paths::host();
-    paths.prepare().map_err(host("the agent's folders below /run/deis and /var/lib/deis can't be made"))?;
+    paths.prepare().map_err(host(
+        "the agent's folders below /run/deis and /var/lib/deis can't be made",
+    ))?;
     mount_run_dir().await;
     let key = ClusterKey::load(&settings.cluster_key)?;
-    let templates = Templates::new(&template_sources(Path::new(TEMPLATES)).map_err(host("a template can't be read"))?)
-        .map_err(AgentError::Templates)?;
+    let templates = Templates::new(
+        &template_sources(Path::new(TEMPLATES)).map_err(host("a template can't be read"))?,
+    )
+    .map_err(AgentError::Templates)?;
     isolation::set_up(&paths, settings.address).await?;
     let machine = machine::describe(machine::id()?, &settings);
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
@@ -118,7 +132,10 @@ pub async fn run(settings: HostSettings, store: Store, stop: CancellationToken) 
         store: store.clone(),
         key,
         templates,
-        host: HostFacts { address: settings.address, init: machine::has_init() },
+        host: HostFacts {
+            address: settings.address,
+            init: machine::has_init(),
+        },
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
@@ -128,12 +145,18 @@ pub async fn run(settings: HostSettings, store: Store, stop: CancellationToken) 
         .await
         .map_err(host("what runs on this host can't be read"))?;
     // The socket opens after adoption: announcers that come at once find their processes known.
-    socket::serve(&paths, store.clone(), word_sender, stop.clone()).map_err(host("agent.sock can't be made"))?;
+    socket::serve(&paths, store.clone(), word_sender, stop.clone())
+        .map_err(host("agent.sock can't be made"))?;
     tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
     notify_ready(&machine);
     let ended = stop.child_token();
     let registered = tokio::spawn(register(store.clone(), machine.clone(), ended.clone()));
-    let reporter = tokio::spawn(report::write_states(store, machine.id.clone(), state_receiver, ended.clone()));
+    let reporter = tokio::spawn(report::write_states(
+        store,
+        machine.id.clone(),
+        state_receiver,
+        ended.clone(),
+    ));
     let result = tokio::select! {
         () = agent.run(stop) => Ok(()),
         twin = registered => match twin {
@@ -148,7 +171,10 @@ pub async fn run(settings: HostSettings, store: Store, stop: CancellationToken) 
 
 fn notify_ready(machine: &Machine) {
     let status = format!("following /deis/schedule/{}/", machine.id);
-    let state = [sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)];
+    let state = [
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&status),
+    ];
     if let Err(error) = sd_notify::notify(&state) {
         warn!(%error, "systemd was not told that the agent is ready");
     }
@@ -157,11 +183,23 @@ fn notify_ready(machine: &Machine) {
 
 /// Keeps the machine registered. Ends with what the key says when another host has it.
 async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Result<(), String> {
-    let (id, address, boot) = (machine.id.clone(), machine.address.clone(), machine.boot_id.clone());
-    let ours = move |other: &Machine| other.address == address && (other.boot_id == boot || other.boot_id.is_empty());
+    let (id, address, boot) = (
+        machine.id.clone(),
+        machine.address.clone(),
+        machine.boot_id.clone(),
+    );
+    let ours = move |other: &Machine| {
+        other.address == address && (other.boot_id == boot || other.boot_id.is_empty())
+    };
     let mut failing = false;
     let presence = loop {
-        let kept = Presence::keep(&store, keys::machine(&id), machine.clone(), LEASE, ours.clone());
+        let kept = Presence::keep(
+            &store,
+            keys::machine(&id),
+            machine.clone(),
+            LEASE,
+            ours.clone(),
+        );
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             kept = kept => match kept {
@@ -207,28 +245,41 @@ fn template_sources(dir: &Path) -> io::Result<TemplateSources> {
 /// Gives the output of one-offs a tmpfs of its own, so that a talkative one fills nothing else.
 async fn mount_run_dir() {
     let dir = crate::render::unit::RUN_DIR;
-    let is_mount = std::fs::read_to_string("/proc/self/mounts")
-        .is_ok_and(|mounts| mounts.lines().any(|line| line.split(' ').nth(1) == Some(dir)));
+    let is_mount = std::fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| {
+        mounts
+            .lines()
+            .any(|line| line.split(' ').nth(1) == Some(dir))
+    });
     if is_mount {
         return;
     }
     let mut mount = tokio::process::Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", RUN_SIZE, "deis-run", dir]).kill_on_drop(true);
+    mount
+        .args(["-t", "tmpfs", "-o", RUN_SIZE, "deis-run", dir])
+        .kill_on_drop(true);
     match tokio::time::timeout(Duration::from_secs(10), mount.status()).await {
         Ok(Ok(status)) if status.success() => {}
-        failed => warn!(?failed, "{dir} has no tmpfs of its own: a one-off's output counts against /run"),
+        failed => warn!(
+            ?failed,
+            "{dir} has no tmpfs of its own: a one-off's output counts against /run"
+        ),
     }
 }
 
 /// Removes containers of processes that no longer run (a power cut left them in podman's storage).
 async fn remove_leftovers<U: Units, R: Runtime>(units: U, runtime: R) {
-    let Ok(names) = runtime.containers().await else { return };
+    let Ok(names) = runtime.containers().await else {
+        return;
+    };
     for name in names {
         if name.parse::<crate::model::ProcessName>().is_err() {
             continue;
         }
         let unit = format!("{name}.service");
-        if units.status(&unit).await.is_ok_and(|status| !status.active.is_live())
+        if units
+            .status(&unit)
+            .await
+            .is_ok_and(|status| !status.active.is_live())
             && let Ok(()) = runtime.remove(&name).await
         {
             info!(container = name, "a container left behind was removed");

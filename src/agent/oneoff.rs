@@ -79,10 +79,11 @@ fn signal_number(name: &str) -> i32 {
 #[must_use]
 pub fn end_of(paths: &Paths, name: &ProcessName) -> End {
     let read = std::fs::read_to_string(paths.at(&RunFiles::of(name).exit)).ok();
-    read.and_then(|text| parse_end(&text)).unwrap_or_else(|| End {
-        exit_code: LOST,
-        remark: Some("the host went down while it ran; it was not started again".into()),
-    })
+    read.and_then(|text| parse_end(&text))
+        .unwrap_or_else(|| End {
+            exit_code: LOST,
+            remark: Some("the host went down while it ran; it was not started again".into()),
+        })
 }
 
 /// Marks a one-off as started, so that no reboot starts it twice. `false`: it was marked already.
@@ -102,7 +103,12 @@ pub fn mark_started(paths: &Paths, uuid: Uuid) -> io::Result<bool> {
 ///
 /// # Errors
 /// When nobody takes it.
-pub async fn report(paths: &Paths, name: &ProcessName, attach: &str, token: &str) -> io::Result<i32> {
+pub async fn report(
+    paths: &Paths,
+    name: &ProcessName,
+    attach: &str,
+    token: &str,
+) -> io::Result<i32> {
     let end = end_of(paths, name);
     let output = paths.at(&RunFiles::of(name).output);
     let work = async {
@@ -111,7 +117,9 @@ pub async fn report(paths: &Paths, name: &ProcessName, attach: &str, token: &str
         let size = file.as_ref().map_or(0, |(_, size)| *size);
         let mut tail = String::new();
         if let Some(total) = cut {
-            tail.push_str(&format!("\n[deis: output cut, these are the last {size} of {total} bytes]\n"));
+            tail.push_str(&format!(
+                "\n[deis: output cut, these are the last {size} of {total} bytes]\n"
+            ));
         }
         if let Some(remark) = &end.remark {
             tail.push_str(&format!("\n[deis: {remark}]\n"));
@@ -135,9 +143,12 @@ pub async fn report(paths: &Paths, name: &ProcessName, attach: &str, token: &str
         while stream.read(&mut rest).await? > 0 {}
         Ok(end.exit_code)
     };
-    time::timeout(SEND_LIMIT, work)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{attach} does not take the report"))))
+    time::timeout(SEND_LIMIT, work).await.unwrap_or_else(|_| {
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{attach} does not take the report"),
+        ))
+    })
 }
 
 /// A file, positioned, and how many bytes of it to send.
@@ -176,7 +187,11 @@ mod tests {
             ("exited 0 success\n", 0, None),
             ("exited 3 exit-code\n", 3, None),
             ("killed TERM signal\n", 143, None),
-            ("exited 137 oom-kill\n", 137, Some("killed: out of memory".to_owned())),
+            (
+                "exited 137 oom-kill\n",
+                137,
+                Some("killed: out of memory".to_owned()),
+            ),
         ];
         for (text, exit_code, remark) in cases {
             assert_eq!(parse_end(text), Some(End { exit_code, remark }), "{text}");
@@ -190,8 +205,14 @@ mod tests {
         paths.prepare().expect("folders");
         let name: ProcessName = "blog_v7.run.1".parse().expect("name");
         std::fs::write(paths.at(&format!("{RUN_DIR}/{name}.out")), output).expect("written");
-        std::fs::write(paths.at(&format!("{RUN_DIR}/{name}.exit")), "exited 3 exit-code\n").expect("written");
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        std::fs::write(
+            paths.at(&format!("{RUN_DIR}/{name}.exit")),
+            "exited 3 exit-code\n",
+        )
+        .expect("written");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("bound");
         let attach = listener.local_addr().expect("address").to_string();
         let taken = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("accepted");
@@ -199,25 +220,42 @@ mod tests {
             stream.read_to_end(&mut all).await.expect("read");
             all
         });
-        assert_eq!(report(&paths, &name, &attach, "t0ken").await.expect("sent"), 3);
+        assert_eq!(
+            report(&paths, &name, &attach, "t0ken").await.expect("sent"),
+            3
+        );
         let all = taken.await.expect("taken");
         let end = all.iter().position(|b| *b == b'\n').expect("a line");
-        (serde_json::from_slice(&all[..end]).expect("a header"), all[end + 1..].to_vec())
+        (
+            serde_json::from_slice(&all[..end]).expect("a header"),
+            all[end + 1..].to_vec(),
+        )
     }
 
     #[tokio::test]
     async fn output_and_exit_code_arrive() {
         let (header, output) = sent("ü\nout\n".as_bytes()).await;
-        assert_eq!(header, Header { token: "t0ken".into(), exit_code: 3, output_bytes: 7 });
+        assert_eq!(
+            header,
+            Header {
+                token: "t0ken".into(),
+                exit_code: 3,
+                output_bytes: 7
+            }
+        );
         assert_eq!(output, "ü\nout\n".as_bytes());
     }
 
     #[tokio::test]
     async fn long_output_is_cut_and_says_so() {
-        let (header, output) = sent(&vec![b'x'; usize::try_from(OUTPUT_MAX).expect("fits") + 10]).await;
+        let (header, output) =
+            sent(&vec![b'x'; usize::try_from(OUTPUT_MAX).expect("fits") + 10]).await;
         assert_eq!(header.output_bytes, output.len() as u64);
         let tail = String::from_utf8_lossy(&output[output.len() - 80..]).into_owned();
-        assert!(tail.contains(&format!("of {} bytes", OUTPUT_MAX + 10)), "{tail}");
+        assert!(
+            tail.contains(&format!("of {} bytes", OUTPUT_MAX + 10)),
+            "{tail}"
+        );
     }
 
     #[test]

@@ -69,10 +69,19 @@ impl Paths {
     pub fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(self.at("/run/systemd/system"))?;
         private_dir(&self.at("/run/deis"), 0o711)?;
-        for dir in [crate::render::unit::ENV_DIR, crate::render::unit::RUN_DIR, crate::render::unit::LOG_DIR] {
+        for dir in [
+            crate::render::unit::ENV_DIR,
+            crate::render::unit::RUN_DIR,
+            crate::render::unit::LOG_DIR,
+        ] {
             private_dir(&self.at(dir), 0o700)?;
         }
-        for dir in [self.at("/run/deis/units"), self.at("/var/lib/deis/agent"), self.cache(), self.started_runs()] {
+        for dir in [
+            self.at("/run/deis/units"),
+            self.at("/var/lib/deis/agent"),
+            self.cache(),
+            self.started_runs(),
+        ] {
             private_dir(&dir, 0o700)?;
         }
         Ok(())
@@ -80,7 +89,10 @@ impl Paths {
 }
 
 fn private_dir(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
@@ -97,13 +109,22 @@ pub enum Durability {
 ///
 /// # Errors
 /// When it can't be written; an old file of that name then still is what it was.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+pub fn write_atomic(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
     // A former attempt may have left one with other permissions.
     remove(&new)?;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)?;
     file.write_all(bytes)?;
     if durability == Durability::Disk {
         file.sync_all()?;

@@ -25,7 +25,9 @@ impl Ports {
         }
         let start = self.next.unwrap_or(FIRST);
         let taken = |port: &u16| self.by_name.values().any(|other| other == port);
-        let port = (start..=LAST).chain(FIRST..start).find(|port| !taken(port) && is_free(*port))?;
+        let port = (start..=LAST)
+            .chain(FIRST..start)
+            .find(|port| !taken(port) && is_free(*port))?;
         self.next = Some(if port == LAST { FIRST } else { port + 1 });
         self.by_name.insert(name.to_owned(), port);
         Some(port)

@@ -48,18 +48,32 @@ impl RecordCache {
     ///
     /// # Errors
     /// When one is missing or etcd can't be reached.
-    pub async fn get(&self, store: &Store, process: &ProcessName) -> Result<Arc<Records>, RecordsError> {
+    pub async fn get(
+        &self,
+        store: &Store,
+        process: &ProcessName,
+    ) -> Result<Arc<Records>, RecordsError> {
         let id = (process.app.clone(), process.release);
-        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+        if let Some(known) = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+        {
             return Ok(known.clone());
         }
         let missing = |key: String| RecordsError::Missing { key };
         let (app, version) = &id;
         let key = keys::release(app, *version);
-        let release = store.get(&key).await?.ok_or_else(|| missing(key.to_string()))?.value;
-        let build = release
-            .build
-            .ok_or_else(|| RecordsError::NoBuild { app: app.clone(), release: *version })?;
+        let release = store
+            .get(&key)
+            .await?
+            .ok_or_else(|| missing(key.to_string()))?
+            .value;
+        let build = release.build.ok_or_else(|| RecordsError::NoBuild {
+            app: app.clone(),
+            release: *version,
+        })?;
         let (build_key, config_key) = (keys::build(app, build), keys::config(app, release.config));
         let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
         let records = Arc::new(Records {
@@ -85,7 +99,10 @@ impl RecordCache {
 ///
 /// # Errors
 /// When one does not open: another cluster's key, or tampered with.
-pub fn open_values(key: &ClusterKey, records: &Records) -> Result<BTreeMap<ConfigName, String>, SealError> {
+pub fn open_values(
+    key: &ClusterKey,
+    records: &Records,
+) -> Result<BTreeMap<ConfigName, String>, SealError> {
     let config = &records.config;
     let open = |(name, sealed): (&ConfigName, _)| {
         let opened = key.open_text(&config_context(&config.app, name), sealed)?;

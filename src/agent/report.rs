@@ -115,7 +115,10 @@ mod tests {
             reason: None,
             log: Vec::new(),
         };
-        MachineState { schema: SCHEMA, processes: BTreeMap::from([("a_v1.web.1".into(), process)]) }
+        MachineState {
+            schema: SCHEMA,
+            processes: BTreeMap::from([("a_v1.web.1".into(), process)]),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -124,7 +127,12 @@ mod tests {
         let machine: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
         let (sender, receiver) = watch::channel(None);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(write_states(store.clone(), machine.clone(), receiver, stop.clone()));
+        let task = tokio::spawn(write_states(
+            store.clone(),
+            machine.clone(),
+            receiver,
+            stop.clone(),
+        ));
         let key = keys::state(&machine);
         let before = store.list(&keys::states()).await.expect("listed").revision;
         for n in 0..100 {
@@ -135,11 +143,17 @@ mod tests {
         let last = store.get(&key).await.expect("read").expect("there");
         assert_eq!(last.value, state(99));
         let writes = last.mod_revision - before;
-        assert!((2..=8).contains(&writes), "{writes} writes in half a second");
+        assert!(
+            (2..=8).contains(&writes),
+            "{writes} writes in half a second"
+        );
         sender.send_replace(Some(state(99)));
         time::sleep(Duration::from_secs(5)).await;
         let same = store.get(&key).await.expect("read").expect("there");
-        assert_eq!(same.mod_revision, last.mod_revision, "nothing is written without a change");
+        assert_eq!(
+            same.mod_revision, last.mod_revision,
+            "nothing is written without a change"
+        );
         stop.cancel();
         task.await.expect("ended");
     }

@@ -21,7 +21,9 @@ const REGISTRY_PORT: u16 = 5000;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     /// No registry is registered.
-    #[error("no registry is registered under /deis/registry/hosts: start one (deisctl start registry)")]
+    #[error(
+        "no registry is registered under /deis/registry/hosts: start one (deisctl start registry)"
+    )]
     NoRegistry,
     /// No registry gave it.
     #[error("image {image} could not be pulled from {tried}: {reason}")]
@@ -67,15 +69,24 @@ impl Podman {
     /// A runtime that finds registries in `store`.
     #[must_use]
     pub fn new(store: Store, plain: bool) -> Self {
-        Self { store, plain, images: Arc::default() }
+        Self {
+            store,
+            plain,
+            images: Arc::default(),
+        }
     }
 
     async fn registries(&self) -> Vec<String> {
         let prefix = keys::parts("registry");
         match self.store.list(&prefix).await {
             Ok(listing) => {
-                let addresses = listing.entries.iter().filter_map(|(key, _)| keys::last_part(key, prefix.as_str()));
-                addresses.map(|ip| format!("{ip}:{REGISTRY_PORT}")).collect()
+                let addresses = listing
+                    .entries
+                    .iter()
+                    .filter_map(|(key, _)| keys::last_part(key, prefix.as_str()));
+                addresses
+                    .map(|ip| format!("{ip}:{REGISTRY_PORT}"))
+                    .collect()
             }
             Err(error) => {
                 warn!(%error, "registries can't be read");
@@ -103,15 +114,27 @@ async fn podman(call: &'static str, args: &[&str], limit: Duration) -> Result<St
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(said.lines().last().unwrap_or("no message").to_owned()))
+    Err(failed(
+        said.lines().last().unwrap_or("no message").to_owned(),
+    ))
 }
 
 impl Runtime for Podman {
     async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
         let local = local_image(image);
-        let slot = self.images.lock().await.entry(image.to_owned()).or_default().clone();
+        let slot = self
+            .images
+            .lock()
+            .await
+            .entry(image.to_owned())
+            .or_default()
+            .clone();
         let mut there = slot.lock().await;
-        if *there || podman("image exists", &["image", "exists", &local], CALL_LIMIT).await.is_ok() {
+        if *there
+            || podman("image exists", &["image", "exists", &local], CALL_LIMIT)
+                .await
+                .is_ok()
+        {
             *there = true;
             return Ok(());
         }
@@ -120,12 +143,21 @@ impl Runtime for Podman {
         // Hosts begin with different replicas, by chance of the image's digest and nothing more.
         for registry in &registries {
             let from = format!("{registry}/{image}");
-            let tls = if self.plain { "--tls-verify=false" } else { "--tls-verify=true" };
+            let tls = if self.plain {
+                "--tls-verify=false"
+            } else {
+                "--tls-verify=true"
+            };
             let begun = time::Instant::now();
             match podman("pull", &["pull", "--quiet", tls, &from], PULL_LIMIT).await {
                 Ok(id) => {
                     podman("tag", &["tag", &id, &local], CALL_LIMIT).await?;
-                    info!(image, registry, millis = u64::try_from(begun.elapsed().as_millis()).ok(), "image pulled");
+                    info!(
+                        image,
+                        registry,
+                        millis = u64::try_from(begun.elapsed().as_millis()).ok(),
+                        "image pulled"
+                    );
                     *there = true;
                     return Ok(());
                 }
@@ -134,7 +166,11 @@ impl Runtime for Podman {
                         ImageError::Podman { reason, .. } => reason,
                         other => other.to_string(),
                     };
-                    last = ImageError::Pull { image: image.to_owned(), tried: registries.join(", "), reason };
+                    last = ImageError::Pull {
+                        image: image.to_owned(),
+                        tried: registries.join(", "),
+                        reason,
+                    };
                 }
             }
         }
@@ -142,7 +178,13 @@ impl Runtime for Podman {
     }
 
     async fn remove(&self, container: &str) -> Result<(), ImageError> {
-        podman("rm", &["rm", "--force", "--ignore", "--time", "0", container], CALL_LIMIT).await.map(|_| ())
+        podman(
+            "rm",
+            &["rm", "--force", "--ignore", "--time", "0", container],
+            CALL_LIMIT,
+        )
+        .await
+        .map(|_| ())
     }
 
     async fn containers(&self) -> Result<Vec<String>, ImageError> {
@@ -160,17 +202,27 @@ pub struct FakeRuntime {
 
 #[cfg(test)]
 impl FakeRuntime {
+    fn missing(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.missing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Lets an image be missing from now on.
     pub fn lose(&self, image: &str) {
-        self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(image.to_owned());
+        self.missing().push(image.to_owned());
+    }
+
+    /// Lets it be there again.
+    pub fn find(&self, image: &str) {
+        self.missing().retain(|missing| missing != image);
     }
 }
 
 #[cfg(test)]
 impl Runtime for FakeRuntime {
     async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
-        let missing = self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if missing.iter().any(|m| m == image) {
+        if self.missing().iter().any(|m| m == image) {
             return Err(ImageError::NoRegistry);
         }
         Ok(())

@@ -69,17 +69,28 @@ impl Loggers {
         let read = time::timeout(CONNECT_LIMIT, self.store.list(&prefix)).await;
         let mut known = self.known.lock().await;
         if let Ok(Ok(listing)) = read {
-            let ips = listing.entries.iter().filter_map(|(key, _)| keys::last_part(key, prefix.as_str())?.parse().ok());
+            let ips = listing
+                .entries
+                .iter()
+                .filter_map(|(key, _)| keys::last_part(key, prefix.as_str())?.parse().ok());
             *known = ips.map(|ip| SocketAddr::new(ip, LOGGER_PORT)).collect();
         }
         let addresses = known.clone();
         drop(known);
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "no logger is registered under /deis/logs/hosts");
+        let mut last = io::Error::new(
+            io::ErrorKind::NotFound,
+            "no logger is registered under /deis/logs/hosts",
+        );
         for address in addresses {
             match time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("logger {address} does not answer")),
+                Err(_) => {
+                    last = io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("logger {address} does not answer"),
+                    )
+                }
             }
         }
         Err(last)
@@ -90,17 +101,27 @@ impl Loggers {
 ///
 /// # Errors
 /// When the socket can't be made.
-pub fn serve(paths: &Paths, store: Store, words: mpsc::Sender<Word>, stop: CancellationToken) -> io::Result<()> {
+pub fn serve(
+    paths: &Paths,
+    store: Store,
+    words: mpsc::Sender<Word>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let path = paths.socket();
     remove(&path)?;
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let loggers = Arc::new(Loggers { store, known: Mutex::default() });
+    let loggers = Arc::new(Loggers {
+        store,
+        known: Mutex::default(),
+    });
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let own_uid = rustix::process::geteuid().as_raw();
     tokio::spawn(async move {
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let Ok(slot) = slots.clone().acquire_owned().await else {
+                return;
+            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -144,19 +165,33 @@ async fn line(reader: &mut BufReader<UnixStream>) -> io::Result<Option<Vec<u8>>>
     match text.pop() {
         Some(b'\n') => Ok(Some(text)),
         None => Ok(None),
-        Some(_) if read as u64 == LINE_MAX => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long")),
+        Some(_) if read as u64 == LINE_MAX => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a line is too long",
+        )),
         Some(_) => Ok(None),
     }
 }
 
-async fn converse(stream: UnixStream, loggers: &Loggers, words: &mpsc::Sender<Word>) -> io::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    loggers: &Loggers,
+    words: &mpsc::Sender<Word>,
+) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
-    let Some(hello) = time::timeout(HELLO_LIMIT, line(&mut reader)).await?? else { return Ok(()) };
+    let Some(hello) = time::timeout(HELLO_LIMIT, line(&mut reader)).await?? else {
+        return Ok(());
+    };
     match serde_json::from_slice(&hello)? {
         Hello::Announce { unit, uuid } => {
             while let Some(text) = line(&mut reader).await? {
                 let Health { healthy, reason } = serde_json::from_slice(&text)?;
-                let word = Word { unit: unit.clone(), uuid, healthy, reason };
+                let word = Word {
+                    unit: unit.clone(),
+                    uuid,
+                    healthy,
+                    reason,
+                };
                 if words.send(word).await.is_err() {
                     return Ok(());
                 }
@@ -175,7 +210,9 @@ async fn converse(stream: UnixStream, loggers: &Loggers, words: &mpsc::Sender<Wo
             // What came in one packet with the hello belongs to the logger.
             logger.write_all(reader.buffer()).await?;
             let mut stream = reader.into_inner();
-            copy_bidirectional(&mut stream, &mut logger).await.map(|_| ())
+            copy_bidirectional(&mut stream, &mut logger)
+                .await
+                .map(|_| ())
         }
     }
 }
@@ -187,7 +224,13 @@ mod tests {
     use crate::store::Txn;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    async fn served() -> (tempfile::TempDir, Paths, Store, mpsc::Receiver<Word>, CancellationToken) {
+    async fn served() -> (
+        tempfile::TempDir,
+        Paths,
+        Store,
+        mpsc::Receiver<Word>,
+        CancellationToken,
+    ) {
         let dir = tempfile::tempdir().expect("dir");
         let paths = Paths::below(dir.path());
         paths.prepare().expect("folders");
@@ -200,25 +243,49 @@ mod tests {
     #[tokio::test]
     async fn an_announcer_is_heard() {
         let (_dir, paths, _store, mut words, _stop) = served().await;
-        let mut stream = UnixStream::connect(paths.socket()).await.expect("connected");
+        let mut stream = UnixStream::connect(paths.socket())
+            .await
+            .expect("connected");
         let uuid = Uuid::from_u128(7);
-        let text = format!("{{\"hello\":\"announce\",\"unit\":\"a_v1.web.1\",\"uuid\":\"{uuid}\"}}\n{{\"healthy\":true}}\n");
+        let text = format!(
+            "{{\"hello\":\"announce\",\"unit\":\"a_v1.web.1\",\"uuid\":\"{uuid}\"}}\n{{\"healthy\":true}}\n"
+        );
         stream.write_all(text.as_bytes()).await.expect("written");
         let word = words.recv().await.expect("a word");
-        assert_eq!(word, Word { unit: "a_v1.web.1".into(), uuid, healthy: true, reason: String::new() });
-        stream.write_all(b"{\"healthy\":false,\"reason\":\"port closed\"}\n").await.expect("written");
+        assert_eq!(
+            word,
+            Word {
+                unit: "a_v1.web.1".into(),
+                uuid,
+                healthy: true,
+                reason: String::new()
+            }
+        );
+        stream
+            .write_all(b"{\"healthy\":false,\"reason\":\"port closed\"}\n")
+            .await
+            .expect("written");
         assert_eq!(words.recv().await.expect("a word").reason, "port closed");
         stream.write_all(&vec![b'x'; 9000]).await.expect("written");
         let end = stream.read(&mut [0; 1]).await;
-        assert!(matches!(end, Ok(0) | Err(_)), "an endless line ends the connection");
+        assert!(
+            matches!(end, Ok(0) | Err(_)),
+            "an endless line ends the connection"
+        );
     }
 
     #[tokio::test]
     async fn a_log_without_a_logger_is_hung_up_on() {
         let (_dir, paths, store, _words, _stop) = served().await;
         let key = keys::part("logs", "127.0.0.1");
-        let presence = PartPresence { schema: SCHEMA, id: Uuid::nil(), address: "127.0.0.1:1".into() };
-        let mut stream = UnixStream::connect(paths.socket()).await.expect("connected");
+        let presence = PartPresence {
+            schema: SCHEMA,
+            id: Uuid::nil(),
+            address: "127.0.0.1:1".into(),
+        };
+        let mut stream = UnixStream::connect(paths.socket())
+            .await
+            .expect("connected");
         let hello = b"{\"hello\":\"log\",\"unit\":\"a_v1.web.1\",\"uuid\":\"x\",\"tag\":\"a[web.1]\",\"app\":\"a\"}\n";
         stream.write_all(hello).await.expect("written");
         assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0);
@@ -227,9 +294,17 @@ mod tests {
             eprintln!("skipped: port {LOGGER_PORT} is taken on this machine");
             return;
         };
-        store.commit(Txn::new().put(&key, &presence)).await.expect("stored");
-        let mut stream = UnixStream::connect(paths.socket()).await.expect("connected");
-        stream.write_all(&[&hello[..], b"line 1\n"].concat()).await.expect("written");
+        store
+            .commit(Txn::new().put(&key, &presence))
+            .await
+            .expect("stored");
+        let mut stream = UnixStream::connect(paths.socket())
+            .await
+            .expect("connected");
+        stream
+            .write_all(&[&hello[..], b"line 1\n"].concat())
+            .await
+            .expect("written");
         let (mut end, _) = logger.accept().await.expect("relayed");
         let mut got = [0; 7];
         end.read_exact(&mut got).await.expect("read");

@@ -14,6 +14,7 @@ use super::{
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
     runtime::{ImageError, Runtime},
+    spool,
 };
 use crate::{
     model::{Assignment, MachineId, ProcessName, Revision, UnitFile, UnitFileName, Work},
@@ -74,7 +75,9 @@ pub enum StepError {
     NoPort,
     #[error("{unit} is not in etcd under /deis/units: submit it again")]
     NoUnitFile { unit: String },
-    #[error("the text of {unit} in etcd is another than the one assigned; waiting for the scheduler to see that")]
+    #[error(
+        "the text of {unit} in etcd is another than the one assigned; waiting for the scheduler to see that"
+    )]
     OtherHash { unit: String },
     #[error("{unit} is a unit of the host itself: choose another name")]
     HostsOwn { unit: String },
@@ -131,7 +134,9 @@ pub struct Job {
 }
 
 fn process_name(name: &str) -> Result<ProcessName, StepError> {
-    name.parse().map_err(|_| StepError::Name { name: name.to_owned() })
+    name.parse().map_err(|_| StepError::Name {
+        name: name.to_owned(),
+    })
 }
 
 impl<U: Units, R: Runtime> Edges<U, R> {
@@ -149,7 +154,14 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             progress(Progress::Preparing);
             match &job.assignment.work {
                 Work::Process { .. } => self.start_process(&job, &progress).await?,
-                Work::Run { command, memory_bytes, .. } => self.start_run(&job, command, *memory_bytes, &progress).await?,
+                Work::Run {
+                    command,
+                    memory_bytes,
+                    ..
+                } => {
+                    self.start_run(&job, command, *memory_bytes, &progress)
+                        .await?
+                }
                 Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
             }
             // The end of the start's job may be known before the signals that tell what it made of the
@@ -163,7 +175,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    async fn records(&self, name: &ProcessName, saved: Option<&Saved>) -> Result<Arc<Records>, StepError> {
+    async fn records(
+        &self,
+        name: &ProcessName,
+        saved: Option<&Saved>,
+    ) -> Result<Arc<Records>, StepError> {
         match self.records.get(&self.store, name).await {
             Ok(records) => Ok(records),
             Err(error) => match saved.and_then(|s| s.records.clone()) {
@@ -178,7 +194,12 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) -> io::Result<()> {
+    async fn save(
+        &self,
+        job: &Job,
+        records: Option<&Records>,
+        unit: Option<UnitFile>,
+    ) -> io::Result<()> {
         let saved = Saved {
             assignment: job.assignment.clone(),
             mod_revision: job.mod_revision,
@@ -191,10 +212,16 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         let (paths, name) = (self.paths.clone(), job.name.clone());
         // It waits for the disk.
-        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved))
+            .await
+            .map_err(io::Error::other)?
     }
 
-    async fn start_process(&self, job: &Job, progress: &(impl Fn(Progress) + Sync)) -> Result<(), StepError> {
+    async fn start_process(
+        &self,
+        job: &Job,
+        progress: &(impl Fn(Progress) + Sync),
+    ) -> Result<(), StepError> {
         let begun = Instant::now();
         let name = process_name(&job.name)?;
         let records = self.records(&name, job.saved.as_ref()).await?;
@@ -252,7 +279,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             environment: &environment,
             port: None,
         };
-        let unit = self.templates.run(&spec, &self.host, command, memory_bytes)?;
+        let unit = self
+            .templates
+            .run(&spec, &self.host, command, memory_bytes)?;
         self.runtime.ensure_image(&records.build.image).await?;
         files::write_process(&self.paths, &name, &[unit], &environment)?;
         files::prepare_output(&self.paths, &name)?;
@@ -266,27 +295,45 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(())
     }
 
-    async fn start_raw(&self, job: &Job, hash: &str, progress: &(impl Fn(Progress) + Sync)) -> Result<(), StepError> {
-        let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name { name: job.name.clone() })?;
+    async fn start_raw(
+        &self,
+        job: &Job,
+        hash: &str,
+        progress: &(impl Fn(Progress) + Sync),
+    ) -> Result<(), StepError> {
+        let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
+            name: job.name.clone(),
+        })?;
         if files::is_hosts_own(&self.paths, &unit) {
-            return Err(StepError::HostsOwn { unit: job.name.clone() });
+            return Err(StepError::HostsOwn {
+                unit: job.name.clone(),
+            });
         }
         let file = match self.store.get(&keys::unit(&unit)).await {
             Ok(Some(file)) => file.value,
-            Ok(None) => return Err(StepError::NoUnitFile { unit: job.name.clone() }),
+            Ok(None) => {
+                return Err(StepError::NoUnitFile {
+                    unit: job.name.clone(),
+                });
+            }
             Err(error) => match job.saved.as_ref().and_then(|s| s.unit.clone()) {
                 Some(file) => file,
                 None => return Err(error.into()),
             },
         };
         if sha256(&file.text) != hash {
-            return Err(StepError::OtherHash { unit: job.name.clone() });
+            return Err(StepError::OtherHash {
+                unit: job.name.clone(),
+            });
         }
         self.save(job, None, Some(file.clone())).await?;
         files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
         progress(Progress::Starting);
         if self.units.status(unit.as_str()).await?.needs_reload {
-            info!(unit = unit.as_str(), "a raw unit's text has changed: systemd reloads");
+            info!(
+                unit = unit.as_str(),
+                "a raw unit's text has changed: systemd reloads"
+            );
             self.units.reload().await?;
         }
         self.units.start(unit.as_str()).await?;
@@ -316,6 +363,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             // It had to be killed, and podman's own tidying with it.
             warn!(container = name, %error, "a container was left behind");
         }
+        tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
         cache::forget(&self.paths, &name)?;
         super::paths::remove(&self.paths.started_runs().join(uuid.to_string()))?;
@@ -324,7 +372,12 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 
     /// Publishes a process's address, as long as its assignment is the one that we know.
-    pub async fn publish(self: Arc<Self>, name: String, mod_revision: Revision, port: u16) -> Result<(), StepError> {
+    pub async fn publish(
+        self: Arc<Self>,
+        name: String,
+        mod_revision: Revision,
+        port: u16,
+    ) -> Result<(), StepError> {
         let process = process_name(&name)?;
         let key = keys::service(&process.app, &process);
         let address = std::net::SocketAddr::new(self.host.address, port).to_string();
@@ -334,7 +387,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             Some(old) => Txn::new().unchanged(&key, old.mod_revision),
             None => Txn::new().absent(&key),
         };
-        match self.store.commit(txn.unchanged(&assignment, mod_revision).put(&key, &address)).await {
+        match self
+            .store
+            .commit(txn.unchanged(&assignment, mod_revision).put(&key, &address))
+            .await
+        {
             Ok(revision) => {
                 info!(process = name, address, revision, "published");
                 Ok(())
@@ -345,21 +402,37 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 
     /// Withdraws a process's address if it is ours; says at which revision it was gone.
-    pub async fn withdraw(self: Arc<Self>, name: String, port: Option<u16>) -> Result<Revision, StepError> {
+    pub async fn withdraw(
+        self: Arc<Self>,
+        name: String,
+        port: Option<u16>,
+    ) -> Result<Revision, StepError> {
         let process = process_name(&name)?;
         let key = keys::service(&process.app, &process);
         let ours = |address: &str| {
             let address = address.parse::<std::net::SocketAddr>();
-            address.is_ok_and(|a| a.ip() == self.host.address && port.is_none_or(|port| a.port() == port))
+            address.is_ok_and(|a| {
+                a.ip() == self.host.address && port.is_none_or(|port| a.port() == port)
+            })
         };
         loop {
             let old = self.store.get(&key).await?;
             let address = match old {
                 Some(old) if ours(&old.value) => old.value,
                 // Gone already, or another host's by now: a revision at which it was not ours.
-                _ => return Ok(self.store.list(&keys::services_of(&process.app)).await?.revision),
+                _ => {
+                    return Ok(self
+                        .store
+                        .list(&keys::services_of(&process.app))
+                        .await?
+                        .revision);
+                }
             };
-            match self.store.commit(Txn::new().value_is(&key, &address).delete(&key)).await {
+            match self
+                .store
+                .commit(Txn::new().value_is(&key, &address).delete(&key))
+                .await
+            {
                 Ok(revision) => {
                     info!(process = name, address, revision, "withdrawn");
                     return Ok(revision);
@@ -371,7 +444,12 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 
     /// Sends a one-off's output and exit code to whoever waits.
-    pub async fn report(self: Arc<Self>, name: String, attach: String, token: String) -> Result<i32, StepError> {
+    pub async fn report(
+        self: Arc<Self>,
+        name: String,
+        attach: String,
+        token: String,
+    ) -> Result<i32, StepError> {
         let process = process_name(&name)?;
         oneoff::report(&self.paths, &process, &attach, &token)
             .await
@@ -381,11 +459,15 @@ impl<U: Units, R: Runtime> Edges<U, R> {
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.
 pub fn unit_of(name: &str) -> String {
-    name.parse::<ProcessName>().map_or_else(|_| name.to_owned(), |process| service(&process))
+    name.parse::<ProcessName>()
+        .map_or_else(|_| name.to_owned(), |process| service(&process))
 }
 
 /// SHA-256 of a text in hexadecimal digits.
 pub fn sha256(text: &str) -> String {
     use sha2::{Digest, Sha256};
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

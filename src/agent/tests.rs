@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::{agent, paths::Paths, records, report, runtime::FakeRuntime, socket::Word, steps};
 use crate::{
     model::{
-        AppName, Assignment, Build, Config, Desired, ImageKind, MachineId, MachineState, Phase, ProcessName,
-        ProcessState, Release, ReleaseNumber, SCHEMA, UnitFile, UnitFileName, UnitTarget, Work,
+        AppName, Assignment, Build, Config, Desired, ImageKind, MachineId, MachineState, Phase,
+        ProcessName, ProcessState, Release, ReleaseNumber, SCHEMA, UnitFile, UnitFileName,
+        UnitTarget, Work,
     },
     render::{HostFacts, TemplateSources, Templates},
     seal::{ClusterKey, config_context},
@@ -76,7 +77,8 @@ impl Host {
         let (build, config) = (Uuid::from_u128(0xb), Uuid::from_u128(0xc));
         let name = "SECRET".parse().expect("name");
         let sealed = key.seal(&config_context(&app(), &name), b"s3\ncret");
-        let types = ["web", "worker"].map(|kind| (kind.parse().expect("type"), format!("run {kind}")));
+        let types =
+            ["web", "worker"].map(|kind| (kind.parse().expect("type"), format!("run {kind}")));
         let txn = Txn::new()
             .put(
                 &keys::release(&app(), ReleaseNumber(1)),
@@ -134,7 +136,10 @@ impl Host {
             store: self.store.clone(),
             key: ClusterKey::parse(KEY).expect("key"),
             templates: Templates::new(&TemplateSources::built_in()).expect("templates"),
-            host: HostFacts { address: "127.0.0.1".parse().expect("address"), init: false },
+            host: HostFacts {
+                address: "127.0.0.1".parse().expect("address"),
+                init: false,
+            },
             paths,
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
@@ -143,9 +148,19 @@ impl Host {
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);
         let stop = CancellationToken::new();
-        let agent = agent::Agent::new(edges, receiver, states).await.expect("agent");
-        let reporter = report::write_states(self.store.clone(), self.machine.clone(), state_receiver, stop.clone());
-        let tasks = vec![tokio::spawn(agent.run(stop.clone())), tokio::spawn(reporter)];
+        let agent = agent::Agent::new(edges, receiver, states)
+            .await
+            .expect("agent");
+        let reporter = report::write_states(
+            self.store.clone(),
+            self.machine.clone(),
+            state_receiver,
+            stop.clone(),
+        );
+        let tasks = vec![
+            tokio::spawn(agent.run(stop.clone())),
+            tokio::spawn(reporter),
+        ];
         self.life = Some(Life { words, stop, tasks });
     }
 
@@ -168,14 +183,24 @@ impl Host {
 
     async fn assign(&self, name: &str, uuid: u128, desired: Desired) {
         let work = match name.parse::<ProcessName>() {
-            Ok(_) => Work::Process { rollout: None, memory_bytes: 1 << 20 },
-            Err(_) => Work::Unit { hash: steps::sha256(&unit_text(name)) },
+            Ok(_) => Work::Process {
+                rollout: None,
+                memory_bytes: 1 << 20,
+            },
+            Err(_) => Work::Unit {
+                hash: steps::sha256(&unit_text(name)),
+            },
         };
         self.assign_work(name, uuid, desired, work).await;
     }
 
     async fn assign_work(&self, name: &str, uuid: u128, desired: Desired, work: Work) {
-        let assignment = Assignment { schema: SCHEMA, uuid: Uuid::from_u128(uuid), desired, work };
+        let assignment = Assignment {
+            schema: SCHEMA,
+            uuid: Uuid::from_u128(uuid),
+            desired,
+            work,
+        };
         let txn = Txn::new().put(&keys::assignment(&self.machine, name), &assignment);
         self.store.commit(txn).await.expect("stored");
     }
@@ -186,37 +211,72 @@ impl Host {
     }
 
     async fn say(&self, name: &str, uuid: u128, healthy: bool) {
-        let word = Word { unit: name.into(), uuid: Uuid::from_u128(uuid), healthy, reason: "port closed".into() };
-        self.life.as_ref().expect("alive").words.send(word).await.expect("heard");
+        let word = Word {
+            unit: name.into(),
+            uuid: Uuid::from_u128(uuid),
+            healthy,
+            reason: "port closed".into(),
+        };
+        self.life
+            .as_ref()
+            .expect("alive")
+            .words
+            .send(word)
+            .await
+            .expect("heard");
     }
 
     /// Waits until the host's report says something.
     async fn until(&self, what: &str, test: impl Fn(&MachineState) -> bool) -> MachineState {
         let deadline = time::Instant::now() + PATIENCE;
         loop {
-            let state = self.store.get(&keys::state(&self.machine)).await.ok().flatten().map(|v| v.value);
+            let state = self
+                .store
+                .get(&keys::state(&self.machine))
+                .await
+                .ok()
+                .flatten()
+                .map(|v| v.value);
             match state {
                 Some(state) if test(&state) => return state,
-                state => assert!(time::Instant::now() < deadline, "not seen: {what}; {state:#?} {:?}", self.units.calls()),
+                state => assert!(
+                    time::Instant::now() < deadline,
+                    "not seen: {what}; {state:#?} {:?}",
+                    self.units.calls()
+                ),
             }
             time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    async fn until_process(&self, name: &str, what: &str, test: impl Fn(&ProcessState) -> bool) -> ProcessState {
-        let state = self.until(what, |state| state.processes.get(name).is_some_and(&test)).await;
+    async fn until_process(
+        &self,
+        name: &str,
+        what: &str,
+        test: impl Fn(&ProcessState) -> bool,
+    ) -> ProcessState {
+        let state = self
+            .until(what, |state| state.processes.get(name).is_some_and(&test))
+            .await;
         state.processes[name].clone()
     }
 
     async fn published(&self, name: &str) -> Option<String> {
         let process: ProcessName = name.parse().expect("name");
-        self.store.get(&keys::service(&process.app, &process)).await.expect("read").map(|v| v.value)
+        self.store
+            .get(&keys::service(&process.app, &process))
+            .await
+            .expect("read")
+            .map(|v| v.value)
     }
 
     /// Brings a web process up and publishes it.
     async fn serve(&self, name: &str, uuid: u128) -> ProcessState {
         self.assign(name, uuid, Desired::Run).await;
-        self.until_process(name, "started", |p| p.phase == Phase::Starting && p.uuid == Uuid::from_u128(uuid)).await;
+        self.until_process(name, "started", |p| {
+            p.phase == Phase::Starting && p.uuid == Uuid::from_u128(uuid)
+        })
+        .await;
         let unit = format!("{name}.service");
         let deadline = time::Instant::now() + PATIENCE;
         while !self.units.active().contains(&unit) {
@@ -241,25 +301,39 @@ async fn a_life() {
     let ready = host.serve(WEB, 1).await;
     let port = ready.port.expect("a port");
     assert_eq!(host.published(WEB).await, Some(format!("127.0.0.1:{port}")));
-    let env = std::fs::read_to_string(host.paths().at("/run/deis/env/blog_v1.web.1.env")).expect("env");
+    let env =
+        std::fs::read_to_string(host.paths().at("/run/deis/env/blog_v1.web.1.env")).expect("env");
     assert_eq!(env, "SECRET=\"s3\ncret\"\n");
     // Unhealthy: withdrawn, and nothing is stopped; healthy: published again.
     host.say(WEB, 1, false).await;
-    host.until_process(WEB, "not ready", |p| !p.ready && p.withdrawn.is_none()).await;
+    host.until_process(WEB, "not ready", |p| !p.ready && p.withdrawn.is_none())
+        .await;
     assert_eq!(host.published(WEB).await, None);
     host.say(WEB, 1, true).await;
     host.until_process(WEB, "ready again", |p| p.ready).await;
     // Drained: withdrawn at a revision that is told, still running.
     host.assign(WEB, 1, Desired::Drain).await;
-    let drained = host.until_process(WEB, "withdrawn", |p| p.withdrawn.is_some()).await;
+    let drained = host
+        .until_process(WEB, "withdrawn", |p| p.withdrawn.is_some())
+        .await;
     assert!(!drained.ready && host.units.active().contains("blog_v1.web.1.service"));
     assert_eq!(host.published(WEB).await, None);
     // Stopped: gone from the report, no file left.
     host.assign(WEB, 1, Desired::Stop).await;
     host.until("gone", |state| state.processes.is_empty()).await;
     assert!(host.units.active().is_empty());
-    for dir in ["/run/systemd/system", "/run/deis/env", "/var/lib/deis/agent/assignments"] {
-        assert_eq!(std::fs::read_dir(host.paths().at(dir)).expect("dir").count(), 0, "files left in {dir}");
+    for dir in [
+        "/run/systemd/system",
+        "/run/deis/env",
+        "/var/lib/deis/agent/assignments",
+    ] {
+        assert_eq!(
+            std::fs::read_dir(host.paths().at(dir))
+                .expect("dir")
+                .count(),
+            0,
+            "files left in {dir}"
+        );
     }
     host.end().await;
 }
@@ -270,7 +344,13 @@ async fn an_agents_restart_touches_nothing_and_nobody_sees_it() {
     host.boot().await;
     let before = host.serve(WEB, 1).await;
     let key = keys::state(&host.machine);
-    let written = host.store.get(&key).await.expect("read").expect("there").mod_revision;
+    let written = host
+        .store
+        .get(&key)
+        .await
+        .expect("read")
+        .expect("there")
+        .mod_revision;
     host.end().await;
     let calls = host.units.calls();
     host.boot().await;
@@ -281,12 +361,23 @@ async fn an_agents_restart_touches_nothing_and_nobody_sees_it() {
     assert!(new.iter().all(|call| call.contains("worker")), "{new:?}");
     let after = host.until_process(WEB, "as before", |p| p.ready).await;
     assert_eq!(after, before);
-    assert!(host.store.get(&key).await.expect("read").expect("there").mod_revision > written);
+    assert!(
+        host.store
+            .get(&key)
+            .await
+            .expect("read")
+            .expect("there")
+            .mod_revision
+            > written
+    );
     // Unassigned while the agent was away: stopped by the next one.
     host.end().await;
     host.unassign(WEB).await;
     host.boot().await;
-    host.until("the other alone", |state| state.processes.keys().eq(["blog_v1.worker.1"])).await;
+    host.until("the other alone", |state| {
+        state.processes.keys().eq(["blog_v1.worker.1"])
+    })
+    .await;
     assert_eq!(host.published(WEB).await, None);
     host.end().await;
 }
@@ -296,14 +387,26 @@ async fn a_reboot_without_etcd_starts_what_the_cache_knows_and_stops_nothing() {
     let mut host = Host::new().await;
     host.boot().await;
     let before = host.serve(WEB, 1).await;
-    host.memory.set_faults(Faults { unreachable: true, ..Faults::default() });
+    host.memory.set_faults(Faults {
+        unreachable: true,
+        ..Faults::default()
+    });
     host.reboot().await;
     let deadline = time::Instant::now() + PATIENCE;
     while !host.units.active().contains("blog_v1.web.1.service") {
-        assert!(time::Instant::now() < deadline, "not started from the cache");
+        assert!(
+            time::Instant::now() < deadline,
+            "not started from the cache"
+        );
         time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(!host.units.calls().iter().any(|call| call.starts_with("stop")));
+    assert!(
+        !host
+            .units
+            .calls()
+            .iter()
+            .any(|call| call.starts_with("stop"))
+    );
     host.memory.set_faults(Faults::default());
     host.say(WEB, 1, true).await;
     let after = host.until_process(WEB, "ready", |p| p.ready).await;
@@ -316,11 +419,29 @@ async fn a_crash_is_told_and_left_to_systemd() {
     let mut host = Host::new().await;
     host.boot().await;
     host.serve(WEB, 1).await;
-    let starts = |host: &Host| host.units.calls().iter().filter(|c| *c == "start blog_v1.web.1.service").count();
+    let starts = |host: &Host| {
+        host.units
+            .calls()
+            .iter()
+            .filter(|c| *c == "start blog_v1.web.1.service")
+            .count()
+    };
     assert_eq!(starts(&host), 1);
-    host.units.crash("blog_v1.web.1.service", Exit { result: "exit-code".into(), code: 1, status: 3 });
-    let crashed = host.until_process(WEB, "crashed", |p| p.phase == Phase::Crashed).await;
-    assert_eq!((crashed.reason.as_deref(), crashed.restarts), (Some("exited with code 3"), 1));
+    host.units.crash(
+        "blog_v1.web.1.service",
+        Exit {
+            result: "exit-code".into(),
+            code: 1,
+            status: 3,
+        },
+    );
+    let crashed = host
+        .until_process(WEB, "crashed", |p| p.phase == Phase::Crashed)
+        .await;
+    assert_eq!(
+        (crashed.reason.as_deref(), crashed.restarts),
+        (Some("exited with code 3"), 1)
+    );
     host.until_process(WEB, "not ready", |p| !p.ready).await;
     assert_eq!(host.published(WEB).await, None);
     assert_eq!(starts(&host), 1, "its restart is systemd's");
@@ -334,11 +455,28 @@ async fn what_cannot_start_says_why_and_another_uuid_replaces() {
     host.assign("blog_v1.nothing.1", 1, Desired::Run).await;
     host.assign("blog_v9.web.1", 2, Desired::Run).await;
     let state = host
-        .until("both in error", |s| s.processes.len() == 2 && s.processes.values().all(|p| p.phase == Phase::Error))
+        .until("both in error", |s| {
+            s.processes.len() == 2 && s.processes.values().all(|p| p.phase == Phase::Error)
+        })
         .await;
     let reason = |name: &str| state.processes[name].reason.clone().expect("a reason");
-    assert!(reason("blog_v1.nothing.1").contains("no process type nothing"), "{}", reason("blog_v1.nothing.1"));
-    assert!(reason("blog_v9.web.1").contains("/deis/apps/blog/releases/v9"), "{}", reason("blog_v9.web.1"));
+    assert!(
+        reason("blog_v1.nothing.1").contains("no process type nothing"),
+        "{}",
+        reason("blog_v1.nothing.1")
+    );
+    assert!(
+        reason("blog_v9.web.1").contains("/deis/apps/blog/releases/v9"),
+        "{}",
+        reason("blog_v9.web.1")
+    );
+    host.runtime.lose(IMAGE);
+    host.assign("blog_v1.worker.1", 5, Desired::Run).await;
+    let stuck = host
+        .until_process("blog_v1.worker.1", "no image", |p| p.phase == Phase::Error)
+        .await;
+    assert!(stuck.reason.expect("a reason").contains("no registry"));
+    host.runtime.find(IMAGE);
     // The same name under another uuid: the old one is withdrawn and stopped first.
     host.serve(WEB, 3).await;
     host.serve(WEB, 4).await;
@@ -353,20 +491,34 @@ async fn a_raw_unit_is_started_once_and_one_of_the_host_is_refused() {
     let mut host = Host::new().await;
     let name = "deis-router@1.service";
     let key = keys::unit(&name.parse::<UnitFileName>().expect("name"));
-    let file = |text: String| UnitFile { schema: SCHEMA, text, target: UnitTarget::Launched };
-    host.store.commit(Txn::new().put(&key, &file(unit_text(name)))).await.expect("stored");
+    let file = |text: String| UnitFile {
+        schema: SCHEMA,
+        text,
+        target: UnitTarget::Launched,
+    };
+    host.store
+        .commit(Txn::new().put(&key, &file(unit_text(name))))
+        .await
+        .expect("stored");
     let own = host.paths().at("/usr/lib/systemd/system");
     std::fs::create_dir_all(&own).expect("dir");
     std::fs::write(own.join("ssh.service"), "").expect("written");
     host.boot().await;
     host.assign(name, 1, Desired::Run).await;
     host.assign("ssh.service", 2, Desired::Run).await;
-    host.until_process(name, "up", |p| p.ready && p.phase == Phase::Up).await;
-    assert_eq!(std::fs::read_to_string(host.paths().unit(name)).expect("file"), unit_text(name));
-    let refused = host.until_process("ssh.service", "refused", |p| p.phase == Phase::Error).await;
+    host.until_process(name, "up", |p| p.ready && p.phase == Phase::Up)
+        .await;
+    assert_eq!(
+        std::fs::read_to_string(host.paths().unit(name)).expect("file"),
+        unit_text(name)
+    );
+    let refused = host
+        .until_process("ssh.service", "refused", |p| p.phase == Phase::Error)
+        .await;
     assert!(refused.reason.expect("a reason").contains("host itself"));
     host.unassign(name).await;
-    host.until("stopped", |s| !s.processes.contains_key(name)).await;
+    host.until("stopped", |s| !s.processes.contains_key(name))
+        .await;
     assert!(!host.paths().unit(name).exists());
     host.end().await;
 }
@@ -374,29 +526,55 @@ async fn a_raw_unit_is_started_once_and_one_of_the_host_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
     let mut host = Host::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("bound");
     let attach = listener.local_addr().expect("address").to_string();
-    let work = Work::Run { command: "date".into(), attach, token: "t0ken".into(), memory_bytes: 1 << 20 };
+    let work = Work::Run {
+        command: "date".into(),
+        attach,
+        token: "t0ken".into(),
+        memory_bytes: 1 << 20,
+    };
     host.boot().await;
     let name = "blog_v1.run.1";
     host.assign_work(name, 1, Desired::Run, work).await;
-    host.until_process(name, "up", |p| p.phase == Phase::Up).await;
+    host.until_process(name, "up", |p| p.phase == Phase::Up)
+        .await;
     host.end().await;
     // It ends while the agent is away: its unit is gone, its files stay.
     std::fs::write(host.paths().at("/run/deis/run/blog_v1.run.1.out"), "out\n").expect("written");
-    std::fs::write(host.paths().at("/run/deis/run/blog_v1.run.1.exit"), "exited 3 exit-code\n").expect("written");
-    host.units.set("blog_v1.run.1.service", crate::systemd::Active::Inactive);
+    std::fs::write(
+        host.paths().at("/run/deis/run/blog_v1.run.1.exit"),
+        "exited 3 exit-code\n",
+    )
+    .expect("written");
+    host.units
+        .set("blog_v1.run.1.service", crate::systemd::Active::Inactive);
     let taken = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("accepted");
         let mut all = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all).await.expect("read");
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all)
+            .await
+            .expect("read");
         (all, listener)
     });
     host.boot().await;
-    let (all, _listener) = time::timeout(PATIENCE, taken).await.expect("in time").expect("taken");
-    assert_eq!(all, "{\"token\":\"t0ken\",\"exit_code\":3,\"output_bytes\":4}\nout\n");
+    let (all, _listener) = time::timeout(PATIENCE, taken)
+        .await
+        .expect("in time")
+        .expect("taken");
+    assert_eq!(
+        all,
+        "{\"token\":\"t0ken\",\"exit_code\":3,\"output_bytes\":4}\nout\n"
+    );
     host.until_process(name, "done", |p| p.ready).await;
-    let starts = host.units.calls().iter().filter(|c| c.starts_with("start blog_v1.run.1")).count();
+    let starts = host
+        .units
+        .calls()
+        .iter()
+        .filter(|c| c.starts_with("start blog_v1.run.1"))
+        .count();
     assert_eq!(starts, 1, "never a second time");
     host.unassign(name).await;
     host.until("gone", |s| s.processes.is_empty()).await;

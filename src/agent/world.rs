@@ -6,10 +6,16 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{cache::Saved, ports::Ports, socket::Word, steps::{Progress, StepError}};
+use super::{
+    cache::Saved,
+    ports::Ports,
+    socket::Word,
+    steps::{Progress, StepError},
+};
 use crate::{
     model::{
-        Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision, SCHEMA, Work,
+        Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
+        SCHEMA, Work,
     },
     plan::units::{Busy, Kind, Knowledge, Published, Running, Seen, Wanted},
     systemd::{Active, UnitChange, UnitStatus},
@@ -101,14 +107,24 @@ impl World {
     pub fn wanted(&self) -> BTreeMap<String, Wanted> {
         let wanted = |(name, a): (&String, &Assigned)| {
             let kind = kind_of(name, &a.assignment.work);
-            (name.clone(), Wanted { uuid: a.assignment.uuid, desired: a.assignment.desired, kind })
+            (
+                name.clone(),
+                Wanted {
+                    uuid: a.assignment.uuid,
+                    desired: a.assignment.desired,
+                    kind,
+                },
+            )
         };
         self.assigned.iter().map(wanted).collect()
     }
 
     /// The planner's view of what is there.
     pub fn seen(&self) -> BTreeMap<String, Seen> {
-        self.entries.iter().map(|(name, entry)| (name.clone(), entry.seen)).collect()
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.seen))
+            .collect()
     }
 
     /// A new entry: something is being started under this name.
@@ -122,7 +138,14 @@ impl World {
     }
 
     /// Something of ours was found on the host when the agent started.
-    pub fn adopt(&mut self, name: &str, uuid: Uuid, port: Option<u16>, status: UnitStatus, now: Timestamp) {
+    pub fn adopt(
+        &mut self,
+        name: &str,
+        uuid: Uuid,
+        port: Option<u16>,
+        status: UnitStatus,
+        now: Timestamp,
+    ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
@@ -137,7 +160,11 @@ impl World {
     /// What the host's last report said of processes that are still the same.
     pub fn recall(&mut self, state: &MachineState) {
         for (name, old) in &state.processes {
-            if let Some(entry) = self.entries.get_mut(name).filter(|e| e.seen.uuid == old.uuid) {
+            if let Some(entry) = self
+                .entries
+                .get_mut(name)
+                .filter(|e| e.seen.uuid == old.uuid)
+            {
                 entry.withdrawn = old.withdrawn;
                 (entry.phase, entry.since) = (old.phase, old.since);
                 entry.log.clone_from(&old.log);
@@ -146,7 +173,9 @@ impl World {
                     // It served when the agent went, and has not been down since: nobody need see the
                     // agent's restart. Its announcer is about to repeat its last word.
                     Kind::Routable | Kind::Plain
-                        if old.ready && entry.seen.running == Running::Up && entry.status.restarts == old.restarts =>
+                        if old.ready
+                            && entry.seen.running == Running::Up
+                            && entry.status.restarts == old.restarts =>
                     {
                         entry.seen.healthy = entry.seen.healthy.or(Some(true));
                         if entry.seen.kind == Kind::Routable {
@@ -161,7 +190,13 @@ impl World {
 
     /// An announcer has spoken.
     pub fn hear(&mut self, word: Word) {
-        let Some(entry) = self.entries.get_mut(&word.unit).filter(|e| e.seen.uuid == word.uuid) else { return };
+        let Some(entry) = self
+            .entries
+            .get_mut(&word.unit)
+            .filter(|e| e.seen.uuid == word.uuid)
+        else {
+            return;
+        };
         // Its process may have died a moment ago: then this word is about the one that is no more.
         if entry.seen.running == Running::Up || word.healthy {
             entry.seen.healthy = Some(word.healthy);
@@ -170,8 +205,16 @@ impl World {
     }
 
     /// systemd says that a unit has changed. Returns the name if it has just crashed.
-    pub fn unit_changed(&mut self, unit: &str, change: UnitChange, now: Duration) -> Option<String> {
-        let name = unit.strip_suffix(".service").filter(|stem| self.entries.contains_key(*stem)).unwrap_or(unit);
+    pub fn unit_changed(
+        &mut self,
+        unit: &str,
+        change: UnitChange,
+        now: Duration,
+    ) -> Option<String> {
+        let name = unit
+            .strip_suffix(".service")
+            .filter(|stem| self.entries.contains_key(*stem))
+            .unwrap_or(unit);
         let entry = self.entries.get_mut(name)?;
         let before = entry.status.clone();
         change.apply(&mut entry.status);
@@ -188,7 +231,10 @@ impl World {
         }
         // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
         // down is ours to start.
-        if entry.seen.started && entry.seen.running == Running::No && running_of(before.active) != Running::No {
+        if entry.seen.started
+            && entry.seen.running == Running::No
+            && running_of(before.active) != Running::No
+        {
             entry.seen.retry_at = Some(now + RESTART_PATIENCE);
         }
         let down = |active| matches!(active, Active::AutoRestart | Active::Failed);
@@ -199,13 +245,17 @@ impl World {
     /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
     /// was away.
     pub fn failed(&mut self, name: &str, error: &StepError, now: Duration) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
         entry.seen.busy = None;
         let pause = if error.is_transient() {
             RETRY_MIN
         } else {
             entry.failures += 1;
-            RETRY_MIN.saturating_mul(1 << (entry.failures - 1).min(6)).min(RETRY_MAX)
+            RETRY_MIN
+                .saturating_mul(1 << (entry.failures - 1).min(6))
+                .min(RETRY_MAX)
         };
         entry.seen.retry_at = Some(now + pause);
         entry.error = Some(error.to_string().chars().take(REASON_MAX).collect());
@@ -247,7 +297,10 @@ impl World {
             let desired = self.assigned.get(name).map(|a| a.assignment.desired);
             processes.insert(name.clone(), entry.state(port, desired));
         }
-        MachineState { schema: SCHEMA, processes }
+        MachineState {
+            schema: SCHEMA,
+            processes,
+        }
     }
 }
 
@@ -293,7 +346,9 @@ impl Entry {
             (_, Active::Deactivating) => Phase::Stopping,
             (_, Active::Active) if self.is_healthy() => Phase::Up,
             (_, Active::Active | Active::Activating) => Phase::Starting,
-            (Some(Busy::Starting), Active::Inactive) if self.progress == Progress::Starting => Phase::Starting,
+            (Some(Busy::Starting), Active::Inactive) if self.progress == Progress::Starting => {
+                Phase::Starting
+            }
             (_, Active::Inactive) if self.error.is_some() => Phase::Error,
             (_, Active::Inactive) if self.seen.started => Phase::Stopping,
             (_, Active::Inactive) => Phase::Preparing,
@@ -333,7 +388,9 @@ impl Entry {
 
     fn state(&self, port: Option<u16>, desired: Option<Desired>) -> ProcessState {
         // Published again after a drain was taken back: an old withdrawal means nothing any more.
-        let withdrawn = self.withdrawn.filter(|_| self.seen.published == Published::No && desired != Some(Desired::Run));
+        let withdrawn = self
+            .withdrawn
+            .filter(|_| self.seen.published == Published::No && desired != Some(Desired::Run));
         ProcessState {
             uuid: self.seen.uuid,
             phase: self.phase,

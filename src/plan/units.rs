@@ -175,7 +175,9 @@ pub fn plan(
     if knowledge == Knowledge::Nothing {
         return plan;
     }
-    let names = wanted.keys().chain(seen.keys().filter(|name| !wanted.contains_key(*name)));
+    let names = wanted
+        .keys()
+        .chain(seen.keys().filter(|name| !wanted.contains_key(*name)));
     for name in names {
         match decide(knowledge, wanted.get(name), seen.get(name), now) {
             Step::Nothing => {}
@@ -196,10 +198,17 @@ enum Step {
     Wait(Waiting),
 }
 
-fn decide(knowledge: Knowledge, wanted: Option<&Wanted>, seen: Option<&Seen>, now: Duration) -> Step {
+fn decide(
+    knowledge: Knowledge,
+    wanted: Option<&Wanted>,
+    seen: Option<&Seen>,
+    now: Duration,
+) -> Step {
     let Some(seen) = seen else {
         return match wanted {
-            Some(w) if w.desired == Desired::Run && may_start(knowledge, w.kind) => Step::Do(Action::Start),
+            Some(w) if w.desired == Desired::Run && may_start(knowledge, w.kind) => {
+                Step::Do(Action::Start)
+            }
             Some(w) if w.desired == Desired::Run => Step::Wait(Waiting::Etcd),
             // Draining or stopping what is not there is done already.
             _ => Step::Nothing,
@@ -212,7 +221,9 @@ fn decide(knowledge: Knowledge, wanted: Option<&Wanted>, seen: Option<&Seen>, no
         Some(w) => keep(knowledge, w, seen),
     };
     match (step, seen.busy, seen.retry_at) {
-        (Step::Do(Action::Stop | Action::Withdraw), Some(Busy::Starting), _) => Step::Do(Action::Cancel),
+        (Step::Do(Action::Stop | Action::Withdraw), Some(Busy::Starting), _) => {
+            Step::Do(Action::Cancel)
+        }
         (Step::Do(_), Some(busy), _) => Step::Wait(Waiting::Task(busy)),
         (Step::Do(_), None, Some(at)) if at > now => Step::Wait(Waiting::Retry(at)),
         (step, _, _) => step,
@@ -272,8 +283,12 @@ fn keep(knowledge: Knowledge, wanted: &Wanted, seen: &Seen) -> Step {
         (Running::No, _) if run => Step::Do(Action::Start),
         (Running::No, _) => Step::Nothing,
         (Running::Changing, _) => Step::Wait(Waiting::Systemd),
-        (Running::Up, Kind::Routable | Kind::Plain) if run && seen.healthy.is_none() => Step::Wait(Waiting::Healthy),
-        (Running::Up, Kind::Routable) if run && seen.published != Published::Yes => Step::Wait(Waiting::Healthy),
+        (Running::Up, Kind::Routable | Kind::Plain) if run && seen.healthy.is_none() => {
+            Step::Wait(Waiting::Healthy)
+        }
+        (Running::Up, Kind::Routable) if run && seen.published != Published::Yes => {
+            Step::Wait(Waiting::Healthy)
+        }
         (Running::Up, _) => Step::Nothing,
     }
 }

@@ -7,7 +7,11 @@ use super::*;
 const NOW: Duration = Duration::from_secs(100);
 
 fn wanted(uuid: u128, desired: Desired, kind: Kind) -> Wanted {
-    Wanted { uuid: Uuid::from_u128(uuid), desired, kind }
+    Wanted {
+        uuid: Uuid::from_u128(uuid),
+        desired,
+        kind,
+    }
 }
 
 fn serving(uuid: u128) -> Seen {
@@ -24,12 +28,19 @@ fn serving(uuid: u128) -> Seen {
     }
 }
 
-fn one(knowledge: Knowledge, wanted: Option<Wanted>, seen: Option<Seen>) -> (Option<Action>, Option<Waiting>) {
+fn one(
+    knowledge: Knowledge,
+    wanted: Option<Wanted>,
+    seen: Option<Seen>,
+) -> (Option<Action>, Option<Waiting>) {
     let name = "blog_v1.web.1".to_owned();
     let wanted = wanted.map(|w| (name.clone(), w)).into_iter().collect();
     let seen = seen.map(|s| (name.clone(), s)).into_iter().collect();
     let plan = plan(knowledge, &wanted, &seen, NOW);
-    (plan.actions.get(&name).copied(), plan.waiting.get(&name).copied())
+    (
+        plan.actions.get(&name).copied(),
+        plan.waiting.get(&name).copied(),
+    )
 }
 
 #[test]
@@ -40,42 +51,288 @@ fn decisions() {
     let stop = wanted(1, Desired::Stop, Kind::Routable);
     let once = wanted(1, Desired::Run, Kind::Run);
     let s = serving(1);
-    let down = Seen { running: Running::No, healthy: None, published: Published::No, ..s };
-    let ended = Seen { kind: Kind::Run, ..down };
-    type Case = (&'static str, Knowledge, Option<Wanted>, Option<Seen>, (Option<Action>, Option<Waiting>));
+    let down = Seen {
+        running: Running::No,
+        healthy: None,
+        published: Published::No,
+        ..s
+    };
+    let ended = Seen {
+        kind: Kind::Run,
+        ..down
+    };
+    type Case = (
+        &'static str,
+        Knowledge,
+        Option<Wanted>,
+        Option<Seen>,
+        (Option<Action>, Option<Waiting>),
+    );
     let cases: Vec<Case> = vec![
         ("new", Live, Some(run), None, (Some(Action::Start), None)),
-        ("new, from the cache", Cached, Some(run), None, (Some(Action::Start), None)),
-        ("one-off, from the cache", Cached, Some(once), None, (None, Some(Waiting::Etcd))),
+        (
+            "new, from the cache",
+            Cached,
+            Some(run),
+            None,
+            (Some(Action::Start), None),
+        ),
+        (
+            "one-off, from the cache",
+            Cached,
+            Some(once),
+            None,
+            (None, Some(Waiting::Etcd)),
+        ),
         ("serving", Live, Some(run), Some(s), (None, None)),
-        ("serving, agent restarted", Live, Some(run), Some(Seen { published: Published::Unknown, healthy: None, ..s }), (None, Some(Waiting::Healthy))),
-        ("serving, agent restarted, word came", Live, Some(run), Some(Seen { published: Published::Unknown, ..s }), (Some(Action::Publish), None)),
-        ("healthy", Live, Some(run), Some(Seen { published: Published::No, ..s }), (Some(Action::Publish), None)),
-        ("healthy, etcd away", Cached, Some(run), Some(Seen { published: Published::No, ..s }), (None, Some(Waiting::Etcd))),
-        ("unhealthy", Live, Some(run), Some(Seen { healthy: Some(false), ..s }), (Some(Action::Withdraw), None)),
-        ("crashed", Live, Some(run), Some(Seen { running: Running::Changing, healthy: None, ..s }), (Some(Action::Withdraw), None)),
-        ("crashed, withdrawn", Live, Some(run), Some(Seen { running: Running::Changing, healthy: None, published: Published::No, ..s }), (None, Some(Waiting::Systemd))),
-        ("stopped by hand", Live, Some(run), Some(down), (Some(Action::Start), None)),
-        ("stopped by hand, etcd away", Cached, Some(run), Some(Seen { published: Published::Unknown, ..down }), (Some(Action::Start), None)),
-        ("to drain", Live, Some(drain), Some(s), (Some(Action::Withdraw), None)),
-        ("drained", Live, Some(drain), Some(Seen { published: Published::No, ..s }), (None, None)),
-        ("drained and dead", Live, Some(drain), Some(down), (None, None)),
-        ("to stop, published", Live, Some(stop), Some(s), (Some(Action::Withdraw), None)),
-        ("to stop", Live, Some(stop), Some(Seen { published: Published::No, ..s }), (Some(Action::Stop), None)),
-        ("to stop, etcd away", Cached, Some(stop), Some(Seen { published: Published::No, ..s }), (None, Some(Waiting::Etcd))),
+        (
+            "serving, agent restarted",
+            Live,
+            Some(run),
+            Some(Seen {
+                published: Published::Unknown,
+                healthy: None,
+                ..s
+            }),
+            (None, Some(Waiting::Healthy)),
+        ),
+        (
+            "serving, agent restarted, word came",
+            Live,
+            Some(run),
+            Some(Seen {
+                published: Published::Unknown,
+                ..s
+            }),
+            (Some(Action::Publish), None),
+        ),
+        (
+            "healthy",
+            Live,
+            Some(run),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (Some(Action::Publish), None),
+        ),
+        (
+            "healthy, etcd away",
+            Cached,
+            Some(run),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (None, Some(Waiting::Etcd)),
+        ),
+        (
+            "unhealthy",
+            Live,
+            Some(run),
+            Some(Seen {
+                healthy: Some(false),
+                ..s
+            }),
+            (Some(Action::Withdraw), None),
+        ),
+        (
+            "crashed",
+            Live,
+            Some(run),
+            Some(Seen {
+                running: Running::Changing,
+                healthy: None,
+                ..s
+            }),
+            (Some(Action::Withdraw), None),
+        ),
+        (
+            "crashed, withdrawn",
+            Live,
+            Some(run),
+            Some(Seen {
+                running: Running::Changing,
+                healthy: None,
+                published: Published::No,
+                ..s
+            }),
+            (None, Some(Waiting::Systemd)),
+        ),
+        (
+            "stopped by hand",
+            Live,
+            Some(run),
+            Some(down),
+            (Some(Action::Start), None),
+        ),
+        (
+            "stopped by hand, etcd away",
+            Cached,
+            Some(run),
+            Some(Seen {
+                published: Published::Unknown,
+                ..down
+            }),
+            (Some(Action::Start), None),
+        ),
+        (
+            "to drain",
+            Live,
+            Some(drain),
+            Some(s),
+            (Some(Action::Withdraw), None),
+        ),
+        (
+            "drained",
+            Live,
+            Some(drain),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (None, None),
+        ),
+        (
+            "drained and dead",
+            Live,
+            Some(drain),
+            Some(down),
+            (None, None),
+        ),
+        (
+            "to stop, published",
+            Live,
+            Some(stop),
+            Some(s),
+            (Some(Action::Withdraw), None),
+        ),
+        (
+            "to stop",
+            Live,
+            Some(stop),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (Some(Action::Stop), None),
+        ),
+        (
+            "to stop, etcd away",
+            Cached,
+            Some(stop),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (None, Some(Waiting::Etcd)),
+        ),
         ("to stop, not there", Live, Some(stop), None, (None, None)),
-        ("unassigned", Live, None, Some(Seen { published: Published::No, ..s }), (Some(Action::Stop), None)),
-        ("unassigned, etcd away", Cached, None, Some(s), (None, Some(Waiting::Etcd))),
+        (
+            "unassigned",
+            Live,
+            None,
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (Some(Action::Stop), None),
+        ),
+        (
+            "unassigned, etcd away",
+            Cached,
+            None,
+            Some(s),
+            (None, Some(Waiting::Etcd)),
+        ),
         ("nothing known", Nothing, None, Some(s), (None, None)),
-        ("another's", Live, Some(wanted(2, Desired::Run, Kind::Routable)), Some(Seen { published: Published::No, ..s }), (Some(Action::Stop), None)),
-        ("starting, to stop", Live, Some(stop), Some(Seen { busy: Some(Busy::Starting), ..down }), (Some(Action::Cancel), None)),
-        ("starting", Live, Some(run), Some(Seen { busy: Some(Busy::Starting), ..down }), (None, Some(Waiting::Task(Busy::Starting)))),
-        ("failed a moment ago", Live, Some(run), Some(Seen { retry_at: Some(NOW + Duration::from_secs(1)), ..down }), (None, Some(Waiting::Retry(NOW + Duration::from_secs(1))))),
-        ("failed a while ago", Live, Some(run), Some(Seen { retry_at: Some(NOW), ..down }), (Some(Action::Start), None)),
-        ("one-off ended", Live, Some(once), Some(ended), (Some(Action::Report), None)),
-        ("one-off reported", Live, Some(once), Some(Seen { reported: true, ..ended }), (None, None)),
-        ("one-off runs", Live, Some(once), Some(Seen { running: Running::Up, ..ended }), (None, Some(Waiting::End))),
-        ("raw unit ended by itself", Live, Some(wanted(1, Desired::Run, Kind::Unit)), Some(Seen { kind: Kind::Unit, ..down }), (None, None)),
+        (
+            "another's",
+            Live,
+            Some(wanted(2, Desired::Run, Kind::Routable)),
+            Some(Seen {
+                published: Published::No,
+                ..s
+            }),
+            (Some(Action::Stop), None),
+        ),
+        (
+            "starting, to stop",
+            Live,
+            Some(stop),
+            Some(Seen {
+                busy: Some(Busy::Starting),
+                ..down
+            }),
+            (Some(Action::Cancel), None),
+        ),
+        (
+            "starting",
+            Live,
+            Some(run),
+            Some(Seen {
+                busy: Some(Busy::Starting),
+                ..down
+            }),
+            (None, Some(Waiting::Task(Busy::Starting))),
+        ),
+        (
+            "failed a moment ago",
+            Live,
+            Some(run),
+            Some(Seen {
+                retry_at: Some(NOW + Duration::from_secs(1)),
+                ..down
+            }),
+            (None, Some(Waiting::Retry(NOW + Duration::from_secs(1)))),
+        ),
+        (
+            "failed a while ago",
+            Live,
+            Some(run),
+            Some(Seen {
+                retry_at: Some(NOW),
+                ..down
+            }),
+            (Some(Action::Start), None),
+        ),
+        (
+            "one-off ended",
+            Live,
+            Some(once),
+            Some(ended),
+            (Some(Action::Report), None),
+        ),
+        (
+            "one-off reported",
+            Live,
+            Some(once),
+            Some(Seen {
+                reported: true,
+                ..ended
+            }),
+            (None, None),
+        ),
+        (
+            "one-off runs",
+            Live,
+            Some(once),
+            Some(Seen {
+                running: Running::Up,
+                ..ended
+            }),
+            (None, Some(Waiting::End)),
+        ),
+        (
+            "raw unit ended by itself",
+            Live,
+            Some(wanted(1, Desired::Run, Kind::Unit)),
+            Some(Seen {
+                kind: Kind::Unit,
+                ..down
+            }),
+            (None, None),
+        ),
     ];
     for (what, knowledge, wanted, seen, want) in cases {
         assert_eq!(one(knowledge, wanted, seen), want, "{what}");
@@ -86,9 +343,18 @@ fn decisions() {
 fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap<String, Seen>) {
     for (name, action) in &plan.actions {
         let Some(s) = seen.get_mut(name) else {
-            assert_eq!(*action, Action::Start, "only a start is for what is not there");
+            assert_eq!(
+                *action,
+                Action::Start,
+                "only a start is for what is not there"
+            );
             let w = wanted[name];
-            let new = Seen { kind: w.kind, uuid: w.uuid, published: Published::No, ..serving(0) };
+            let new = Seen {
+                kind: w.kind,
+                uuid: w.uuid,
+                published: Published::No,
+                ..serving(0)
+            };
             seen.insert(name.clone(), new);
             continue;
         };
@@ -119,32 +385,71 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Routable), Just(Kind::Plain), Just(Kind::Run), Just(Kind::Unit)]
+    prop_oneof![
+        Just(Kind::Routable),
+        Just(Kind::Plain),
+        Just(Kind::Run),
+        Just(Kind::Unit)
+    ]
 }
 
 fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
-    let desired = prop_oneof![Just(Desired::Run), Just(Desired::Drain), Just(Desired::Stop)];
-    let one = (0u128..3, desired, kinds()).prop_map(|(uuid, desired, kind)| wanted(uuid, desired, kind));
+    let desired = prop_oneof![
+        Just(Desired::Run),
+        Just(Desired::Drain),
+        Just(Desired::Stop)
+    ];
+    let one =
+        (0u128..3, desired, kinds()).prop_map(|(uuid, desired, kind)| wanted(uuid, desired, kind));
     prop::collection::btree_map("[a-e]", one, 0..5)
 }
 
 fn hosts() -> impl Strategy<Value = BTreeMap<String, Seen>> {
-    let running = prop_oneof![Just(Running::No), Just(Running::Changing), Just(Running::Up)];
-    let published = prop_oneof![Just(Published::No), Just(Published::Yes), Just(Published::Unknown)];
-    let busy = prop_oneof![Just(Busy::Starting), Just(Busy::Stopping), Just(Busy::Publishing), Just(Busy::Reporting)];
-    let one = (0u128..3, kinds(), any::<bool>(), running, any::<Option<bool>>(), published, any::<bool>())
-        .prop_flat_map(move |fields| (Just(fields), prop::option::of(busy.clone()), prop::option::of(0u64..200)))
-        .prop_map(|((uuid, kind, started, running, healthy, published, reported), busy, retry)| Seen {
-            uuid: Uuid::from_u128(uuid),
-            kind,
-            started,
-            running,
-            healthy,
-            published,
-            reported,
-            busy,
-            retry_at: retry.map(Duration::from_secs),
-        });
+    let running = prop_oneof![
+        Just(Running::No),
+        Just(Running::Changing),
+        Just(Running::Up)
+    ];
+    let published = prop_oneof![
+        Just(Published::No),
+        Just(Published::Yes),
+        Just(Published::Unknown)
+    ];
+    let busy = prop_oneof![
+        Just(Busy::Starting),
+        Just(Busy::Stopping),
+        Just(Busy::Publishing),
+        Just(Busy::Reporting)
+    ];
+    let one = (
+        0u128..3,
+        kinds(),
+        any::<bool>(),
+        running,
+        any::<Option<bool>>(),
+        published,
+        any::<bool>(),
+    )
+        .prop_flat_map(move |fields| {
+            (
+                Just(fields),
+                prop::option::of(busy.clone()),
+                prop::option::of(0u64..200),
+            )
+        })
+        .prop_map(
+            |((uuid, kind, started, running, healthy, published, reported), busy, retry)| Seen {
+                uuid: Uuid::from_u128(uuid),
+                kind,
+                started,
+                running,
+                healthy,
+                published,
+                reported,
+                busy,
+                retry_at: retry.map(Duration::from_secs),
+            },
+        );
     prop::collection::btree_map("[a-e]", one, 0..5)
 }
 

@@ -25,42 +25,150 @@ pub const PLATFORM_NAMES: [&str; 3] = ["DEIS_APP", "DEIS_RELEASE", "PORT"];
 
 /// Names that something on the host acts on when podman has them in its environment.
 const HOST_NAMES: &[&str] = &[
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TMP", "TEMP", "TERM", "LANG", "LANGUAGE", "TZ",
-    "TZDIR", "PWD", "OLDPWD", "IFS", "ENV", "BASH_ENV", "BASHOPTS", "SHELLOPTS", "HOSTNAME",
-    "NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM", "WATCHDOG_PID", "WATCHDOG_USEC",
-    "MANAGERPID", "EXIT_CODE", "EXIT_STATUS", "SERVICE_RESULT", "CREDENTIALS_DIRECTORY",
-    "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CACHE_DIRECTORY", "LOGS_DIRECTORY",
-    "CONFIGURATION_DIRECTORY", "REMOTE_ADDR", "REMOTE_PORT", "MEMORY_PRESSURE_WATCH",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "TERM",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TZDIR",
+    "PWD",
+    "OLDPWD",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "BASHOPTS",
+    "SHELLOPTS",
+    "HOSTNAME",
+    "NOTIFY_SOCKET",
+    "MAINPID",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "MANAGERPID",
+    "EXIT_CODE",
+    "EXIT_STATUS",
+    "SERVICE_RESULT",
+    "CREDENTIALS_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "CACHE_DIRECTORY",
+    "LOGS_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
-    "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY", "REQUEST_METHOD",
-    "GCONV_PATH", "GETCONF_DIR", "HOSTALIASES", "LOCALDOMAIN", "LOCPATH", "NLSPATH", "RESOLV_HOST_CONF",
-    "RES_OPTIONS", "NIS_PATH", "MALLOC_TRACE", "OUTPUT_CHARSET", "PYTHONPATH", "PERL5LIB",
-    "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES", "KRB5_CONFIG", "KRB5CCNAME", "GNUPGHOME",
-    "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY",
-    "STORAGE_DRIVER", "STORAGE_OPTS", "OCI_RUNTIME", "CRIU_LIBS", "TTYCOMMAND", "SUDO_UID", "SUDO_GID",
-    "SSH_AUTH_SOCK", "GATEWAY_INTERFACE", "NETAVARK_FW", "RUST_LOG", "RUST_BACKTRACE", "EXTRA_ARGS",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "REQUEST_METHOD",
+    "GCONV_PATH",
+    "GETCONF_DIR",
+    "HOSTALIASES",
+    "LOCALDOMAIN",
+    "LOCPATH",
+    "NLSPATH",
+    "RESOLV_HOST_CONF",
+    "RES_OPTIONS",
+    "NIS_PATH",
+    "MALLOC_TRACE",
+    "OUTPUT_CHARSET",
+    "PYTHONPATH",
+    "PERL5LIB",
+    "OPENSSL_CONF",
+    "OPENSSL_MODULES",
+    "OPENSSL_ENGINES",
+    "KRB5_CONFIG",
+    "KRB5CCNAME",
+    "GNUPGHOME",
+    "REGISTRY_AUTH_FILE",
+    "DOCKER_CONFIG",
+    "DOCKER_HOST",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "STORAGE_DRIVER",
+    "STORAGE_OPTS",
+    "OCI_RUNTIME",
+    "CRIU_LIBS",
+    "TTYCOMMAND",
+    "SUDO_UID",
+    "SUDO_GID",
+    "SSH_AUTH_SOCK",
+    "GATEWAY_INTERFACE",
+    "NETAVARK_FW",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "EXTRA_ARGS",
 ];
 
 /// Beginnings of such names.
 const HOST_PREFIXES: &[&str] = &[
-    "LD_", "GLIBC_", "MALLOC_", "LC_", "LISTEN_", "SYSTEMD_", "DBUS_", "XDG_", "CONTAINER", "CONTAINERS_",
-    "PODMAN_", "BUILDAH_", "CONMON_", "CRUN_", "NETAVARK_", "AARDVARK_", "_CONTAINERS_", "_CRIO_", "_OCI_", "_LIBPOD_",
-    "GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK", "GORACE", "GOCOVERDIR", "GO_", "CGO_",
-    "SSL_CERT_", "STORAGE_", "REGISTRY_", "REGISTRIES_", "FUSE_", "IMAGE_", "XTABLES_", "IPTABLES_",
-    "NFT_", "TMPDIR_",
+    "LD_",
+    "GLIBC_",
+    "MALLOC_",
+    "LC_",
+    "LISTEN_",
+    "SYSTEMD_",
+    "DBUS_",
+    "XDG_",
+    "CONTAINER",
+    "CONTAINERS_",
+    "PODMAN_",
+    "BUILDAH_",
+    "CONMON_",
+    "CRUN_",
+    "NETAVARK_",
+    "AARDVARK_",
+    "_CONTAINERS_",
+    "_CRIO_",
+    "_OCI_",
+    "_LIBPOD_",
+    "GODEBUG",
+    "GOGC",
+    "GOMAXPROCS",
+    "GOMEMLIMIT",
+    "GOTRACEBACK",
+    "GORACE",
+    "GOCOVERDIR",
+    "GO_",
+    "CGO_",
+    "SSL_CERT_",
+    "STORAGE_",
+    "REGISTRY_",
+    "REGISTRIES_",
+    "FUSE_",
+    "IMAGE_",
+    "XTABLES_",
+    "IPTABLES_",
+    "NFT_",
+    "TMPDIR_",
 ];
 
 /// Why a config value can't be given to a process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
     /// A NUL byte ends every string of an environment.
-    #[error("the value of {name} contains a NUL byte, which no environment variable can hold: encode it (base64, for instance)")]
+    #[error(
+        "the value of {name} contains a NUL byte, which no environment variable can hold: encode it (base64, for instance)"
+    )]
     Nul {
         /// The variable.
         name: ConfigName,
     },
     /// Longer than the kernel takes.
-    #[error("the value of {name} has {len} bytes, Linux takes at most {VALUE_MAX_BYTES} in an environment variable: keep it in a file or a store of its own")]
+    #[error(
+        "the value of {name} has {len} bytes, Linux takes at most {VALUE_MAX_BYTES} in an environment variable: keep it in a file or a store of its own"
+    )]
     TooLong {
         /// The variable.
         name: ConfigName,
@@ -68,13 +176,17 @@ pub enum InvalidValue {
         len: usize,
     },
     /// All together are more than the kernel takes.
-    #[error("all config values together have {len} bytes, at most {TOTAL_MAX_BYTES} fit into a process's environment: unset some")]
+    #[error(
+        "all config values together have {len} bytes, at most {TOTAL_MAX_BYTES} fit into a process's environment: unset some"
+    )]
     TooMuch {
         /// Names and values, in bytes.
         len: usize,
     },
     /// The name has a meaning for programs of the host, and the value needs the way that meets them.
-    #[error("{name} can't have a value with line breaks or of more than {RAW_MAX_BYTES} bytes: programs on the host act on a variable of this name; use another name")]
+    #[error(
+        "{name} can't have a value with line breaks or of more than {RAW_MAX_BYTES} bytes: programs on the host act on a variable of this name; use another name"
+    )]
     HostName {
         /// The variable.
         name: ConfigName,
@@ -85,7 +197,8 @@ pub enum InvalidValue {
 #[must_use]
 pub fn is_host_name(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    HOST_NAMES.contains(&upper.as_str()) || HOST_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
+    HOST_NAMES.contains(&upper.as_str())
+        || HOST_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
 }
 
 /// Whether a value can stand in podman's `--env-file` byte for byte.
@@ -102,7 +215,10 @@ pub fn check_value(name: &ConfigName, value: &str) -> Result<(), InvalidValue> {
         return Err(InvalidValue::Nul { name: name.clone() });
     }
     if value.len() > VALUE_MAX_BYTES {
-        return Err(InvalidValue::TooLong { name: name.clone(), len: value.len() });
+        return Err(InvalidValue::TooLong {
+            name: name.clone(),
+            len: value.len(),
+        });
     }
     if !is_raw(value) && is_host_name(name.as_str()) {
         return Err(InvalidValue::HostName { name: name.clone() });
@@ -114,7 +230,9 @@ pub fn check_value(name: &ConfigName, value: &str) -> Result<(), InvalidValue> {
 ///
 /// # Errors
 /// When one of them, or all of them together, could not reach a process unchanged.
-pub fn check<'v>(values: impl IntoIterator<Item = (&'v ConfigName, &'v str)>) -> Result<(), InvalidValue> {
+pub fn check<'v>(
+    values: impl IntoIterator<Item = (&'v ConfigName, &'v str)>,
+) -> Result<(), InvalidValue> {
     let mut len = 0;
     for (name, value) in values {
         check_value(name, value)?;
@@ -139,7 +257,9 @@ pub struct Environment {
 
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Environment").field("quoted_names", &self.quoted_names).finish_non_exhaustive()
+        f.debug_struct("Environment")
+            .field("quoted_names", &self.quoted_names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,7 +278,9 @@ impl Environment {
             if is_raw(value) {
                 environment.list.push_str(&format!("{name}={value}\n"));
             } else {
-                environment.quoted.push_str(&format!("{name}={}\n", quote(value)));
+                environment
+                    .quoted
+                    .push_str(&format!("{name}={}\n", quote(value)));
                 environment.quoted_names.push(name.clone());
             }
         }
@@ -219,19 +341,30 @@ mod tests {
         let key = name("A");
         assert!(check_value(&key, &"x".repeat(VALUE_MAX_BYTES)).is_ok());
         assert!(check_value(&key, &"x".repeat(VALUE_MAX_BYTES + 1)).is_err());
-        let many: BTreeMap<_, _> = (0..8).map(|i| (name(&format!("A{i}")), "x".repeat(100_000))).collect();
-        assert!(matches!(Environment::new(&many), Err(InvalidValue::TooMuch { .. })));
+        let many: BTreeMap<_, _> = (0..8)
+            .map(|i| (name(&format!("A{i}")), "x".repeat(100_000)))
+            .collect();
+        assert!(matches!(
+            Environment::new(&many),
+            Err(InvalidValue::TooMuch { .. })
+        ));
     }
 
     #[test]
     fn the_platform_sets_its_own() {
         let values = BTreeMap::from([(name("PORT"), "1".to_owned()), (name("A"), "b".to_owned())]);
-        assert_eq!(Environment::new(&values).map(|e| e.list), Ok("A=b\n".to_owned()));
+        assert_eq!(
+            Environment::new(&values).map(|e| e.list),
+            Ok("A=b\n".to_owned())
+        );
     }
 
     #[test]
     fn debug_shows_no_value() {
-        let values = BTreeMap::from([(name("A"), "s3cret".to_owned()), (name("B"), "s3\ncret".to_owned())]);
+        let values = BTreeMap::from([
+            (name("A"), "s3cret".to_owned()),
+            (name("B"), "s3\ncret".to_owned()),
+        ]);
         let shown = format!("{:?}", Environment::new(&values));
         assert!(!shown.contains("s3"), "{shown}");
     }

@@ -106,8 +106,14 @@ pub(crate) mod lexer {
             }
             assert!(!quoted, "unbalanced quotes in {line}");
             let word = String::from_utf8(word).expect("UTF-8");
-            assert!(!word.replace("%%", "").contains('%'), "a specifier in {word}");
-            assert!(!word.replace("$$", "").contains('$'), "a variable in {word}");
+            assert!(
+                !word.replace("%%", "").contains('%'),
+                "a specifier in {word}"
+            );
+            assert!(
+                !word.replace("$$", "").contains('$'),
+                "a variable in {word}"
+            );
             words.push(word.replace("%%", "%").replace("$$", "$"));
         }
     }

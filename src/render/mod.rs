@@ -5,7 +5,9 @@
 
 pub mod env;
 pub mod escape;
+pub mod names;
 pub mod unit;
 
 pub use env::{Environment, InvalidValue};
-pub use unit::{HostFacts, ProcessSpec, RenderError, RenderedUnit, RunFiles, TemplateSources, Templates};
+pub use names::RunFiles;
+pub use unit::{HostFacts, ProcessSpec, RenderError, RenderedUnit, TemplateSources, Templates};

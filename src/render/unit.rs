@@ -5,22 +5,17 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
+use handlebars::{
+    Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use super::names::*;
 use super::{env::Environment, escape};
 use crate::model::{Build, Config, ConfigName, ImageKind, ProcessName, ProcessType, Release};
 
-/// Where the sidecar program lies on a host.
-pub const SIDECAR: &str = "/opt/deis/bin/deis-sidecar";
-/// Environment files of processes (tmpfs, 0700).
-pub const ENV_DIR: &str = "/run/deis/env";
-/// Output and exit codes of one-off processes (a small tmpfs of its own, 0700).
-pub const RUN_DIR: &str = "/run/deis/run";
-/// FIFOs between processes and their log sidecars (tmpfs, 0700).
-pub const LOG_DIR: &str = "/run/deis/log";
 /// The podman network of all app and build containers.
 pub const NETWORK: &str = "deis";
 /// Seconds that a process has between SIGTERM and SIGKILL.
@@ -115,23 +110,6 @@ pub struct ProcessSpec<'a> {
     pub port: Option<u16>,
 }
 
-/// The files of a one-off process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunFiles {
-    /// What it prints.
-    pub output: String,
-    /// How it ended: `$EXIT_CODE $EXIT_STATUS $SERVICE_RESULT` of systemd.
-    pub exit: String,
-}
-
-impl RunFiles {
-    /// The files of a process.
-    #[must_use]
-    pub fn of(name: &ProcessName) -> Self {
-        Self { output: format!("{RUN_DIR}/{name}.out"), exit: format!("{RUN_DIR}/{name}.exit") }
-    }
-}
-
 /// Texts of the templates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateSources {
@@ -198,7 +176,10 @@ fn arg_helper(
     _: &mut RenderContext<'_, '_>,
     out: &mut dyn Output,
 ) -> HelperResult {
-    let value = helper.param(0).filter(|p| !p.is_value_missing()).and_then(|p| p.value().as_str());
+    let value = helper
+        .param(0)
+        .filter(|p| !p.is_value_missing())
+        .and_then(|p| p.value().as_str());
     let Some(value) = value else {
         return Err(RenderErrorReason::ParamNotFoundForIndex("arg", 0).into());
     };
@@ -252,9 +233,17 @@ impl Templates {
             hash.update(text);
             engine
                 .register_template_string(name, text)
-                .map_err(|source| RenderError::Template { name, source: Box::new(source) })?;
+                .map_err(|source| RenderError::Template {
+                    name,
+                    source: Box::new(source),
+                })?;
         }
-        let digest = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let digest = hash
+            .finalize()
+            .iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let templates = Self { engine, digest };
         let sample = templates.sample();
         for (name, _) in sources.each() {
@@ -273,21 +262,41 @@ impl Templates {
     ///
     /// # Errors
     /// When the build has no command for it, or a record is not what it should be.
-    pub fn process(&self, spec: &ProcessSpec<'_>, host: &HostFacts) -> Result<Vec<RenderedUnit>, RenderError> {
+    pub fn process(
+        &self,
+        spec: &ProcessSpec<'_>,
+        host: &HostFacts,
+    ) -> Result<Vec<RenderedUnit>, RenderError> {
         let (entrypoint, command) = command_of(spec.build, &spec.name.kind)?;
         let memory = spec.config.memory_bytes(&spec.name.kind);
         let mut values = self.values(spec, host, memory, entrypoint, command)?;
-        values.podman_args.splice(0..0, ["--sdnotify=conmon".into()]);
+        values
+            .podman_args
+            .splice(0..0, ["--sdnotify=conmon".into()]);
         if let Some(port) = spec.port {
             let published = SocketAddr::new(host.address, port);
-            values.podman_args.push(format!("--publish={published}:{}/tcp", spec.build.port));
+            values
+                .podman_args
+                .push(format!("--publish={published}:{}/tcp", spec.build.port));
         }
         let name = spec.name;
         Ok(vec![
-            RenderedUnit { name: log_socket(name), text: self.text(LOG_SOCKET, &values)? },
-            RenderedUnit { name: log(name), text: self.text(LOG, &values)? },
-            RenderedUnit { name: announcer(name), text: self.text(ANNOUNCE, &values)? },
-            RenderedUnit { name: service(name), text: self.text(APP, &values)? },
+            RenderedUnit {
+                name: log_socket(name),
+                text: self.text(LOG_SOCKET, &values)?,
+            },
+            RenderedUnit {
+                name: log(name),
+                text: self.text(LOG, &values)?,
+            },
+            RenderedUnit {
+                name: announcer(name),
+                text: self.text(ANNOUNCE, &values)?,
+            },
+            RenderedUnit {
+                name: service(name),
+                text: self.text(APP, &values)?,
+            },
         ])
     }
 
@@ -304,13 +313,19 @@ impl Templates {
     ) -> Result<RenderedUnit, RenderError> {
         let (entrypoint, command) = shell(spec.build.kind, command);
         let values = self.values(spec, host, memory_bytes, entrypoint, command)?;
-        Ok(RenderedUnit { name: service(spec.name), text: self.text(RUN, &values)? })
+        Ok(RenderedUnit {
+            name: service(spec.name),
+            text: self.text(RUN, &values)?,
+        })
     }
 
     fn text(&self, template: &'static str, values: &Values<'_>) -> Result<String, RenderError> {
         self.engine
             .render(template, values)
-            .map_err(|source| RenderError::Render { name: template, source: Box::new(source) })
+            .map_err(|source| RenderError::Render {
+                name: template,
+                source: Box::new(source),
+            })
     }
 
     fn values<'a>(
@@ -326,7 +341,9 @@ impl Templates {
             return Err(RenderError::Nul { name: name.clone() });
         }
         if !is_image(&spec.build.image) {
-            return Err(RenderError::Image { image: spec.build.image.clone() });
+            return Err(RenderError::Image {
+                image: spec.build.image.clone(),
+            });
         }
         let files = RunFiles::of(name);
         Ok(Values {
@@ -339,7 +356,11 @@ impl Templates {
             number: name.number,
             incarnation: name.incarnation.get(),
             build: spec.build.uuid.to_string(),
-            commit: if is_commit(&spec.build.sha) { &spec.build.sha } else { "none" },
+            commit: if is_commit(&spec.build.sha) {
+                &spec.build.sha
+            } else {
+                "none"
+            },
             digest: &spec.build.image,
             image: local_image(&spec.build.image),
             user: spec.release.owner.as_str(),
@@ -353,11 +374,16 @@ impl Templates {
             podman_args: podman_args(spec, host, memory_bytes, entrypoint),
             command,
             announce_args: announce_args(spec, host),
-            log_args: ["--unit", &name.to_string(), "--uuid", &spec.uuid.to_string()]
-                .into_iter()
-                .chain(["--app", name.app.as_str(), "--tag", &name.log_tag()])
-                .map(str::to_owned)
-                .collect(),
+            log_args: [
+                "--unit",
+                &name.to_string(),
+                "--uuid",
+                &spec.uuid.to_string(),
+            ]
+            .into_iter()
+            .chain(["--app", name.app.as_str(), "--tag", &name.log_tag()])
+            .map(str::to_owned)
+            .collect(),
             restart_delay: RESTART_DELAY_SECS,
             stop_grace: STOP_GRACE_SECS,
             output: files.output,
@@ -398,14 +424,23 @@ impl Templates {
     }
 }
 
-fn podman_args(spec: &ProcessSpec<'_>, host: &HostFacts, memory_bytes: u64, entrypoint: Option<&str>) -> Vec<String> {
+fn podman_args(
+    spec: &ProcessSpec<'_>,
+    host: &HostFacts,
+    memory_bytes: u64,
+    entrypoint: Option<&str>,
+) -> Vec<String> {
     let name = spec.name;
     let mut args = vec![
         "--cgroups=split".into(),
         "--log-driver=passthrough".into(),
         "--pull=never".into(),
         format!("--network={NETWORK}"),
-        format!("--hostname={}-{}", name.kind.as_str().replace('_', "-"), name.number),
+        format!(
+            "--hostname={}-{}",
+            name.kind.as_str().replace('_', "-"),
+            name.number
+        ),
         "--http-proxy=false".into(),
         "--security-opt=no-new-privileges".into(),
         "--cap-drop=all".into(),
@@ -415,7 +450,12 @@ fn podman_args(spec: &ProcessSpec<'_>, host: &HostFacts, memory_bytes: u64, entr
         format!("--memory-swap={memory_bytes}b"),
         format!("--label=deis.uuid={}", spec.uuid),
     ];
-    if let Some(shares) = spec.config.cpu.get(&name.kind).filter(|shares| **shares > 0) {
+    if let Some(shares) = spec
+        .config
+        .cpu
+        .get(&name.kind)
+        .filter(|shares| **shares > 0)
+    {
         args.push(format!("--cpu-shares={}", (*shares).clamp(2, 1024)));
     }
     if host.init {
@@ -427,7 +467,12 @@ fn podman_args(spec: &ProcessSpec<'_>, host: &HostFacts, memory_bytes: u64, entr
     if !spec.environment.list.is_empty() {
         args.push(format!("--env-file={}", env_list(name)));
     }
-    args.extend(spec.environment.quoted_names.iter().map(|name| format!("--env={name}")));
+    args.extend(
+        spec.environment
+            .quoted_names
+            .iter()
+            .map(|name| format!("--env={name}")),
+    );
     args.push(format!("--env=DEIS_APP={}", name.app));
     args.push(format!("--env=DEIS_RELEASE={}", name.release));
     args.push(format!("--env=PORT={}", spec.build.port));
@@ -435,18 +480,33 @@ fn podman_args(spec: &ProcessSpec<'_>, host: &HostFacts, memory_bytes: u64, entr
 }
 
 fn announce_args(spec: &ProcessSpec<'_>, host: &HostFacts) -> Vec<String> {
-    let mut args = vec!["--unit".into(), spec.name.to_string(), "--uuid".into(), spec.uuid.to_string()];
+    let mut args = vec![
+        "--unit".into(),
+        spec.name.to_string(),
+        "--uuid".into(),
+        spec.uuid.to_string(),
+    ];
     let Some(port) = spec.port else {
         args.push("--no-port".into());
         return args;
     };
-    args.extend(["--address".into(), SocketAddr::new(host.address, port).to_string()]);
-    let value = |name: &str| spec.values.iter().find(|(n, _)| n.as_str() == name).map(|(_, v)| v.as_str());
-    if let Some(url) = value("HEALTHCHECK_URL").filter(|url| !url.is_empty() && !url.contains('\0')) {
+    args.extend([
+        "--address".into(),
+        SocketAddr::new(host.address, port).to_string(),
+    ]);
+    let value = |name: &str| {
+        spec.values
+            .iter()
+            .find(|(n, _)| n.as_str() == name)
+            .map(|(_, v)| v.as_str())
+    };
+    if let Some(url) = value("HEALTHCHECK_URL").filter(|url| !url.is_empty() && !url.contains('\0'))
+    {
         args.extend(["--health-url".into(), url.to_owned()]);
-        for (variable, option) in
-            [("HEALTHCHECK_INITIAL_DELAY", "--health-initial-delay"), ("HEALTHCHECK_TIMEOUT", "--health-timeout")]
-        {
+        for (variable, option) in [
+            ("HEALTHCHECK_INITIAL_DELAY", "--health-initial-delay"),
+            ("HEALTHCHECK_TIMEOUT", "--health-timeout"),
+        ] {
             // A value that is no number is the default: it must not keep the process from starting.
             if let Some(secs) = value(variable).and_then(|v| v.trim().parse::<u16>().ok()) {
                 args.extend([option.into(), secs.to_string()]);
@@ -457,13 +517,21 @@ fn announce_args(spec: &ProcessSpec<'_>, host: &HostFacts) -> Vec<String> {
 }
 
 /// Entry point and arguments for a process type.
-fn command_of(build: &Build, kind: &ProcessType) -> Result<(Option<&'static str>, Vec<String>), RenderError> {
+fn command_of(
+    build: &Build,
+    kind: &ProcessType,
+) -> Result<(Option<&'static str>, Vec<String>), RenderError> {
     match (build.procfile.get(kind), build.kind) {
         (Some(command), image) => Ok(shell(image, command)),
         (None, ImageKind::Image) if kind.as_str() == "cmd" => Ok((None, Vec::new())),
         (None, _) => Err(RenderError::NoCommand {
             kind: kind.clone(),
-            known: build.procfile.keys().map(ProcessType::as_str).collect::<Vec<_>>().join(", "),
+            known: build
+                .procfile
+                .keys()
+                .map(ProcessType::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
         }),
     }
 }
@@ -479,60 +547,21 @@ fn shell(kind: ImageKind, command: &str) -> (Option<&'static str>, Vec<String>) 
 
 /// Whether the text is `repository@sha256:<64 digits>` with nothing else in it.
 fn is_image(text: &str) -> bool {
-    let Some((repository, digest)) = text.split_once("@sha256:") else { return false };
+    let Some((repository, digest)) = text.split_once("@sha256:") else {
+        return false;
+    };
     let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._/".contains(c);
     !repository.is_empty()
         && repository.chars().all(part)
         && repository.starts_with(|c: char| c.is_ascii_alphanumeric())
         && digest.len() == 64
-        && digest.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+        && digest
+            .chars()
+            .all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
 }
 
 fn is_commit(text: &str) -> bool {
     (7..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit())
-}
-
-/// What podman on the host calls an image, whichever registry it was pulled from: `deis.local/blog`
-/// with its digest as the tag (a name with a digest can't be given to an image by `podman tag`).
-#[must_use]
-pub fn local_image(image: &str) -> String {
-    format!("deis.local/{}", image.replace("@sha256:", ":"))
-}
-
-/// File with podman's `--env-file`.
-#[must_use]
-pub fn env_list(name: &ProcessName) -> String {
-    format!("{ENV_DIR}/{name}.list")
-}
-
-/// File for systemd's `EnvironmentFile=`.
-#[must_use]
-pub fn env_file(name: &ProcessName) -> String {
-    format!("{ENV_DIR}/{name}.env")
-}
-
-/// The app's unit.
-#[must_use]
-pub fn service(name: &ProcessName) -> String {
-    format!("{name}.service")
-}
-
-/// The announcer's unit.
-#[must_use]
-pub fn announcer(name: &ProcessName) -> String {
-    format!("{name}-announce.service")
-}
-
-/// The log pipe's unit.
-#[must_use]
-pub fn log_socket(name: &ProcessName) -> String {
-    format!("{name}-log.socket")
-}
-
-/// The log sidecar's unit.
-#[must_use]
-pub fn log(name: &ProcessName) -> String {
-    format!("{name}-log.service")
 }
 
 #[cfg(test)]

@@ -19,12 +19,19 @@ struct Sample {
     environment: Environment,
 }
 
-fn sample(name: &str, kind: ImageKind, procfile: &[(&str, &str)], values: &[(&str, &str)]) -> Sample {
+fn sample(
+    name: &str,
+    kind: ImageKind,
+    procfile: &[(&str, &str)],
+    values: &[(&str, &str)],
+) -> Sample {
     let app: AppName = "blog".parse().expect("app");
     let created = "2026-01-02T03:04:05Z".parse().expect("time");
     let owner = "ada".parse().expect("user");
-    let values: BTreeMap<ConfigName, String> =
-        values.iter().map(|(k, v)| (k.parse().expect("name"), (*v).to_owned())).collect();
+    let values: BTreeMap<ConfigName, String> = values
+        .iter()
+        .map(|(k, v)| (k.parse().expect("name"), (*v).to_owned()))
+        .collect();
     let (build, config) = (Uuid::from_u128(0xb), Uuid::from_u128(0xc));
     Sample {
         name: name.parse().expect("process"),
@@ -50,7 +57,10 @@ fn sample(name: &str, kind: ImageKind, procfile: &[(&str, &str)], values: &[(&st
             kind,
             port: 5000,
             sha: "0123456789abcdef0123456789abcdef01234567".into(),
-            procfile: procfile.iter().map(|(k, v)| (k.parse().expect("type"), (*v).to_owned())).collect(),
+            procfile: procfile
+                .iter()
+                .map(|(k, v)| (k.parse().expect("type"), (*v).to_owned()))
+                .collect(),
             dockerfile: false,
             created,
         },
@@ -84,7 +94,10 @@ impl Sample {
 }
 
 fn host() -> HostFacts {
-    HostFacts { address: "10.21.8.101".parse().expect("address"), init: false }
+    HostFacts {
+        address: "10.21.8.101".parse().expect("address"),
+        init: false,
+    }
 }
 
 fn templates() -> Templates {
@@ -96,8 +109,12 @@ fn stable(units: &[RenderedUnit]) -> String {
     units
         .iter()
         .flat_map(|unit| {
-            std::iter::once(format!("=== {}", unit.name))
-                .chain(unit.text.lines().filter(|l| !l.starts_with("X-Deis-Template=")).map(str::to_owned))
+            std::iter::once(format!("=== {}", unit.name)).chain(
+                unit.text
+                    .lines()
+                    .filter(|l| !l.starts_with("X-Deis-Template="))
+                    .map(str::to_owned),
+            )
         })
         .collect::<Vec<_>>()
         .join("\n")
@@ -106,7 +123,10 @@ fn stable(units: &[RenderedUnit]) -> String {
 /// Arguments of the one ExecStart= in the unit of the process itself.
 fn command_line(units: &[RenderedUnit]) -> Vec<String> {
     let text = &units.last().expect("units").text;
-    let lines: Vec<_> = lexer::settings(text).into_iter().filter(|(_, name, _)| name == "ExecStart").collect();
+    let lines: Vec<_> = lexer::settings(text)
+        .into_iter()
+        .filter(|(_, name, _)| name == "ExecStart")
+        .collect();
     assert_eq!(lines.len(), 1, "{text}");
     lexer::arguments(&lines[0].2)
 }
@@ -117,35 +137,70 @@ fn a_web_process() {
         "blog_v7.web.1",
         ImageKind::Slug,
         &[("web", "gunicorn -b 0.0.0.0:$PORT app:\"main\" --fmt '%n'")],
-        &[("SECRET", "s3cret"), ("CERT", "two\nlines"), ("HEALTHCHECK_URL", "/health")],
+        &[
+            ("SECRET", "s3cret"),
+            ("CERT", "two\nlines"),
+            ("HEALTHCHECK_URL", "/health"),
+        ],
     );
-    let units = templates().process(&sample.spec(Some(20001)), &host()).expect("rendered");
-    assert!(!units.iter().any(|u| u.text.contains("s3cret")), "a value stands in a unit");
+    let units = templates()
+        .process(&sample.spec(Some(20001)), &host())
+        .expect("rendered");
+    assert!(
+        !units.iter().any(|u| u.text.contains("s3cret")),
+        "a value stands in a unit"
+    );
     insta::assert_snapshot!(stable(&units));
 }
 
 #[test]
 fn a_worker_of_an_image() {
-    let mut sample = sample("blog_v7.worker.2.3", ImageKind::Image, &[("worker", "celery worker")], &[]);
+    let mut sample = sample(
+        "blog_v7.worker.2.3",
+        ImageKind::Image,
+        &[("worker", "celery worker")],
+        &[],
+    );
     let worker: ProcessType = "worker".parse().expect("type");
     sample.config.memory.insert(worker.clone(), "64M".into());
     sample.config.cpu.insert(worker, 512);
-    let units = templates().process(&sample.spec(None), &host()).expect("rendered");
+    let units = templates()
+        .process(&sample.spec(None), &host())
+        .expect("rendered");
     insta::assert_snapshot!(stable(&units));
 }
 
 #[test]
 fn a_run() {
     let sample = sample("blog_v7.run.4", ImageKind::Slug, &[], &[("A", "b")]);
-    let unit = templates().run(&sample.spec(None), &host(), "echo $HOME | wc -c", 64 << 20).expect("rendered");
+    let unit = templates()
+        .run(&sample.spec(None), &host(), "echo $HOME | wc -c", 64 << 20)
+        .expect("rendered");
     insta::assert_snapshot!(stable(&[unit]));
 }
 
 #[test]
 fn commands() {
-    let cases: &[(ImageKind, &[(&str, &str)], &str, Option<(Option<&str>, &[&str])>)] = &[
-        (ImageKind::Slug, &[("web", "run it")], "blog_v7.web.1", Some((None, &["deis-init", "run it"]))),
-        (ImageKind::Image, &[("web", "run it")], "blog_v7.web.1", Some((Some("--entrypoint=bash"), &["-c", "run it"]))),
+    /// Image, Procfile, process, and the entry point and arguments to expect.
+    type Case<'c> = (
+        ImageKind,
+        &'c [(&'c str, &'c str)],
+        &'c str,
+        Option<(Option<&'c str>, &'c [&'c str])>,
+    );
+    let cases: &[Case<'_>] = &[
+        (
+            ImageKind::Slug,
+            &[("web", "run it")],
+            "blog_v7.web.1",
+            Some((None, &["deis-init", "run it"])),
+        ),
+        (
+            ImageKind::Image,
+            &[("web", "run it")],
+            "blog_v7.web.1",
+            Some((Some("--entrypoint=bash"), &["-c", "run it"])),
+        ),
         (ImageKind::Image, &[], "blog_v7.cmd.1", Some((None, &[]))),
         (ImageKind::Slug, &[], "blog_v7.cmd.1", None),
         (ImageKind::Image, &[], "blog_v7.web.1", None),
@@ -154,19 +209,37 @@ fn commands() {
         let sample = sample(name, *kind, procfile, &[]);
         let made = templates().process(&sample.spec(Some(20000)), &host());
         let Some((entrypoint, command)) = want else {
-            assert!(matches!(made, Err(RenderError::NoCommand { .. })), "{kind:?} {name}");
+            assert!(
+                matches!(made, Err(RenderError::NoCommand { .. })),
+                "{kind:?} {name}"
+            );
             continue;
         };
         let words = command_line(&made.expect("rendered"));
-        let image = words.iter().position(|w| w.starts_with("deis.local/")).expect("an image");
+        let image = words
+            .iter()
+            .position(|w| w.starts_with("deis.local/"))
+            .expect("an image");
         assert_eq!(&words[image + 1..], *command, "{kind:?} {name}");
-        assert_eq!(words.iter().find(|w| w.starts_with("--entrypoint")).map(String::as_str), *entrypoint);
+        assert_eq!(
+            words
+                .iter()
+                .find(|w| w.starts_with("--entrypoint"))
+                .map(String::as_str),
+            *entrypoint
+        );
     }
 }
 
 #[test]
 fn hostile_records_are_refused() {
-    let cases = ["blog", "blog@sha256:00", "--privileged@sha256:0123", &format!("{DIGEST}\nX=1"), &format!("a b{DIGEST}")];
+    let cases = [
+        "blog",
+        "blog@sha256:00",
+        "--privileged@sha256:0123",
+        &format!("{DIGEST}\nX=1"),
+        &format!("a b{DIGEST}"),
+    ];
     for image in cases {
         let mut sample = sample("blog_v7.web.1", ImageKind::Slug, &[("web", "x")], &[]);
         sample.build.image = image.to_owned();
@@ -175,7 +248,9 @@ fn hostile_records_are_refused() {
     }
     let mut hostile = sample("blog_v7.web.1", ImageKind::Slug, &[("web", "x")], &[]);
     hostile.build.sha = "abc\n[Service]\nExecStart=/bin/sh".into();
-    let units = templates().process(&hostile.spec(Some(20000)), &host()).expect("rendered");
+    let units = templates()
+        .process(&hostile.spec(Some(20000)), &host())
+        .expect("rendered");
     assert!(units[3].text.contains("X-Deis-Commit=none"));
 }
 
@@ -183,9 +258,21 @@ fn hostile_records_are_refused() {
 fn a_broken_template_is_told_at_once() {
     let mut sources = TemplateSources::built_in();
     sources.app.push_str("{{nothing}}");
-    assert!(matches!(Templates::new(&sources), Err(RenderError::Render { name: "app.service.hbs", .. })));
+    assert!(matches!(
+        Templates::new(&sources),
+        Err(RenderError::Render {
+            name: "app.service.hbs",
+            ..
+        })
+    ));
     sources.app = "{{#if".into();
-    assert!(matches!(Templates::new(&sources), Err(RenderError::Template { name: "app.service.hbs", .. })));
+    assert!(matches!(
+        Templates::new(&sources),
+        Err(RenderError::Template {
+            name: "app.service.hbs",
+            ..
+        })
+    ));
 }
 
 proptest! {

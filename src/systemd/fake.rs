@@ -28,13 +28,25 @@ struct World {
 
 impl FakeUnits {
     fn world<T>(&self, look: impl FnOnce(&mut World) -> T) -> T {
-        look(&mut self.shared.world.lock().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &mut self
+                .shared
+                .world
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Units that are up.
     #[must_use]
     pub fn active(&self) -> BTreeSet<String> {
-        self.world(|w| w.units.iter().filter(|(_, s)| s.active == Active::Active).map(|(n, _)| n.clone()).collect())
+        self.world(|w| {
+            w.units
+                .iter()
+                .filter(|(_, s)| s.active == Active::Active)
+                .map(|(n, _)| n.clone())
+                .collect()
+        })
     }
 
     /// Every start and stop so far, in order: `start blog_v7.web.1.service`.
@@ -55,7 +67,11 @@ impl FakeUnits {
             status.active = Active::AutoRestart;
             status.exit = exit.clone();
             status.restarts += 1;
-            UnitChange { active: Some(status.active), exit: Some(exit), restarts: Some(status.restarts) }
+            UnitChange {
+                active: Some(status.active),
+                exit: Some(exit),
+                restarts: Some(status.restarts),
+            }
         });
         self.shared.inbox.change(unit, change);
     }
@@ -63,7 +79,13 @@ impl FakeUnits {
     /// A unit changes its activity by itself.
     pub fn set(&self, unit: &str, active: Active) {
         self.world(|w| w.units.entry(unit.to_owned()).or_default().active = active);
-        self.shared.inbox.change(unit, UnitChange { active: Some(active), ..UnitChange::default() });
+        self.shared.inbox.change(
+            unit,
+            UnitChange {
+                active: Some(active),
+                ..UnitChange::default()
+            },
+        );
     }
 }
 
@@ -74,7 +96,11 @@ impl Units for FakeUnits {
             w.broken.contains(unit)
         });
         if broken {
-            return Err(UnitError::Job { call: "start", unit: unit.to_owned(), result: "failed".into() });
+            return Err(UnitError::Job {
+                call: "start",
+                unit: unit.to_owned(),
+                result: "failed".into(),
+            });
         }
         self.set(unit, Active::Active);
         Ok(())
@@ -86,7 +112,10 @@ impl Units for FakeUnits {
             w.units.remove(unit).is_some()
         });
         if known {
-            let change = UnitChange { active: Some(Active::Inactive), ..UnitChange::default() };
+            let change = UnitChange {
+                active: Some(Active::Inactive),
+                ..UnitChange::default()
+            };
             self.shared.inbox.change(unit, change);
         }
         Ok(())

@@ -92,7 +92,10 @@ impl Systemd {
         });
         let (sender, receiver) = watch::channel(Some(connection));
         tokio::spawn(listen(shared.clone(), sender, streams));
-        Ok(Self { shared, connection: receiver })
+        Ok(Self {
+            shared,
+            connection: receiver,
+        })
     }
 
     async fn manager(&self) -> Result<(Connection, ManagerProxy<'static>), UnitError> {
@@ -107,24 +110,54 @@ impl Systemd {
 
     /// Waits for the end of a job; a job whose end was missed is judged by `is_there`, which reads the
     /// unit's state.
-    async fn job(&self, call: &'static str, unit: &str, path: &str, limit: Duration, up: bool) -> Result<(), UnitError> {
-        let waiter = self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).wait(path);
+    async fn job(
+        &self,
+        call: &'static str,
+        unit: &str,
+        path: &str,
+        limit: Duration,
+        up: bool,
+    ) -> Result<(), UnitError> {
+        let waiter = self
+            .shared
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wait(path);
         let result = time::timeout(limit, waiter).await;
         match result {
             Ok(Ok(result)) if result == "done" || (up && result == "skipped") => Ok(()),
-            Ok(Ok(result)) => Err(UnitError::Job { call, unit: unit.to_owned(), result }),
+            Ok(Ok(result)) => Err(UnitError::Job {
+                call,
+                unit: unit.to_owned(),
+                result,
+            }),
             Ok(Err(_)) | Err(_) => {
-                self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(path);
+                self.shared
+                    .jobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .waiting
+                    .remove(path);
                 let status = self.status(unit).await?;
                 if (status.active == super::Active::Active) == up {
                     return Ok(());
                 }
-                Err(UnitError::Timeout { call, unit: unit.to_owned(), limit })
+                Err(UnitError::Timeout {
+                    call,
+                    unit: unit.to_owned(),
+                    limit,
+                })
             }
         }
     }
 
-    async fn properties(&self, connection: &Connection, unit: &str, interface: &str) -> Result<Properties, UnitError> {
+    async fn properties(
+        &self,
+        connection: &Connection,
+        unit: &str,
+        interface: &str,
+    ) -> Result<Properties, UnitError> {
         let path = proxies::unit_path(unit);
         let body = (interface,);
         let call = connection.call_method(
@@ -135,11 +168,14 @@ impl Systemd {
             &body,
         );
         let reply = bounded("GetAll", unit, call).await?;
-        reply.body().deserialize().map_err(|error| UnitError::Refused {
-            call: "GetAll",
-            unit: unit.to_owned(),
-            reason: error.to_string(),
-        })
+        reply
+            .body()
+            .deserialize()
+            .map_err(|error| UnitError::Refused {
+                call: "GetAll",
+                unit: unit.to_owned(),
+                reason: error.to_string(),
+            })
     }
 }
 
@@ -152,8 +188,16 @@ async fn bounded<T>(
     match time::timeout(CALL_LIMIT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(zbus::Error::InputOutput(_))) => Err(UnitError::NoBus),
-        Ok(Err(error)) => Err(UnitError::Refused { call, unit: unit.to_owned(), reason: error.to_string() }),
-        Err(_) => Err(UnitError::Timeout { call, unit: unit.to_owned(), limit: CALL_LIMIT }),
+        Ok(Err(error)) => Err(UnitError::Refused {
+            call,
+            unit: unit.to_owned(),
+            reason: error.to_string(),
+        }),
+        Err(_) => Err(UnitError::Timeout {
+            call,
+            unit: unit.to_owned(),
+            limit: CALL_LIMIT,
+        }),
     }
 }
 
@@ -167,17 +211,23 @@ impl Units for Systemd {
         let _slot = self.shared.slots.acquire().await;
         let (_, manager) = self.manager().await?;
         if self.status(unit).await?.needs_reload {
-            return Err(UnitError::OtherText { unit: unit.to_owned() });
+            return Err(UnitError::OtherText {
+                unit: unit.to_owned(),
+            });
         }
         let path = bounded("start", unit, manager.start_unit(unit, "replace")).await?;
-        self.job("start", unit, path.as_str(), START_LIMIT, true).await
+        self.job("start", unit, path.as_str(), START_LIMIT, true)
+            .await
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
         // Stops wait for nobody: a host full of slow starts must still be able to stop something.
         let (_, manager) = self.manager().await?;
         match bounded("stop", unit, manager.stop_unit(unit, "replace")).await {
-            Ok(path) => self.job("stop", unit, path.as_str(), STOP_LIMIT, false).await,
+            Ok(path) => {
+                self.job("stop", unit, path.as_str(), STOP_LIMIT, false)
+                    .await
+            }
             Err(error) if is_unknown(&error) => Ok(()),
             Err(error) => Err(error),
         }
@@ -194,11 +244,15 @@ impl Units for Systemd {
         let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
         let mut status = UnitStatus {
             active: signals::activity(&of_unit).unwrap_or_default(),
-            needs_reload: of_unit.get("NeedDaemonReload").is_some_and(|v| bool::try_from(&**v) == Ok(true)),
+            needs_reload: of_unit
+                .get("NeedDaemonReload")
+                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
             ..UnitStatus::default()
         };
         if unit.ends_with(".service") {
-            let of_service = self.properties(&connection, unit, proxies::SERVICE_UNIT).await?;
+            let of_service = self
+                .properties(&connection, unit, proxies::SERVICE_UNIT)
+                .await?;
             let (exit, restarts) = signals::service(&of_service);
             status.exit = exit.unwrap_or_default();
             status.restarts = restarts.unwrap_or_default();
@@ -250,8 +304,10 @@ async fn open() -> Result<(Connection, Streams), zbus::Error> {
         .member("PropertiesChanged")
         .build()?;
     let streams = Streams {
-        jobs: MessageStream::for_match_rule(manager_signal("JobRemoved")?, &connection, None).await?,
-        removed: MessageStream::for_match_rule(manager_signal("UnitRemoved")?, &connection, None).await?,
+        jobs: MessageStream::for_match_rule(manager_signal("JobRemoved")?, &connection, None)
+            .await?,
+        removed: MessageStream::for_match_rule(manager_signal("UnitRemoved")?, &connection, None)
+            .await?,
         properties: MessageStream::for_match_rule(properties, &connection, None).await?,
     };
     ManagerProxy::new(&connection).await?.subscribe().await?;
@@ -259,7 +315,11 @@ async fn open() -> Result<(Connection, Streams), zbus::Error> {
 }
 
 /// Distributes signals until every handle is gone; connects again when the bus goes.
-async fn listen(shared: Arc<Shared>, connection: watch::Sender<Option<Connection>>, mut streams: Streams) {
+async fn listen(
+    shared: Arc<Shared>,
+    connection: watch::Sender<Option<Connection>>,
+    mut streams: Streams,
+) {
     loop {
         tokio::select! {
             () = connection.closed() => return,
@@ -267,7 +327,12 @@ async fn listen(shared: Arc<Shared>, connection: watch::Sender<Option<Connection
         }
         connection.send_replace(None);
         // Whoever waits for a job reads the unit's state instead.
-        shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).waiting.clear();
+        shared
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting
+            .clear();
         warn!("the system bus is gone, connecting again");
         let mut pause = Duration::from_millis(50);
         let opened = loop {
@@ -299,7 +364,11 @@ async fn pump(shared: &Shared, streams: &mut Streams) {
         let Some(Ok(message)) = message else { return };
         match signals::read(&message) {
             Some(Signal::Job { path, result }) => {
-                shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).finish(path, result);
+                shared
+                    .jobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .finish(path, result);
             }
             Some(Signal::Unit { name, change }) => shared.inbox.change(&name, change),
             None => {}

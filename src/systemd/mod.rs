@@ -83,7 +83,10 @@ impl Exit {
             (_, 1, 127) => "the command was not found (exit code 127)".into(),
             (_, 1, 137) => "killed by SIGKILL, most likely out of memory (exit code 137)".into(),
             (_, 1, status) if (129..=192).contains(&status) => {
-                format!("killed by {} (exit code {status})", signal_name(status - 128))
+                format!(
+                    "killed by {} (exit code {status})",
+                    signal_name(status - 128)
+                )
             }
             (_, 1, status) => format!("exited with code {status}"),
             (_, 2 | 3, signal) => format!("killed by {}", signal_name(signal)),
@@ -172,21 +175,32 @@ pub struct Inbox {
 
 impl Inbox {
     fn change(&self, unit: &str, change: UnitChange) {
-        let mut news = self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut news = self
+            .news
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         news.units.entry(unit.to_owned()).or_default().merge(change);
         drop(news);
         self.wake.notify_one();
     }
 
     fn resync(&self) {
-        self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner).resync = true;
+        self.news
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .resync = true;
         self.wake.notify_one();
     }
 
     /// Waits until there is news and takes it. Cancel safe.
     pub async fn next(&self) -> News {
         loop {
-            let news = std::mem::take(&mut *self.news.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            let news = std::mem::take(
+                &mut *self
+                    .news
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
             if news.resync || !news.units.is_empty() {
                 return news;
             }
@@ -212,7 +226,9 @@ pub enum UnitError {
         reason: String,
     },
     /// The job ended with another result than `done`.
-    #[error("systemd could not {call} {unit}: the job ended as {result:?}; see `journalctl -u {unit}`")]
+    #[error(
+        "systemd could not {call} {unit}: the job ended as {result:?}; see `journalctl -u {unit}`"
+    )]
     Job {
         /// The call.
         call: &'static str,
@@ -232,7 +248,9 @@ pub enum UnitError {
         limit: Duration,
     },
     /// systemd has loaded another text of that name.
-    #[error("systemd still has another text of {unit} loaded: it is not started before that one is gone")]
+    #[error(
+        "systemd still has another text of {unit} loaded: it is not started before that one is gone"
+    )]
     OtherText {
         /// The unit.
         unit: String,

@@ -66,8 +66,14 @@ mod tests {
 
     #[test]
     fn as_systemd_spells_it() {
-        assert_eq!(unit_path("dbus.service"), "/org/freedesktop/systemd1/unit/dbus_2eservice");
-        assert_eq!(unit_path("4b_v7.web.1.service"), "/org/freedesktop/systemd1/unit/_34b_5fv7_2eweb_2e1_2eservice");
+        assert_eq!(
+            unit_path("dbus.service"),
+            "/org/freedesktop/systemd1/unit/dbus_2eservice"
+        );
+        assert_eq!(
+            unit_path("4b_v7.web.1.service"),
+            "/org/freedesktop/systemd1/unit/_34b_5fv7_2eweb_2e1_2eservice"
+        );
     }
 
     proptest! {

@@ -232,8 +232,13 @@ fn commands_run_through_another_host() {
     assert_eq!(out, b"there\n");
 }
 
-/// An etcd of our own on loopback, and where it listens.
-struct Etcd(Child, String, tempfile::TempDir);
+/// An etcd of our own on loopback.
+struct Etcd {
+    child: Child,
+    url: String,
+    /// Where its data lies, until it is dropped.
+    _dir: tempfile::TempDir,
+}
 
 impl Etcd {
     fn start() -> Self {
@@ -260,15 +265,19 @@ impl Etcd {
             .stderr(Stdio::null())
             .spawn()
             .expect("etcd: apt-get install etcd-server");
-        let [client, _] = urls;
-        Self(child, client, dir)
+        let [url, _] = urls;
+        Self {
+            child,
+            url,
+            _dir: dir,
+        }
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -280,7 +289,7 @@ async fn etcd_is_reached_through_a_tunnel() {
     let context = Context {
         label: "test".into(),
         etcd: EtcdOptions {
-            endpoints: vec![etcd.1.clone()],
+            endpoints: vec![etcd.url.clone()],
             tls: None,
         },
         ssh,

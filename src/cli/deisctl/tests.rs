@@ -246,7 +246,8 @@ async fn progress_says_what_a_unit_waits_for() {
 #[tokio::test]
 async fn words_mean_units_and_hosts() {
     let fleet = fleet().await;
-    let cases: &[(&str, Option<&str>, Option<(&str, u8)>)] = &[
+    type Found = Option<(&'static str, u8)>;
+    let cases: &[(&str, Option<&str>, Found)] = &[
         ("router@1", None, Some(("deis-router@1.service", 1))),
         (
             "deis-router@2.service",

@@ -1,0 +1,247 @@
+//! What belongs to hosts and to the platform itself: presence, assignments, reports, units.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::schema;
+use crate::model::{MachineId, Revision};
+
+/// `/deis/hosts/<id>`: what is durable about a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// The host's name for people.
+    pub hostname: String,
+    /// Its last known address.
+    pub address: String,
+    /// Labels for placement.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Takes no new process.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Since when the platform counts it as lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_since: Option<Timestamp>,
+}
+
+/// `/deis/machines/<id>`: presence, under the host's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Its machine id.
+    pub id: MachineId,
+    /// Its name for people.
+    pub hostname: String,
+    /// Its address, without a port.
+    pub address: String,
+    /// Memory in bytes that processes may reserve.
+    pub memory_bytes: u64,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// The agent's version.
+    pub version: String,
+    /// Kernel's boot id: changes with each boot.
+    pub boot_id: String,
+    /// Labels from host.yaml.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What the leader wants of an assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    /// Run and be published.
+    Run,
+    /// Run on, but be published no more.
+    Drain,
+    /// Stop and be forgotten.
+    Stop,
+}
+
+/// What an assignment is about; its key's last part is the process's or unit's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Work {
+    /// A process of a release.
+    Process {
+        /// The rollout that placed it; none when a lost process was replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollout: Option<Uuid>,
+        /// Memory that it reserves, in bytes.
+        memory_bytes: u64,
+    },
+    /// A one-off process (`deis run`).
+    Run {
+        /// The command line, for `bash -c`.
+        command: String,
+        /// Where its output and exit code go: `ip:port` of the controller that waits.
+        attach: String,
+        /// What proves to that controller that it is this one.
+        token: String,
+        /// Memory that it reserves, in bytes.
+        memory_bytes: u64,
+    },
+    /// A unit of the platform or an operator: its text is in `/deis/units/<name>`.
+    Unit {
+        /// SHA-256 of the text, in hexadecimal digits: another text is another assignment.
+        hash: String,
+    },
+}
+
+/// `/deis/schedule/<machine-id>/<name>`: what a host has to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Identity of this process; written into its unit, and how it is adopted.
+    pub uuid: Uuid,
+    /// What is wanted of it.
+    pub desired: Desired,
+    /// What it is.
+    pub work: Work,
+}
+
+/// Where a process is in its life, as its agent sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Image or unit files are being prepared.
+    Preparing,
+    /// systemd starts it, or it is not healthy yet.
+    Starting,
+    /// Active.
+    Up,
+    /// Failed or between two restarts.
+    Crashed,
+    /// Being stopped.
+    Stopping,
+    /// It can't be started here; `reason` says why.
+    Error,
+}
+
+/// One process in its host's report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessState {
+    /// The assignment's uuid.
+    pub uuid: Uuid,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Healthy: routable types are published, others have been active for a second.
+    pub ready: bool,
+    /// The port that it is published on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// etcd's revision at which its address was withdrawn; absent while published or never published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<Revision>,
+    /// Restarts by systemd.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Since when in this phase.
+    pub since: Timestamp,
+    /// Why it is not up, or what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Last lines that it printed, when it crashed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// `/deis/state/<machine-id>`: what runs there; written on change only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineState {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Each process by its name.
+    pub processes: BTreeMap<String, ProcessState>,
+}
+
+/// `/deis/router/hosts/<ip>`: presence and acknowledgements of one router's incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterPresence {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Its incarnation.
+    pub id: Uuid,
+    /// `ip:80`.
+    pub address: String,
+    /// Every change of `/deis/services/` up to this revision is in its table.
+    pub applied: Revision,
+    /// No request holds a backend that was withdrawn at or before this revision.
+    pub drained: Revision,
+}
+
+/// `/deis/<part>/hosts/<ip>`: presence of a platform part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartPresence {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Its incarnation.
+    pub id: Uuid,
+    /// `ip:port` of its main service.
+    pub address: String,
+}
+
+/// `/deis/leader`: who runs the loops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leader {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// The elected process's id.
+    pub id: Uuid,
+    /// Its address, for people.
+    pub address: String,
+}
+
+/// What an operator wants of a unit (fleet's words).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitTarget {
+    /// Known, nowhere.
+    Inactive,
+    /// On a host, not started.
+    Loaded,
+    /// Running.
+    Launched,
+}
+
+/// `/deis/units/<name>`: a unit file of the platform or an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitFile {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// The unit file, `[X-Fleet]` included.
+    pub text: String,
+    /// What is wanted of it.
+    pub target: UnitTarget,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Record as _;
+
+    #[test]
+    fn an_older_reader_ignores_new_fields() {
+        let text = br#"{"schema":2,"uuid":"6f0e5a52-55c7-4b3a-8d55-0c1d55b8a111","desired":"run",
+            "work":{"kind":"unit","hash":"00","new":1},"more":true}"#;
+        let read = Assignment::decode(text).expect("readable");
+        assert_eq!(read.desired, Desired::Run);
+        assert_eq!(read.work, Work::Unit { hash: "00".into() });
+    }
+}

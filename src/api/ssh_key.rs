@@ -60,27 +60,48 @@ pub fn parse(text: &str) -> Result<PublicKey, InvalidKey> {
         return Err(InvalidKey::Lines);
     }
     let mut words = text.split_whitespace();
-    let first = words.next().unwrap_or_default();
-    let kind = KINDS
-        .into_iter()
-        .find(|kind| *kind == first)
-        .ok_or_else(|| InvalidKey::Kind(first.chars().take(40).collect()))?;
-    let data = STANDARD
-        .decode(words.next().unwrap_or_default())
-        .map_err(|_| InvalidKey::Base64)?;
-    let (inner, rest) = string(&data).ok_or(InvalidKey::Data(kind))?;
-    if inner != kind.as_bytes() || string(rest).is_none() {
-        return Err(InvalidKey::Data(kind));
-    }
+    let (kind, blob) = (words.next(), words.next().unwrap_or_default());
+    let key = parse_words(kind.unwrap_or_default(), blob)?;
     let comment = words.collect::<Vec<_>>().join(" ");
-    let mut line = format!("{kind} {}", STANDARD.encode(&data));
+    let mut line = format!("{} {blob}", key.kind);
     if !comment.is_empty() {
         line = format!("{line} {comment}");
     }
     Ok(PublicKey {
         line,
-        fingerprint: fingerprint(&data),
+        fingerprint: key.fingerprint,
         comment,
+    })
+}
+
+/// What a key's two words say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyWords {
+    /// Type.
+    pub kind: &'static str,
+    /// MD5 of the key.
+    pub fingerprint: Fingerprint,
+}
+
+/// Checks a key's type and base64, as sshd hands them over, against each other. Base64 has but one
+/// spelling here: keys whose texts differ are different keys.
+///
+/// # Errors
+/// When the type is not accepted or the key is not of that type.
+pub fn parse_words(kind: &str, blob: &str) -> Result<KeyWords, InvalidKey> {
+    let kind = KINDS
+        .into_iter()
+        .find(|known| *known == kind)
+        .ok_or_else(|| InvalidKey::Kind(kind.chars().take(40).collect()))?;
+    let data = STANDARD.decode(blob).map_err(|_| InvalidKey::Base64)?;
+    // The data begin with their own type, length first (RFC 4253, 6.6).
+    let (inner, rest) = string(&data).ok_or(InvalidKey::Data(kind))?;
+    if inner != kind.as_bytes() || string(rest).is_none() {
+        return Err(InvalidKey::Data(kind));
+    }
+    Ok(KeyWords {
+        kind,
+        fingerprint: fingerprint(&data),
     })
 }
 

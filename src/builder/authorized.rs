@@ -1,19 +1,9 @@
 //! The line that sshd gets for an offered key: which command it forces, and for whom.
 
-use md5::{Digest, Md5};
-
-use crate::model::{Fingerprint, SshKey, Username};
-
-/// Key types that may be used; the others are refused before anything is looked up.
-const KINDS: &[&str] = &[
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-];
+use crate::{
+    api::ssh_key::{self, InvalidKey},
+    model::{Fingerprint, SshKey, Username},
+};
 
 /// A public key as sshd offers it, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,44 +13,17 @@ pub struct OfferedKey {
     fingerprint: Fingerprint,
 }
 
-/// What is wrong with an offered key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OfferedKeyError {
-    /// A type that isn't used.
-    #[error("keys of type {0:?} are not accepted")]
-    Kind(String),
-    /// Not base64, or not of the type that it claims.
-    #[error("the key is no {0} key")]
-    Blob(&'static str),
-}
-
 impl OfferedKey {
     /// Checks type and base64 against each other.
     ///
     /// # Errors
     /// When the type is not accepted or the key is not of that type.
-    pub fn parse(kind: &str, blob: &str) -> Result<Self, OfferedKeyError> {
-        let known = KINDS.iter().find(|known| **known == kind);
-        let kind = *known.ok_or_else(|| OfferedKeyError::Kind(kind.chars().take(80).collect()))?;
-        let bytes = decode(blob).ok_or(OfferedKeyError::Blob(kind))?;
-        // The blob begins with its own type, length first (RFC 4253, 6.6).
-        let length = u32::try_from(kind.len()).expect("invariant: types are short");
-        let named = [&length.to_be_bytes()[..], kind.as_bytes()].concat();
-        if !bytes.starts_with(&named) {
-            return Err(OfferedKeyError::Blob(kind));
-        }
-        let pairs: Vec<String> = Md5::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        let fingerprint = pairs
-            .join(":")
-            .parse()
-            .expect("invariant: 16 pairs of digits");
+    pub fn parse(kind: &str, blob: &str) -> Result<Self, InvalidKey> {
+        let key = ssh_key::parse_words(kind, blob)?;
         Ok(Self {
-            kind,
+            kind: key.kind,
             blob: blob.to_owned(),
-            fingerprint,
+            fingerprint: key.fingerprint,
         })
     }
 
@@ -90,11 +53,6 @@ impl OfferedKey {
              {kind} {blob}"
         )
     }
-}
-
-fn decode(blob: &str) -> Option<Vec<u8>> {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.decode(blob).ok()
 }
 
 #[cfg(test)]

@@ -2,24 +2,31 @@
 
 use std::time::Duration;
 
-/// Doubling waits between tries, from 100 ms to 5 s, each shortened by a random part of its half
-/// (a host's sidecars shall not all come back in the same millisecond).
-#[derive(Debug, Clone, Default)]
+/// Doubling waits between tries, each shortened by a random part of its half: whoever lost the same
+/// server in the same millisecond shall not come back in the same one.
+#[derive(Debug, Clone)]
 pub struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    /// First wait.
-    const FIRST: Duration = Duration::from_millis(100);
-    /// Longest wait.
-    pub const LONGEST: Duration = Duration::from_secs(5);
+    /// Waits from `first` to `longest`.
+    #[must_use]
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            failures: 0,
+        }
+    }
 
     /// The wait after another failure.
     pub fn next(&mut self, random: u64) -> Duration {
-        let factor = 1u32 << self.failures.min(6);
+        let factor = 2_u32.saturating_pow(self.failures);
         self.failures = self.failures.saturating_add(1);
-        let full = (Self::FIRST * factor).min(Self::LONGEST);
+        let full = self.first.saturating_mul(factor).min(self.longest);
         let half = u64::try_from(full.as_millis() / 2)
             .unwrap_or(u64::MAX)
             .max(1);
@@ -44,13 +51,14 @@ mod tests {
 
     #[test]
     fn grows_to_its_bound_and_starts_anew() {
-        let mut backoff = Backoff::default();
+        let first = Duration::from_millis(100);
+        let mut backoff = Backoff::new(first, Duration::from_secs(5));
         let waits: Vec<_> = (0..9).map(|_| backoff.next(0).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
         backoff.reset();
         assert_eq!(backoff.next(49).as_millis(), 51);
         for random in 0..10_000 {
-            assert!(backoff.next(random) >= Backoff::FIRST / 2);
+            assert!(backoff.next(random) >= first / 2);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod backoff;
 pub mod builder;
 pub mod cli;
 pub mod controller;

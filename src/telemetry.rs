@@ -2,6 +2,22 @@
 
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
+/// An error with its causes on one line. A cause that the text before it ends with is not said twice.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Starts logging; `RUST_LOG` filters, `info` unless said.
 pub fn init() {
     let filter = EnvFilter::try_from_default_env()
@@ -19,4 +35,36 @@ pub fn init() {
     } else {
         registry.with(layer).try_init()
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Failure {
+        text: &'static str,
+        source: Option<Box<Failure>>,
+    }
+
+    fn failure(texts: &[&'static str]) -> Option<Box<Failure>> {
+        let (text, rest) = texts.split_first()?;
+        let source = failure(rest);
+        Some(Box::new(Failure { text, source }))
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let cases: [(&[&'static str], &str); 4] = [
+            (&["no image"], "no image"),
+            (&["no image", "no registry"], "no image: no registry"),
+            (&["no image: away", "away"], "no image: away"),
+            (&["no image", "", "away"], "no image: away"),
+        ];
+        for (texts, want) in cases {
+            let error = failure(texts).expect("a text");
+            assert_eq!(chain(&*error), want);
+        }
+    }
 }

@@ -24,6 +24,7 @@ use crate::{
     ops::{OpsError, change, follow},
     seal::{SealError, config_context},
     store::{CommitError, StoreError, Txn, keys},
+    telemetry::chain,
 };
 
 /// Tar around the files: headers, padding.
@@ -121,16 +122,7 @@ async fn explain(refusal: &Refusal, output: &Output) {
         // The hook ended it, and knows why.
         return;
     }
-    let mut text = format!("ERROR: {refusal}");
-    let mut cause = refusal.source();
-    while let Some(source) = cause {
-        let more = source.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = source.source();
-    }
+    let text = format!("ERROR: {}", chain(refusal));
     output.raw("\n".to_owned()).await;
     output.warning(&text).await;
     if let Refusal::Launch { log, .. } = refusal

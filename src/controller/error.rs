@@ -13,6 +13,7 @@ use crate::{
     ops::OpsError,
     seal::SealError,
     store::{CommitError, StoreError},
+    telemetry::chain,
 };
 
 tokio::task_local! {
@@ -120,17 +121,6 @@ impl IntoResponse for ApiError {
         }
         response
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl From<StoreError> for ApiError {

@@ -29,7 +29,7 @@ use super::{
     reader::Reader,
     shelf::{Book, Pulse, Shelf},
 };
-use crate::{model::AppName, sidecar::wire::Source};
+use crate::{model::AppName, sidecar::wire::Source, telemetry};
 
 /// Lines when nobody says how many.
 const DEFAULT_LINES: usize = 100;
@@ -70,7 +70,7 @@ impl IntoResponse for Refusal {
         match self {
             Self::NoApp => (StatusCode::NOT_FOUND, "no such app\n").into_response(),
             Self::Files(error) => {
-                let error = super::chain(&error);
+                let error = telemetry::chain(&error);
                 error!(error, "log request failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
             }
@@ -161,7 +161,7 @@ impl Flow {
                     }
                 }
                 Err(error) => {
-                    let text = format!("the log ends here: {}\n", super::chain(&error));
+                    let text = format!("the log ends here: {}\n", telemetry::chain(&error));
                     return Some((text.into(), None));
                 }
             }

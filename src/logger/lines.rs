@@ -57,11 +57,11 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, stop: CancellationT
             Some((peer, error)) = reports.recv() => match error {
                 LineError::Wire(_) | LineError::Keep(_) => {
                     refused += 1;
-                    let error = crate::logger::chain(&error);
+                    let error = crate::telemetry::chain(&error);
                     warn!(peer, error, refused, "log connection closed");
                 }
                 LineError::Socket(_) | LineError::Silent | LineError::Ends => {
-                    let error = crate::logger::chain(&error);
+                    let error = crate::telemetry::chain(&error);
                     info!(peer, error, "log connection ended");
                 }
             },

@@ -25,6 +25,7 @@ use crate::{
     model::PartPresence,
     settings::HostSettings,
     store::{Presence, Store, keys},
+    telemetry::chain,
 };
 use app_log::{AppLogError, Limits};
 use shelf::Shelf;
@@ -204,16 +205,4 @@ async fn register(store: Store, http: SocketAddr, stop: CancellationToken) {
     info!(%ip, "logger registered");
     stop.cancelled().await;
     presence.leave().await;
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -9,12 +9,12 @@ use std::{
 };
 
 use super::{
-    backoff::{Backoff, random},
     health::{Health, Word, json},
-    probe,
+    probe, retries,
     ship::connect,
     wait::{Interest, wait},
 };
+use crate::backoff::{Backoff, random};
 
 /// A process without a port is healthy when it has been active for this long.
 const ACTIVE: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ impl<'o> Line<'o> {
             state: State::Broken {
                 retry: Instant::now(),
             },
-            backoff: Backoff::default(),
+            backoff: retries(),
         }
     }
 

@@ -12,7 +12,6 @@
 
 pub mod announce;
 pub mod args;
-pub mod backoff;
 pub mod frame;
 pub mod health;
 pub mod journal;
@@ -24,8 +23,9 @@ pub mod spool;
 pub mod wait;
 pub mod wire;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use crate::{backoff::Backoff, telemetry::chain};
 use args::Command;
 
 /// The whole program: parses the arguments (without the program's own name) and runs.
@@ -36,7 +36,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Command::Announce(options)) => announce::run(&options).map_err(|e| e.to_string()),
-        Ok(Command::Log(options)) => log::run(&options).map_err(|e| describe(&e)),
+        Ok(Command::Log(options)) => log::run(&options).map_err(|e| chain(&e)),
         Err(problem) => {
             eprintln!("deis-sidecar: {problem}\n\n{}", args::USAGE);
             return ExitCode::from(64);
@@ -51,14 +51,8 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     }
 }
 
-/// An error with its causes on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+/// The waits between tries to reach the agent: a restarted one is found soon, and a host full of
+/// sidecars doesn't keep a missing one busy.
+const fn retries() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
 }

@@ -15,13 +15,16 @@ use std::{
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::{
-    backoff::{Backoff, random},
     health::json,
+    retries,
     segments::Cursor,
     spool::{Spool, SpoolError},
     wire::{Data, Hello, MAX_HEADER, Position, Reply, Source, WireError, take_line},
 };
-use crate::model::AppName;
+use crate::{
+    backoff::{Backoff, random},
+    model::AppName,
+};
 
 /// A connection without anything to send is closed after this time.
 const QUIET: Duration = Duration::from_secs(10);
@@ -119,7 +122,7 @@ impl Ship {
         Self {
             address,
             state: State::Idle,
-            backoff: Backoff::default(),
+            backoff: retries(),
             buffer: Vec::new(),
             complained: false,
         }
@@ -164,7 +167,7 @@ impl Ship {
             if !self.complained {
                 eprintln!(
                     "deis-sidecar: {}; lines are kept on this host meanwhile",
-                    super::describe(&error)
+                    crate::telemetry::chain(&error)
                 );
                 self.complained = true;
             }

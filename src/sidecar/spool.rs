@@ -534,7 +534,7 @@ fn open_state(dir: &Path) -> Result<(State, File), SpoolError> {
         fs::remove_file(&old).map_err(failed("remove", &old))?;
     }
     let state = State {
-        epoch: super::backoff::random(),
+        epoch: crate::backoff::random(),
         ..State::default()
     };
     let new = dir.join("state.new");

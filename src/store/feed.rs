@@ -1,4 +1,4 @@
-//! Following a prefix for ever: the driver of law 8.
+//! Following a prefix for ever: the driver.
 //!
 //! Lists at one revision, watches from the next, pokes a silent stream and leaves it when it stays
 //! silent, reconnects (to another member), resyncs after a compaction as one difference, and audits
@@ -18,7 +18,10 @@ use super::{
     list_pages,
     mirror::Mirror,
 };
-use crate::model::Revision;
+use crate::{
+    backoff::{Backoff, random},
+    model::Revision,
+};
 
 /// A stream that said nothing for so long is asked for a sign of life.
 const POKE_AFTER: Duration = Duration::from_secs(2);
@@ -28,7 +31,9 @@ const DEAD_AFTER: Duration = Duration::from_secs(5);
 const AUDIT_EVERY: Duration = Duration::from_secs(300);
 /// How long events under way may take to arrive before an audit is judged.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
-/// Longest pause between two tries to reach etcd.
+/// First pause between two tries to reach etcd.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+/// Longest one.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Updates that may wait for a slow consumer; then the feed waits too, and etcd buffers.
 const QUEUE: usize = 64;
@@ -121,13 +126,13 @@ impl Driver {
 
     async fn follow(&mut self) -> Result<(), Gone> {
         let mut listed = false;
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
         loop {
             if !listed {
                 match self.resync().await? {
                     true => listed = true,
                     false => {
-                        backoff.wait().await;
+                        time::sleep(backoff.next(random())).await;
                         continue;
                     }
                 }
@@ -135,7 +140,7 @@ impl Driver {
             let from = self.mirror.revision() + 1;
             let ended = match self.backend.watch(&self.prefix, from).await {
                 Ok(mut watch) => {
-                    backoff = Backoff::default();
+                    backoff.reset();
                     self.pump(&mut *watch).await?
                 }
                 Err(error) => Ended::Broken(error.to_string()),
@@ -148,7 +153,7 @@ impl Driver {
                 Ended::Broken(reason) => {
                     self.broken();
                     warn!(prefix = self.prefix, reason, "watch broke, reconnecting");
-                    backoff.wait().await;
+                    time::sleep(backoff.next(random())).await;
                 }
             }
         }
@@ -248,22 +253,4 @@ enum Ended {
     Resync(&'static str),
     /// Watch on from where it was.
     Broken(String),
-}
-
-/// Doubling pauses with jitter.
-#[derive(Default)]
-struct Backoff {
-    tries: u32,
-}
-
-impl Backoff {
-    async fn wait(&mut self) {
-        let base = Duration::from_millis(50) * 2_u32.saturating_pow(self.tries.min(6));
-        self.tries += 1;
-        let mut byte = [0_u8; 1];
-        // Without randomness the pauses are merely in step.
-        let _ = getrandom::fill(&mut byte);
-        let base = base.min(BACKOFF_MAX);
-        time::sleep(base / 2 + base / 2 * u32::from(byte[0]) / 255).await;
-    }
 }

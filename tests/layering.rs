@@ -8,11 +8,27 @@ const PURE: &[&str] = &[
     "src/model",
     "src/plan",
     "src/render",
-    "src/api/wire.rs",
+    "src/api",
     "src/ops/release.rs",
     "src/store/mirror.rs",
     "src/store/keys.rs",
     "src/store/txn.rs",
+    "src/sidecar/args.rs",
+    "src/sidecar/frame.rs",
+    "src/sidecar/health.rs",
+    "src/sidecar/segments.rs",
+    "src/sidecar/wire.rs",
+    "src/logger/record.rs",
+    "src/logger/render.rs",
+    "src/agent/ports.rs",
+    "src/builder/authorized.rs",
+    "src/builder/procfile.rs",
+    "src/builder/protocol.rs",
+    "src/builder/refs.rs",
+    "src/cli/deis/dotenv.rs",
+    "src/image/config.rs",
+    "src/router/headers.rs",
+    "src/router/ledger.rs",
 ];
 
 /// What must not occur there, outside of tests.
@@ -40,6 +56,13 @@ const FORBIDDEN: &[&str] = &[
     "tracing",
 ];
 
+/// Whether a word begins in the line: `fs::` does in `use std::fs::File`, but not in `refs::Sha`.
+fn mentions(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_')
+    })
+}
+
 fn check(path: &Path, violations: &mut Vec<String>, files: &mut usize) {
     if path.is_dir() {
         for entry in fs::read_dir(path).expect("a readable folder") {
@@ -62,7 +85,7 @@ fn check(path: &Path, violations: &mut Vec<String>, files: &mut usize) {
         if line.starts_with("//") {
             continue;
         }
-        for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+        for word in FORBIDDEN.iter().filter(|word| mentions(line, word)) {
             violations.push(format!("{}:{}: {word}: {line}", path.display(), number + 1));
         }
     }
@@ -73,12 +96,10 @@ fn the_core_is_pure() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut violations, mut files) = (Vec::new(), 0);
     for place in PURE {
-        let path = root.join(place);
-        if path.exists() {
-            check(&path, &mut violations, &mut files);
-        }
+        let found = files;
+        check(&root.join(place), &mut violations, &mut files);
+        assert!(files > found, "{place} holds code");
     }
-    assert!(files > 5, "the core was found");
     assert!(
         violations.is_empty(),
         "the pure core touches the world:\n{}",

@@ -1,4 +1,4 @@
-//! One case each: what a reader of design.md's protocols would ask.
+//! One case each: what a reader of the protocols would ask.
 
 use std::{collections::BTreeMap, time::Duration};
 

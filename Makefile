@@ -62,7 +62,7 @@ test-lib: test-packages nextest ## Unit, property and snapshot tests
 # They run one after the other, and what is left of an earlier run is cleared first.
 test-cluster: build nextest ## Three real hosts, driven as users do
 	@$(CARGO) nextest run --locked --test suite --no-run
-	@$(DEISCTL) cluster down --name test
+	@$(DEISCTL) cluster down --name test; rm -rf $${TMPDIR:-/tmp}/deis-suite-test
 	@$(DEISCTL) cluster up --local --hosts 3 --name test --netns deis-test --no-demo
 	@nsenter --net=/run/netns/deis-test env DEIS_TEST_CLUSTER=test \
 	  $(CARGO) nextest run --locked --offline --test suite --test-threads 1 --no-fail-fast --success-output final $(TESTS); \

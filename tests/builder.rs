@@ -62,6 +62,12 @@ struct Rig {
     running: Option<JoinHandle<Result<(), builder::BuilderError>>>,
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.pam());
+    }
+}
+
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 impl Rig {
@@ -83,6 +89,11 @@ impl Rig {
         self.dir.path().join(name)
     }
 
+    /// PAM looks nowhere else; each rig has a service of its own.
+    fn pam(&self) -> PathBuf {
+        format!("/etc/pam.d/deis-test-{}", self.address.port()).into()
+    }
+
     async fn start(mut self) -> Self {
         let places = Places {
             program: env!("CARGO_BIN_EXE_deisd").into(),
@@ -90,7 +101,7 @@ impl Rig {
             socket: self.path("run/builder.sock"),
             run: self.path("run"),
             repositories: self.path("git"),
-            pam: "/etc/pam.d".into(),
+            pam: self.pam(),
             listen: self.address,
             build: BuildSettings {
                 buildpacks: concat!(env!("CARGO_MANIFEST_DIR"), "/buildpacks").into(),
@@ -127,7 +138,6 @@ impl Rig {
             .expect("in time")
             .expect("joined")
             .expect("well");
-        let _ = std::fs::remove_file("/etc/pam.d/deis-builder-sshd");
     }
 
     async fn put(&self, txn: Txn) {

@@ -17,8 +17,7 @@ dt {{ color: #777 }} dd {{ margin: 0 0 .6rem }}</style>
 <dl>
 <dt>release</dt><dd>{release}</dd>
 <dt>container</dt><dd>{container}</dd>
-<dt>host</dt><dd>{host}</dd>
-</dl>
+{host}</dl>
 <p>Change it: <code>deis config:set GREETING="Good morning"</code></p>
 """
 
@@ -30,9 +29,11 @@ def page():
         "greeting": env.get("GREETING", "Powered by Deis"),
         "release": env.get("DEIS_RELEASE", "none: not on Deis"),
         "container": socket.gethostname(),
-        "host": env.get("DEIS_HOST") or env.get("HOST") or "unknown",
     }
-    return PAGE.format(**{name: html.escape(value) for name, value in values.items()})
+    values = {name: html.escape(value) for name, value in values.items()}
+    host = env.get("DEIS_HOST")
+    row = f"<dt>host</dt><dd>{html.escape(host)}</dd>\n" if host else ""
+    return PAGE.format(host=row, **values)
 
 
 # Answers under way: they are finished before the process ends.

@@ -57,6 +57,8 @@ const TTL: Duration = Duration::from_secs(10);
 const BUILDS: u32 = 2;
 /// Between two looks whether a registry lacks the stack image.
 const SEED_EVERY: Duration = Duration::from_secs(30);
+/// The same, while no registry is there at all.
+const SEED_SOON: Duration = Duration::from_secs(2);
 
 /// Why the builder can't run.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +96,7 @@ pub struct Places {
     pub run: PathBuf,
     /// Repositories.
     pub repositories: PathBuf,
-    /// Where PAM looks for services.
+    /// The PAM service's file.
     pub pam: PathBuf,
     /// Where sshd listens.
     pub listen: SocketAddr,
@@ -114,7 +116,7 @@ impl Places {
             user: USER.to_owned(),
             socket: "/run/deis/builder.sock".into(),
             repositories: "/var/lib/deis/git".into(),
-            pam: "/etc/pam.d".into(),
+            pam: "/etc/pam.d/deis-builder-sshd".into(),
             listen: SocketAddr::new(settings.address, PORT),
             build: BuildSettings {
                 buildpacks: "/opt/deis/buildpacks".into(),
@@ -212,11 +214,12 @@ pub async fn run_at(
 async fn seed(daemon: Arc<Daemon>) {
     loop {
         let seeded = async {
-            if let Some(stack) = push::stack(&daemon) {
+            let pause = match push::stack(&daemon) {
                 // No registry yet is no news: the next push says so.
-                let _ = daemon.registries.seed(&stack).await;
-            }
-            tokio::time::sleep(SEED_EVERY).await;
+                Some(stack) if daemon.registries.seed(&stack).await.is_err() => SEED_SOON,
+                _ => SEED_EVERY,
+            };
+            tokio::time::sleep(pause).await;
         };
         tokio::select! {
             () = daemon.stop.cancelled() => return,

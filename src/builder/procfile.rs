@@ -64,7 +64,9 @@ pub fn parse(text: &str) -> Result<Procfile, ProcfileError> {
         return Err(ProcfileError::TooMany(map.len()));
     }
     let text = |value: &serde_yaml::Value| {
-        let text = value.as_str().map(str::to_owned);
+        // A tag would be dropped silently, and with it what the author meant.
+        let untagged = (!matches!(value, serde_yaml::Value::Tagged(_))).then_some(value);
+        let text = untagged.and_then(|value| value.as_str()).map(str::to_owned);
         text.ok_or_else(|| ProcfileError::Form(one_line(&format!("{value:?} is no text"))))
     };
     map.iter()

@@ -32,8 +32,6 @@ use crate::{
 
 /// What the sealed host key is bound to.
 const CONTEXT: &str = "builder/sshHostKey";
-/// Name of the PAM service and of the link that sshd is started by: sshd takes the one from the other.
-const SERVICE: &str = "deis-builder-sshd";
 /// How long sshd may take until it answers.
 const START: Duration = Duration::from_secs(10);
 
@@ -93,8 +91,19 @@ pub struct SshdSettings {
     pub run: PathBuf,
     /// Where git's hooks are written; not on /run, from which Debian lets nothing be executed.
     pub hooks: PathBuf,
-    /// Where PAM looks for services.
+    /// The PAM service's file. sshd is started by a link of the same name: it takes the service's
+    /// name from its own.
     pub pam: PathBuf,
+}
+
+impl SshdSettings {
+    fn link(&self) -> PathBuf {
+        self.run.join(
+            self.pam
+                .file_name()
+                .unwrap_or_else(|| "deis-builder-sshd".as_ref()),
+        )
+    }
 }
 
 /// The host key, as a file's text: etcd's, or a fresh one that is put there.
@@ -277,8 +286,8 @@ pub fn prepare(settings: &SshdSettings, host_key: &[u8]) -> Result<(), SshdError
          session required pam_permit.so\n",
         denied.display()
     );
-    write(&settings.pam.join(SERVICE), service.as_bytes(), 0o644)?;
-    let link = run.join(SERVICE);
+    write(&settings.pam, service.as_bytes(), 0o644)?;
+    let link = settings.link();
     let _ = std::fs::remove_file(&link);
     symlink(sshd_program(), &link).map_err(|source| file(&link, source))
 }
@@ -322,7 +331,9 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SshdError> {
 fn start(settings: &SshdSettings) -> Result<Child, SshdError> {
     // Privilege separation wants it; Debian's own unit makes it too.
     let _ = std::fs::create_dir_all("/run/sshd");
-    Command::new(settings.run.join(SERVICE))
+    Command::new(settings.link())
+        // Only this program speaks to systemd.
+        .env_remove("NOTIFY_SOCKET")
         .args(["-D", "-e", "-f"])
         .arg(settings.run.join("sshd_config"))
         .stdin(Stdio::null())

@@ -149,11 +149,8 @@ fn set_env(run: &mut Value, name: &str, value: &str) -> Result<(), ConfigError> 
         .entry("Env")
         .or_insert_with(|| json!([]));
     let env = array(env, "environment")?;
-    env.retain(|entry| {
-        !entry
-            .as_str()
-            .is_some_and(|e| e.split('=').next() == Some(name))
-    });
+    let other = |entry: &Value| entry.as_str().and_then(|e| e.split('=').next()) != Some(name);
+    env.retain(other);
     env.push(json!(format!("{name}={value}")));
     Ok(())
 }

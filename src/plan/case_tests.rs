@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{
     World,
+    actor_tests::Health,
     fleet::text_hash,
-    sim_tests::{Health, Sim, app, machine, structure},
+    sim_tests::{Sim, app, machine, structure},
 };
 use crate::{
     model::*,

@@ -4,9 +4,15 @@
 //! answer is data (transactions to commit, actions to take, and a reason for each thing that waits).
 
 #[cfg(test)]
+mod actor_tests;
+#[cfg(test)]
 mod case_tests;
 pub mod fleet;
+#[cfg(test)]
+mod fleet_tests;
 pub mod hosts;
+#[cfg(test)]
+mod kv_tests;
 mod removal;
 pub mod rollout;
 pub mod round;

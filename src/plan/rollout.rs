@@ -5,28 +5,26 @@
 //! the last one stopped. A slot (`web.1`) has one *keeper*, the process that is to stay; whatever
 //! else fills the slot goes once the keeper serves.
 
+mod end;
+mod goal;
+mod place;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use goal::{Goal, Mode};
 use uuid::Uuid;
 
 use super::{
     hosts::{HostMemory, Losses},
     removal,
-    round::{Batch, Context, LazyPool, Memory, Plan, fenced, is_usable},
-    schedule::Wanted,
+    round::{Batch, Context, LazyPool, Memory, Plan},
     standing::{Hold, Lag, Proc},
-    world::{AppView, Needs, World},
+    world::{AppView, World},
 };
-use crate::{
-    model::*,
-    store::{Txn, Versioned, keys},
-};
-
-/// Least time between two writes of what a rollout waits for.
-const VOICE: Duration = Duration::from_secs(1);
+use crate::{model::*, store::Versioned};
 
 /// What a timer measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,94 +50,6 @@ pub struct AppMemory {
     of: Option<(Uuid, bool)>,
     timers: BTreeMap<Timer, Duration>,
     voiced: Option<Duration>,
-}
-
-/// Where an app is going.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Nowhere: what is wanted is kept.
-    Steady,
-    /// To the rollout's target.
-    Forward,
-    /// Back to where the rollout came from.
-    Reverting,
-}
-
-struct Goal<'w> {
-    mode: Mode,
-    release: ReleaseNumber,
-    structure: &'w Structure,
-    rollout: Option<&'w Versioned<Rollout>>,
-}
-
-impl<'w> Goal<'w> {
-    fn of(app: &'w App, rollout: Option<&'w Versioned<Rollout>>) -> Self {
-        let Some(versioned) = rollout else {
-            let (release, structure) = (app.active, &app.structure);
-            return Self {
-                mode: Mode::Steady,
-                release,
-                structure,
-                rollout,
-            };
-        };
-        let value = &versioned.value;
-        match value.phase {
-            RolloutPhase::Forward => Self {
-                mode: Mode::Forward,
-                release: value.release,
-                structure: &value.structure,
-                rollout,
-            },
-            RolloutPhase::Reverting { .. } => Self {
-                mode: Mode::Reverting,
-                release: value.previous,
-                structure: &value.previous_structure,
-                rollout,
-            },
-        }
-    }
-
-    fn id(&self) -> Option<Uuid> {
-        self.rollout.map(|rollout| rollout.value.id)
-    }
-
-    /// Whether a process is what the goal wants in its slot.
-    fn is_current(&self, proc: &Proc<'_>) -> bool {
-        let selected = match (self.mode, self.rollout.map(|rollout| &rollout.value.change)) {
-            (Mode::Forward, Some(RolloutKind::Restart { only, number })) => {
-                only.as_ref().is_none_or(|kind| *kind == proc.name.kind)
-                    && number.is_none_or(|number| number == proc.name.number)
-            }
-            _ => false,
-        };
-        proc.name.release == self.release && (!selected || self.belongs(proc))
-    }
-
-    /// Whether this rollout has put it there.
-    fn belongs(&self, proc: &Proc<'_>) -> bool {
-        self.id().is_some() && proc.rollout() == self.id()
-    }
-
-    /// The numbers wanted of a type, given those that are there.
-    ///
-    /// The lowest stay. A scale-up counts on from the highest, as Deis v1 did; repairs and deploys
-    /// fill gaps, so that a number survives the loss of its process.
-    fn numbers(&self, there: &BTreeSet<u32>, count: u32) -> BTreeSet<u32> {
-        let mut wanted: BTreeSet<u32> = there.iter().copied().take(count as usize).collect();
-        let scaling = self.mode == Mode::Forward
-            && self
-                .rollout
-                .is_some_and(|rollout| rollout.value.change == RolloutKind::Scale);
-        let from = if scaling {
-            there.last().map_or(1, |highest| highest + 1)
-        } else {
-            1
-        };
-        let free = (from..).filter(|number| !there.contains(number));
-        wanted.extend(free.take(count as usize - wanted.len()));
-        wanted
-    }
 }
 
 /// The state of one step.
@@ -448,151 +358,6 @@ impl<'w> Step<'_, 'w> {
         over
     }
 
-    /// How many more processes may be put in flight now.
-    fn room(
-        &self,
-        wanted: &BTreeSet<ProcessId>,
-        keepers: &BTreeMap<ProcessId, Proc<'w>>,
-        settled: &BTreeSet<ProcessId>,
-        others: &[Proc<'w>],
-    ) -> usize {
-        if self.mode() != Mode::Forward {
-            return usize::MAX;
-        }
-        let leaving: BTreeSet<ProcessId> = others.iter().map(|proc| proc.name.id()).collect();
-        let in_flight = keepers
-            .iter()
-            .filter(|(slot, keeper)| {
-                self.goal.belongs(keeper) && (!settled.contains(*slot) || leaving.contains(*slot))
-            })
-            .count();
-        let share = (wanted.len() * self.cx.policy.surge_percent).div_ceil(100);
-        self.cx.policy.surge.max(share).saturating_sub(in_flight)
-    }
-
-    /// Whether a lost process is what the goal wants: then its replacement takes it along.
-    fn is_replaceable(&self, proc: &Proc<'_>) -> bool {
-        proc.desired() == Desired::Run && self.goal.is_current(proc)
-    }
-
-    /// Places processes into missing slots; gives the slots that got one.
-    fn place(
-        &mut self,
-        missing: &[&ProcessId],
-        room: usize,
-        keepers: &BTreeMap<ProcessId, Proc<'w>>,
-        others: &[Proc<'w>],
-        pool: &mut LazyPool<'_>,
-        plan: &mut Plan,
-    ) -> BTreeSet<ProcessId> {
-        let mut covered = BTreeSet::new();
-        if missing.is_empty() {
-            return covered;
-        }
-        let Some(needs) = self.view.needs(self.goal.release) else {
-            let why = format!(
-                "release {} or its config is not in the store",
-                self.goal.release
-            );
-            if self.mode() == Mode::Forward {
-                self.failure.get_or_insert((why.clone(), vec![]));
-            }
-            self.waiting.push(why);
-            return covered;
-        };
-        let mut by_kind: BTreeMap<&ProcessType, Vec<&ProcessId>> = BTreeMap::new();
-        for slot in missing.iter().take(room) {
-            by_kind.entry(&slot.kind).or_default().push(slot);
-        }
-        let mut short = None;
-        for (kind, slots) in by_kind {
-            let mut peers: BTreeMap<MachineId, u32> = BTreeMap::new();
-            for keeper in keepers.values().filter(|keeper| keeper.name.kind == *kind) {
-                *peers.entry(keeper.machine.clone()).or_default() += 1;
-            }
-            let memory_bytes = needs.memory_bytes(kind);
-            let wanted = Wanted {
-                memory_bytes,
-                tags: &needs.tags,
-                peers: &peers,
-            };
-            let hosts = pool.get().place(&wanted, slots.len());
-            if hosts.len() < slots.len() {
-                let why = pool.get().shortage(&wanted);
-                short = Some(format!("{}: {why}", slots[hosts.len()]));
-            }
-            for (slot, machine) in slots.into_iter().zip(hosts) {
-                if is_usable(self.world, self.losses, &machine) {
-                    self.put_new(slot, &machine, needs, others);
-                    covered.insert(slot.clone());
-                }
-            }
-        }
-        if let Some(why) = short {
-            // Nothing of ours is on its way that could make room: the rollout waits for others.
-            if self.mode() == Mode::Forward
-                && covered.is_empty()
-                && self.waited(Timer::Place, self.cx.policy.total, plan)
-            {
-                self.failure.get_or_insert((why.clone(), vec![]));
-            }
-            let olds = others.iter().any(|proc| !proc.lost);
-            let hint = if olds {
-                "; the old ones keep their places until new ones serve"
-            } else {
-                ""
-            };
-            self.waiting.push(format!("{why}{hint}"));
-        }
-        covered
-    }
-
-    /// A new process in a slot, in one transaction with the end of those it replaces on lost hosts.
-    fn put_new(
-        &mut self,
-        slot: &ProcessId,
-        machine: &MachineId,
-        needs: &Needs,
-        others: &[Proc<'w>],
-    ) {
-        let first = ProcessName::first(
-            self.app.clone(),
-            self.goal.release,
-            slot.kind.clone(),
-            slot.number,
-        );
-        let process = self.view.next_incarnation(first);
-        let key = keys::assignment(machine, &process.to_string());
-        let memory_bytes = needs.memory_bytes(&slot.kind);
-        let assignment = Assignment {
-            schema: SCHEMA,
-            uuid: (self.cx.new_id)(),
-            desired: Desired::Run,
-            work: Work::Process {
-                rollout: self.goal.id(),
-                memory_bytes,
-            },
-        };
-        let mut txn = Txn::new()
-            .absent(&key)
-            .present(&keys::machine(machine))
-            .put(&key, &assignment);
-        let mut what = format!("{process} to {}", self.host_name(machine));
-        let replaced = others
-            .iter()
-            .filter(|old| old.lost && old.name.id() == *slot && self.is_replaceable(old));
-        for old in replaced {
-            txn = txn.and(removal::forget(old, self.view));
-            what = format!("{what} instead of {}", old.label());
-        }
-        self.batch.add(what, txn);
-    }
-
-    fn host_name(&self, machine: &MachineId) -> String {
-        let view = self.world.hosts.get(machine);
-        view.map_or_else(|| machine.to_string(), |view| view.name(machine).to_owned())
-    }
-
     /// Whether a process that is not to stay may go now.
     fn may_go(
         &self,
@@ -645,97 +410,6 @@ impl<'w> Step<'_, 'w> {
         }
         removal::retire(proc, hold, self.cx, &mut self.batch, &mut self.waiting);
     }
-
-    /// Commits what was found out: the failure, the end, the steps, or what is waited for.
-    fn finish(mut self, is_done: bool, own: &mut AppMemory, plan: &mut Plan) {
-        own.timers = std::mem::take(&mut self.next_timers);
-        for why in &self.waiting {
-            plan.wait(self.app.as_str(), why.as_str());
-        }
-        let app = keys::app(self.app);
-        let key = keys::rollout(self.app);
-        let base = fenced(self.cx).unchanged(&app, self.record.mod_revision);
-        let Some(rollout) = self.goal.rollout else {
-            self.batch.pack(self.app.as_str(), &base.absent(&key), plan);
-            return;
-        };
-        let base = base.unchanged(&key, rollout.mod_revision);
-        let id = &rollout.value;
-        if let Some((reason, log)) = self.failure.take() {
-            let what = format!("rollout of {} is given up: {reason}", id.release);
-            let phase = RolloutPhase::Reverting { reason, log };
-            let next = Rollout {
-                phase,
-                waiting: None,
-                ..id.clone()
-            };
-            plan.act(self.app.as_str(), what, base.put(&key, &next));
-        } else if !self.batch.is_empty() {
-            self.batch.pack(self.app.as_str(), &base, plan);
-        } else if is_done {
-            let (what, txn) = self.end(rollout);
-            plan.act(self.app.as_str(), what, base.and(txn));
-        } else {
-            let waiting = summary(&self.waiting);
-            if waiting == id.waiting {
-                return;
-            }
-            let at = own.voiced.map_or(self.cx.now, |last| last + VOICE);
-            if self.cx.now < at {
-                plan.wake_at(at);
-                return;
-            }
-            own.voiced = Some(self.cx.now);
-            let next = Rollout {
-                waiting,
-                ..id.clone()
-            };
-            plan.act(self.app.as_str(), "waiting", base.put(&key, &next));
-        }
-    }
-
-    /// The end of a rollout, whichever way it went.
-    fn end(&self, rollout: &Versioned<Rollout>) -> (String, Txn) {
-        let rollout = &rollout.value;
-        let (result, reason, log) = match &rollout.phase {
-            RolloutPhase::Forward => (OutcomeResult::Succeeded, None, vec![]),
-            RolloutPhase::Reverting { reason, log } => {
-                (OutcomeResult::Failed, Some(reason.clone()), log.clone())
-            }
-        };
-        let app = App {
-            active: self.goal.release,
-            structure: self.goal.structure.clone(),
-            updated: self.cx.wall,
-            last_rollout: Some(RolloutEnd {
-                id: rollout.id,
-                result,
-                reason: reason.clone(),
-            }),
-            ..self.record.value.clone()
-        };
-        let mut txn = Txn::new()
-            .put(&keys::app(self.app), &app)
-            .delete(&keys::rollout(self.app));
-        let version = rollout.release;
-        if rollout.change == RolloutKind::Release && !self.view.outcomes.contains(&version) {
-            let finished = self.cx.wall;
-            let outcome = Outcome {
-                schema: SCHEMA,
-                version,
-                result,
-                reason,
-                log,
-                finished,
-            };
-            let key = keys::outcome(self.app, version);
-            txn = txn.absent(&key).put(&key, &outcome);
-        }
-        (
-            format!("rollout of {version} has {result:?}").to_lowercase(),
-            txn,
-        )
-    }
 }
 
 fn same(one: &Proc<'_>, other: &Proc<'_>) -> bool {
@@ -758,13 +432,4 @@ fn say(proc: &Proc<'_>, lag: &Lag) -> String {
         Lag::Routers(ips) => format!("router {} doesn't have its address yet", ips.join(", ")),
     };
     format!("{}: {what}", proc.label())
-}
-
-/// One line for people out of all reasons.
-fn summary(waiting: &[String]) -> Option<String> {
-    let (first, rest) = waiting.split_first()?;
-    Some(match rest.len() {
-        0 => first.clone(),
-        more => format!("{first}; and {more} more"),
-    })
 }

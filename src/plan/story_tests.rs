@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::sim_tests::{Health, Sim, app, kind, structure};
+use super::{
+    actor_tests::Health,
+    sim_tests::{Sim, app, kind, structure},
+};
 use crate::{model::*, store::keys};
 
 /// What happens in a story.

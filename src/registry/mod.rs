@@ -269,6 +269,8 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
 
 fn start(places: &Places, config: &Path) -> Result<Child, RegistryError> {
     Command::new(&places.program)
+        // Only this program speaks to systemd.
+        .env_remove("NOTIFY_SOCKET")
         .arg("serve")
         .arg(config)
         .stdin(Stdio::null())

@@ -95,6 +95,12 @@ impl MemoryStore {
         self.changed.send_replace(());
     }
 
+    /// Ends the leases whose time is out, also while nobody can reach the store.
+    fn tick(&self) {
+        Self::expire(&mut self.lock());
+        self.changed.send_replace(());
+    }
+
     /// Ends the leases whose time is out; called by every verb.
     fn expire(state: &mut State) {
         let now = Instant::now();
@@ -314,7 +320,7 @@ impl Backend for MemoryStore {
                     let end = store.lock().leases.get(&lease).map(|(_, end)| *end);
                     let Some(end) = end else { return };
                     tokio::time::sleep_until(end).await;
-                    let _ = store.with(|_| Ok(()));
+                    store.tick();
                 }
             });
             Ok(lease)

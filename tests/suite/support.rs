@@ -307,11 +307,12 @@ pub struct App<'a> {
     pub user: &'a User,
     pub name: String,
     pub repo: tempfile::TempDir,
+    destroyed: std::cell::Cell<bool>,
 }
 
 impl Drop for App<'_> {
     fn drop(&mut self) {
-        if !thread::panicking() {
+        if !thread::panicking() && !self.destroyed.get() {
             self.destroy();
         }
     }
@@ -329,6 +330,7 @@ impl<'a> App<'a> {
             user,
             name: name.to_owned(),
             repo,
+            destroyed: false.into(),
         };
         app.commit(files);
         app
@@ -390,6 +392,7 @@ impl<'a> App<'a> {
     }
 
     pub fn destroy(&self) {
+        self.destroyed.set(true);
         self.user
             .deis(&[
                 "destroy",

@@ -175,6 +175,7 @@ pub async fn clean_cut_off(settings: &BuildSettings, id: Uuid, dockerfile: bool)
 /// Removes what a former life of the builder has left.
 pub async fn clean_all(settings: &BuildSettings) {
     podman::remove_leftovers(&settings.data).await;
+    podman::remove_images().await;
 }
 
 /// Where `podman build` keeps its containers' bundles: by it they are found when it is killed.

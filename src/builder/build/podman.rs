@@ -38,6 +38,8 @@ pub(super) fn name(id: Uuid) -> String {
 pub(super) fn podman() -> Command {
     let mut podman = Command::new("podman");
     podman.stdin(Stdio::null()).kill_on_drop(true);
+    // Only this program speaks to systemd.
+    podman.env_remove("NOTIFY_SOCKET");
     podman
 }
 
@@ -195,6 +197,15 @@ async fn remove_runs(bundles: &Path) {
                     .kill_on_drop(true);
                 ran(delete).await;
             }
+        }
+    }
+}
+
+/// Removes the images of a former life's builds: they are in the registries, or of no use.
+pub(super) async fn remove_images() {
+    for image in lines(&["images", "--format={{.Repository}}"]).await {
+        if image.starts_with("localhost/deis-build-") {
+            quietly(&["rmi", "--force", &image]).await;
         }
     }
 }

@@ -291,7 +291,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         warn!(
             cached = self.world.saved.len(),
             patience_secs = PATIENCE.as_secs(),
-            "etcd does not answer: starting what the cache knows, stopping nothing"
+            "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
         );
         for (name, saved) in &self.world.saved {
             let assigned = Assigned {

@@ -11,7 +11,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build packages fmt lint test test-lib test-cluster nextest
+.PHONY: help up down status build packages fmt lint test test-lib test-cluster test-packages nextest
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -55,14 +55,22 @@ lint: packages ## Formatting and lints, as CI wants them
 
 test: lint test-lib test-cluster ## Every test there is
 
-test-lib: packages nextest
-	@$(CARGO) nextest run --locked --lib
+test-lib: test-packages nextest ## Unit, property and snapshot tests
+	@$(CARGO) nextest run --locked --lib --test layering
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
-test-cluster: build nextest
-	@if [ -e tests/suite.rs ] || [ -e tests/suite/main.rs ]; then \
-	  $(CARGO) nextest run --locked --test suite; \
-	else echo "no cluster tests in tests/suite yet"; fi
+# They run one after the other, and what is left of an earlier run is cleared first.
+test-cluster: build nextest ## Three real hosts, driven as users do
+	@$(CARGO) nextest run --locked --test suite --no-run
+	@$(DEISCTL) cluster down --name test; rm -rf $${TMPDIR:-/tmp}/deis-suite-test
+	@$(DEISCTL) cluster up --local --hosts 3 --name test --netns deis-test --no-demo
+	@nsenter --net=/run/netns/deis-test env DEIS_TEST_CLUSTER=test \
+	  $(CARGO) nextest run --locked --offline --test suite --test-threads 1 --no-fail-fast --success-output final $(TESTS); \
+	status=$$?; $(if $(KEEP),,$(DEISCTL) cluster down --name test || status=1;) exit $$status
+
+# The store's conformance suite runs against real etcd members.
+test-packages: packages
+	@command -v etcd >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server >/dev/null
 
 nextest:
 	@command -v cargo-nextest >/dev/null || $(CARGO) install --locked cargo-nextest

@@ -3,6 +3,25 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod agent;
+pub mod api;
+pub mod builder;
+pub mod cli;
+pub mod controller;
+pub mod git;
+pub mod image;
+pub mod leader;
 pub mod local;
+pub mod logger;
 pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod registry;
+pub mod render;
+pub mod router;
+pub mod seal;
+pub mod settings;
+pub mod sidecar;
 pub mod store;
+pub mod systemd;
+pub mod telemetry;

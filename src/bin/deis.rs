@@ -1,2 +1,7 @@
-//! Binary.
-fn main() {}
+//! `deis`: the developers' command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    deis::cli::deis::main()
+}

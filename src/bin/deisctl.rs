@@ -1,31 +1,19 @@
-//! The operators' program.
+//! `deisctl`, the operators' command line.
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
-/// Deis for operators
-#[derive(Debug, Parser)]
-#[command(name = "deisctl", version, about)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
+use clap::Parser;
+use deis::cli::deisctl::{self, Cli, failure};
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make and drive a cluster of systemd hosts on this machine
-    Cluster(deis::local::cli::ClusterArgs),
-}
-
-fn main() -> std::process::ExitCode {
-    let Command::Cluster(args) = Cli::parse().command;
-    match deis::local::cli::run(args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // etcd and HTTPS need one, and the first to be asked decides; a second installation is no harm.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match deisctl::run(cli) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("deisctl: {error}");
-            for cause in error.chain().skip(1) {
-                eprintln!("  because {cause}");
-            }
-            std::process::ExitCode::FAILURE
+            eprintln!("{}", failure::render(&error));
+            ExitCode::from(failure::exit_code(&error))
         }
     }
 }

@@ -24,19 +24,20 @@ fn program(paths: &Paths, name: &str) -> PathBuf {
 
 /// Installs and starts the platform's own parts, as an operator would.
 pub fn start_platform(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
-    for action in ["install", "start"] {
+    let domain = format!("domain={}", net::DOMAIN);
+    let steps: [&[&str]; 3] = [
+        &["config", "platform", "set", &domain],
+        &["install", "platform"],
+        &["start", "platform"],
+    ];
+    for step in steps {
         let deisctl = program(paths, "deisctl");
-        let words: [&std::ffi::OsStr; 5] = [
-            deisctl.as_os_str(),
-            "--cluster".as_ref(),
-            cluster.name.as_ref(),
-            action.as_ref(),
-            "platform".as_ref(),
-        ];
+        let mut words: Vec<&std::ffi::OsStr> = vec![deisctl.as_os_str()];
+        words.extend(["--cluster", cluster.name.as_str()].map(std::ffi::OsStr::new));
+        words.extend(step.iter().map(std::ffi::OsStr::new));
         stream(&mut command(&words)).with_context(|| {
-            format!(
-                "`deisctl list` and `deisctl status` tell how far `deisctl {action} platform` came"
-            )
+            let step = step.join(" ");
+            format!("`deisctl list` and `deisctl status` tell how far `deisctl {step}` came")
         })?;
     }
     wait_for(

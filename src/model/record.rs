@@ -86,6 +86,8 @@ json_record!(
     SshKey,
     UnitFile,
     PushLock,
+    GitHead,
+    SealedValue,
 );
 
 /// Plain text, for values that people and scripts read as they are (settings, addresses).
@@ -696,6 +698,20 @@ pub struct PushLock {
     pub builder: String,
     /// Since when.
     pub started: Timestamp,
+}
+
+/// `/deis/apps/<app>/git`: the last commit that was deployed by a push, on whichever builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitHead {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Git commit, 40 hexadecimal digits.
+    pub sha: String,
+    /// Who pushed it.
+    pub user: Username,
+    /// When it was deployed.
+    pub deployed: Timestamp,
 }
 
 /// The slots that a structure asks for when nothing runs yet: `web.1`, `web.2`, ...

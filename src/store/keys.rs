@@ -70,6 +70,8 @@ macro_rules! prefixes {
 keys! {
     /// Platform setting, plain text (`domain`, `version`).
     platform(name: &str) -> String = "/deis/platform/{name}";
+    /// Setting of the platform or a part (`logs`, `router`), plain text, for operators.
+    setting(target: &str, name: &str) -> String = "/deis/{target}/{name}";
     /// A user.
     user(name: &Username) -> User = "/deis/users/{name}";
     /// A token, by the SHA-256 of its text in hexadecimal digits.
@@ -90,6 +92,12 @@ keys! {
     rollout(app: &AppName) -> Rollout = "/deis/apps/{app}/rollout";
     /// The push in progress.
     push_lock(app: &AppName) -> PushLock = "/deis/apps/{app}/push";
+    /// The commit that was deployed last.
+    git_head(app: &AppName) -> GitHead = "/deis/apps/{app}/git";
+    /// The private host key of all builders' sshd, sealed.
+    builder_host_key() -> SealedValue = "/deis/builder/sshHostKey";
+    /// Its public half, as in known_hosts: type and base64.
+    builder_host_public_key() -> String = "/deis/builder/sshHostPublicKey";
     /// What routers know of the app.
     route(app: &AppName) -> Route = "/deis/routes/{app}";
     /// A custom domain.
@@ -117,6 +125,8 @@ keys! {
 prefixes! {
     /// All platform settings.
     platform_settings() -> String = "/deis/platform/";
+    /// All settings of the platform or a part; a part's hosts register below it, too.
+    settings(target: &str) -> String = "/deis/{target}/";
     /// All users.
     users() -> User = "/deis/users/";
     /// All tokens.

@@ -1,0 +1,155 @@
+//! What a host keeps on disk so that it can start its processes without etcd: each assignment with
+//! its records, in a file of its own. Config values in it stay sealed.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::error;
+
+use super::paths::{Durability, Paths, remove, write_atomic};
+use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
+
+/// The records that a process's units are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Records {
+    /// Its release.
+    pub release: Release,
+    /// The release's build.
+    pub build: Build,
+    /// The release's config, values sealed.
+    pub config: Config,
+}
+
+/// What is kept of one assignment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The assignment.
+    pub assignment: Assignment,
+    /// Its revision in etcd.
+    pub mod_revision: Revision,
+    /// The port that the process is published on.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// A process's records, once read.
+    #[serde(default)]
+    pub records: Option<Records>,
+    /// A raw unit's file, once read.
+    #[serde(default)]
+    pub unit: Option<UnitFile>,
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Writes what is kept of an assignment.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn save(paths: &Paths, name: &str, saved: &Saved) -> io::Result<()> {
+    let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
+    let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
+    bytes.extend(body);
+    write_atomic(&paths.cache().join(name), &bytes, 0o600, Durability::Disk)
+}
+
+/// Forgets an assignment.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn forget(paths: &Paths, name: &str) -> io::Result<()> {
+    remove(&paths.cache().join(name))
+}
+
+/// Reads everything. A file that is damaged is set aside under another name, loudly, and left out.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(paths.cache())? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
+        if name.ends_with(".new") || name.ends_with(".damaged") {
+            continue;
+        }
+        match read(&path) {
+            Ok(saved) => {
+                all.insert(name.to_owned(), saved);
+            }
+            Err(reason) => {
+                let aside = path.with_file_name(format!("{name}.damaged"));
+                let moved = fs::rename(&path, &aside);
+                error!(
+                    file = %path.display(), aside = %aside.display(), %reason, moved = moved.is_ok(),
+                    "the cache of an assignment is damaged: set aside; without etcd its process is not started"
+                );
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn read(path: &Path) -> Result<Saved, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or("it has no checksum")?;
+    let (sum, body) = (&bytes[..end], &bytes[end + 1..]);
+    if sum != checksum(body).as_bytes() {
+        return Err("its checksum is wrong".into());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Desired, SCHEMA, Work};
+
+    fn saved() -> Saved {
+        Saved {
+            assignment: Assignment {
+                schema: SCHEMA,
+                uuid: uuid::Uuid::from_u128(7),
+                desired: Desired::Run,
+                work: Work::Unit { hash: "00".into() },
+            },
+            mod_revision: 3,
+            port: Some(20000),
+            records: None,
+            unit: None,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_and_what_is_damaged_is_set_aside() {
+        let dir = tempfile::tempdir().expect("dir");
+        let paths = Paths::below(dir.path());
+        paths.prepare().expect("folders");
+        for name in ["a", "b", "c"] {
+            save(&paths, name, &saved()).expect("saved");
+        }
+        let file = |name: &str| paths.cache().join(name);
+        let mut bytes = fs::read(file("b")).expect("read");
+        let last = bytes.len() - 2;
+        bytes[last] ^= 1;
+        fs::write(file("b"), bytes).expect("write");
+        forget(&paths, "c").expect("forgotten");
+        assert_eq!(
+            load(&paths).expect("loaded"),
+            BTreeMap::from([("a".to_owned(), saved())])
+        );
+        assert!(
+            file("b.damaged").exists(),
+            "the damaged file is kept for a person to look at"
+        );
+    }
+}

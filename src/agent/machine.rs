@@ -1,0 +1,104 @@
+//! What a host says of itself.
+
+use std::{fs, path::Path};
+
+use crate::{
+    model::{HostRecord, Machine, MachineId, SCHEMA},
+    settings::{HostSettings, SettingsError},
+    store::{CommitError, Store, StoreError, Txn, keys},
+};
+
+/// Share of the memory that processes may reserve, in percent; the rest is for the platform.
+const MEMORY_PERCENT: u64 = 90;
+
+fn line(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+/// This machine's id.
+///
+/// # Errors
+/// When /etc/machine-id is missing or no id.
+pub fn id() -> Result<MachineId, SettingsError> {
+    line("/etc/machine-id")
+        .and_then(|text| text.parse().ok())
+        .ok_or(SettingsError::MachineId)
+}
+
+fn memory_total() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kib: u64 = total
+        .and_then(|t| t.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or_default();
+    kib << 10
+}
+
+/// The presence record of this machine.
+#[must_use]
+pub fn describe(id: MachineId, settings: &HostSettings) -> Machine {
+    Machine {
+        schema: SCHEMA,
+        id,
+        hostname: line("/proc/sys/kernel/hostname").unwrap_or_else(|| "unknown".into()),
+        address: settings.address.to_string(),
+        memory_bytes: memory_total() / 100 * MEMORY_PERCENT,
+        cpus: std::thread::available_parallelism()
+            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+        version: env!("CARGO_PKG_VERSION").into(),
+        boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        metadata: settings.metadata.clone(),
+    }
+}
+
+/// Whether podman finds its init here.
+#[must_use]
+pub fn has_init() -> bool {
+    ["/usr/libexec/podman/catatonit", "/usr/bin/catatonit"]
+        .iter()
+        .any(|path| Path::new(path).exists())
+}
+
+/// Writes or corrects the host's durable record; what operators and the leader keep in it stays.
+///
+/// # Errors
+/// When etcd can't be reached.
+pub async fn record(store: &Store, machine: &Machine) -> Result<(), StoreError> {
+    let key = keys::host(&machine.id);
+    loop {
+        let txn = match store.get(&key).await? {
+            Some(old)
+                if old.value.hostname == machine.hostname
+                    && old.value.address == machine.address =>
+            {
+                return Ok(());
+            }
+            Some(old) => {
+                let new = HostRecord {
+                    hostname: machine.hostname.clone(),
+                    address: machine.address.clone(),
+                    ..old.value
+                };
+                Txn::new().unchanged(&key, old.mod_revision).put(&key, &new)
+            }
+            None => {
+                let new = HostRecord {
+                    schema: SCHEMA,
+                    hostname: machine.hostname.clone(),
+                    address: machine.address.clone(),
+                    labels: machine.metadata.clone(),
+                    cordoned: false,
+                    lost_since: None,
+                };
+                Txn::new().absent(&key).put(&key, &new)
+            }
+        };
+        match store.commit(txn).await {
+            Ok(_) => return Ok(()),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Store(error)) => return Err(error),
+        }
+    }
+}

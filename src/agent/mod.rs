@@ -1,0 +1,288 @@
+//! The agent of a host: turns its assignments into units, publishes what is healthy, reports.
+//!
+//! [`agent`](self) is one loop that takes in everything (assignments from etcd, systemd's signals,
+//! announcers' words, ends of tasks), asks [`crate::plan::units`] what to do, and lets tasks do it.
+//! It never stops a unit unless etcd says so, its own end stops nothing, and the next one adopts what
+//! it finds.
+
+#[allow(
+    clippy::module_inception,
+    reason = "the loop is what the folder is about"
+)]
+mod agent;
+mod cache;
+mod files;
+mod isolation;
+mod journal;
+mod machine;
+mod oneoff;
+mod paths;
+mod ports;
+mod records;
+mod report;
+mod runtime;
+mod socket;
+mod spool;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use oneoff::{Header as RunHeader, OUTPUT_MAX as RUN_OUTPUT_MAX};
+
+use crate::{
+    model::{Machine, MachineId},
+    render::{HostFacts, RenderError, TemplateSources, Templates},
+    seal::{ClusterKey, SealError},
+    settings::{HostSettings, SettingsError},
+    store::{Presence, PresenceError, Store, keys},
+    systemd::{Systemd, Units},
+};
+use runtime::Runtime;
+
+/// How long the host's lease lives without a sign of life.
+const LEASE: Duration = Duration::from_secs(6);
+/// Pause between two tries to register.
+const REGISTER_RETRY: Duration = Duration::from_secs(1);
+/// Announcers' words that may wait.
+const WORDS_MAX: usize = 256;
+/// Where the installed templates lie.
+const TEMPLATES: &str = "/opt/deis/templates/podman";
+/// Size of the tmpfs for output of one-offs.
+const RUN_SIZE: &str = "size=256m,mode=0700";
+
+/// Why the agent can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The machine has no id.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The cluster key can't be used.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The templates are broken.
+    #[error("the templates in {TEMPLATES} can't be used")]
+    Templates(#[source] RenderError),
+    /// A file or folder of the host.
+    #[error("{what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No system bus.
+    #[error("the system bus can't be reached; is systemd PID 1 here?")]
+    Bus(#[source] zbus::Error),
+    /// Containers can't be kept apart.
+    #[error(transparent)]
+    Isolation(#[from] isolation::IsolationError),
+    /// The machine is there already.
+    #[error(
+        "another host registers this machine's id {id}: {other}; give each its own (rm /etc/machine-id; systemd-machine-id-setup)"
+    )]
+    Twin {
+        /// The id.
+        id: MachineId,
+        /// What its key says.
+        other: String,
+    },
+}
+
+fn host(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
+    move |source| AgentError::Host { what, source }
+}
+
+/// Runs the agent until `stop`, or until it can't go on. Units run on in either case.
+///
+/// # Errors
+/// When the host lacks something that the agent can't do without, or another host is registered
+/// under its id. A cluster that can't be reached is no error.
+pub async fn run(
+    settings: HostSettings,
+    store: Store,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let paths = paths::Paths::host();
+    paths.prepare().map_err(host(
+        "the agent's folders below /run/deis and /var/lib/deis can't be made",
+    ))?;
+    mount_run_dir().await;
+    let key = ClusterKey::load(&settings.cluster_key)?;
+    let templates = Templates::new(
+        &template_sources(Path::new(TEMPLATES)).map_err(host("a template can't be read"))?,
+    )
+    .map_err(AgentError::Templates)?;
+    isolation::set_up(&paths, settings.address).await?;
+    let machine = machine::describe(machine::id()?, &settings);
+    let units = Systemd::connect().await.map_err(AgentError::Bus)?;
+    let runtime = runtime::Podman::new(store.clone(), settings.local);
+    let (word_sender, words) = mpsc::channel(WORDS_MAX);
+    let (states, state_receiver) = watch::channel(None);
+    let edges = Arc::new(steps::Edges {
+        units,
+        runtime: runtime.clone(),
+        store: store.clone(),
+        key,
+        templates,
+        host: HostFacts {
+            address: settings.address,
+            init: machine::has_init(),
+        },
+        paths: paths.clone(),
+        machine: machine.id.clone(),
+        records: records::RecordCache::default(),
+        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+    });
+    let agent = agent::Agent::new(edges.clone(), words, states)
+        .await
+        .map_err(host("what runs on this host can't be read"))?;
+    // The socket opens after adoption: announcers that come at once find their processes known.
+    socket::serve(&paths, store.clone(), word_sender, stop.clone())
+        .map_err(host("agent.sock can't be made"))?;
+    tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
+    notify_ready(&machine);
+    let ended = stop.child_token();
+    let registered = tokio::spawn(register(store.clone(), machine.clone(), ended.clone()));
+    let reporter = tokio::spawn(report::write_states(
+        store,
+        machine.id.clone(),
+        state_receiver,
+        ended.clone(),
+    ));
+    let result = tokio::select! {
+        () = agent.run(stop) => Ok(()),
+        twin = registered => match twin {
+            Ok(Err(other)) => Err(AgentError::Twin { id: machine.id, other }),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        },
+    };
+    ended.cancel();
+    let _ = reporter.await;
+    result
+}
+
+fn notify_ready(machine: &Machine) {
+    let status = format!("following /deis/schedule/{}/", machine.id);
+    let state = [
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status(&status),
+    ];
+    if let Err(error) = sd_notify::notify(&state) {
+        warn!(%error, "systemd was not told that the agent is ready");
+    }
+    info!(machine = %machine.id, address = machine.address, "agent ready");
+}
+
+/// Keeps the machine registered. Ends with what the key says when another host has it.
+async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Result<(), String> {
+    let (id, address, boot) = (
+        machine.id.clone(),
+        machine.address.clone(),
+        machine.boot_id.clone(),
+    );
+    let ours = move |other: &Machine| {
+        other.address == address && (other.boot_id == boot || other.boot_id.is_empty())
+    };
+    let mut failing = false;
+    let presence = loop {
+        let kept = Presence::keep(
+            &store,
+            keys::machine(&id),
+            machine.clone(),
+            LEASE,
+            ours.clone(),
+        );
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            kept = kept => match kept {
+                Ok(presence) => break presence,
+                Err(PresenceError::Taken { other, .. }) => {
+                    error!(machine = %id, other, "another host is registered under this machine's id");
+                    return Err(other);
+                }
+                // Said once per outage; the feed tells more.
+                Err(error) => if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "not registered yet, trying on");
+                },
+            }
+        }
+        tokio::time::sleep(REGISTER_RETRY).await;
+    };
+    info!(machine = %id, "registered");
+    while let Err(error) = machine::record(&store, &machine).await {
+        warn!(%error, "the host's durable record is not written yet, trying again");
+        tokio::time::sleep(REGISTER_RETRY).await;
+    }
+    // An agent's restart is no lost host: the lease is left to run out, and the next agent takes over.
+    stop.cancelled().await;
+    drop(presence);
+    Ok(())
+}
+
+/// The installed templates, or those that this program was built with.
+fn template_sources(dir: &Path) -> io::Result<TemplateSources> {
+    if !dir.is_dir() {
+        return Ok(TemplateSources::built_in());
+    }
+    let read = |name: &str| std::fs::read_to_string(dir.join(name));
+    Ok(TemplateSources {
+        app: read("app.service.hbs")?,
+        announce: read("announce.service.hbs")?,
+        log_socket: read("log.socket.hbs")?,
+        log: read("log.service.hbs")?,
+        run: read("run.service.hbs")?,
+    })
+}
+
+/// Gives the output of one-offs a tmpfs of its own, so that a talkative one fills nothing else.
+async fn mount_run_dir() {
+    let dir = crate::render::unit::RUN_DIR;
+    let is_mount = std::fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| {
+        mounts
+            .lines()
+            .any(|line| line.split(' ').nth(1) == Some(dir))
+    });
+    if is_mount {
+        return;
+    }
+    let mut mount = tokio::process::Command::new("mount");
+    mount
+        .args(["-t", "tmpfs", "-o", RUN_SIZE, "deis-run", dir])
+        .kill_on_drop(true);
+    match tokio::time::timeout(Duration::from_secs(10), mount.status()).await {
+        Ok(Ok(status)) if status.success() => {}
+        failed => warn!(
+            ?failed,
+            "{dir} has no tmpfs of its own: a one-off's output counts against /run"
+        ),
+    }
+}
+
+/// Removes containers of processes that no longer run (a power cut left them in podman's storage).
+async fn remove_leftovers<U: Units, R: Runtime>(units: U, runtime: R) {
+    let Ok(names) = runtime.containers().await else {
+        return;
+    };
+    for name in names {
+        if name.parse::<crate::model::ProcessName>().is_err() {
+            continue;
+        }
+        let unit = format!("{name}.service");
+        if units
+            .status(&unit)
+            .await
+            .is_ok_and(|status| !status.active.is_live())
+            && let Ok(()) = runtime.remove(&name).await
+        {
+            info!(container = name, "a container left behind was removed");
+        }
+    }
+}

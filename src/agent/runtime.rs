@@ -1,0 +1,238 @@
+//! The container runtime: images by digest, and what is left of containers.
+
+use std::{collections::HashMap, future::Future, process::Stdio, sync::Arc, time::Duration};
+
+use tokio::{process::Command, sync::Mutex, time};
+use tracing::{info, warn};
+
+use crate::{
+    render::unit::local_image,
+    store::{Store, keys},
+};
+
+/// How long a pull may take.
+const PULL_LIMIT: Duration = Duration::from_secs(300);
+/// How long any other call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// The registry's port.
+const REGISTRY_PORT: u16 = 5000;
+
+/// Why an image is not on the host.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ImageError {
+    /// No registry is registered.
+    #[error(
+        "no registry is registered under /deis/registry/hosts: start one (deisctl start registry)"
+    )]
+    NoRegistry,
+    /// No registry gave it.
+    #[error("image {image} could not be pulled from {tried}: {reason}")]
+    Pull {
+        /// Repository and digest.
+        image: String,
+        /// Which registries were tried.
+        tried: String,
+        /// What the last one said.
+        reason: String,
+    },
+    /// podman itself failed.
+    #[error("podman {call} failed: {reason}")]
+    Podman {
+        /// The call.
+        call: &'static str,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What the agent needs of a container runtime.
+pub trait Runtime: Clone + Send + Sync + 'static {
+    /// Makes sure that an image (`blog@sha256:…`) is on the host, by digest.
+    fn ensure_image(&self, image: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
+    /// Removes a container that was left behind; one that is not there is removed.
+    fn remove(&self, container: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
+    /// Names of all containers, running or left behind.
+    fn containers(&self) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
+}
+
+/// podman, called as a program.
+#[derive(Debug, Clone)]
+pub struct Podman {
+    store: Store,
+    /// Registries without TLS are allowed (local clusters).
+    plain: bool,
+    /// One pull per image at a time; `true` once it is there.
+    images: Arc<Mutex<HashMap<String, Arc<Mutex<bool>>>>>,
+}
+
+impl Podman {
+    /// A runtime that finds registries in `store`.
+    #[must_use]
+    pub fn new(store: Store, plain: bool) -> Self {
+        Self {
+            store,
+            plain,
+            images: Arc::default(),
+        }
+    }
+
+    async fn registries(&self) -> Vec<String> {
+        let prefix = keys::parts("registry");
+        match self.store.list(&prefix).await {
+            Ok(listing) => {
+                let addresses = listing
+                    .entries
+                    .iter()
+                    .filter_map(|(key, _)| keys::last_part(key, prefix.as_str()));
+                addresses
+                    .map(|ip| format!("{ip}:{REGISTRY_PORT}"))
+                    .collect()
+            }
+            Err(error) => {
+                warn!(%error, "registries can't be read");
+                Vec::new()
+            }
+        }
+    }
+}
+
+async fn podman(call: &'static str, args: &[&str], limit: Duration) -> Result<String, ImageError> {
+    let failed = |reason: String| ImageError::Podman { call, reason };
+    let mut command = Command::new("podman");
+    command
+        .arg("--events-backend=none")
+        .args(args)
+        .stdin(Stdio::null())
+        .env_remove("NOTIFY_SOCKET")
+        .kill_on_drop(true);
+    let output = match time::timeout(limit, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed(format!("no end within {} s", limit.as_secs()))),
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(
+        said.lines().last().unwrap_or("no message").to_owned(),
+    ))
+}
+
+impl Runtime for Podman {
+    async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
+        let local = local_image(image);
+        let slot = self
+            .images
+            .lock()
+            .await
+            .entry(image.to_owned())
+            .or_default()
+            .clone();
+        let mut there = slot.lock().await;
+        if *there
+            || podman("image exists", &["image", "exists", &local], CALL_LIMIT)
+                .await
+                .is_ok()
+        {
+            *there = true;
+            return Ok(());
+        }
+        let registries = self.registries().await;
+        let mut last = ImageError::NoRegistry;
+        // Hosts begin with different replicas, by chance of the image's digest and nothing more.
+        for registry in &registries {
+            let from = format!("{registry}/{image}");
+            let tls = if self.plain {
+                "--tls-verify=false"
+            } else {
+                "--tls-verify=true"
+            };
+            let begun = time::Instant::now();
+            match podman("pull", &["pull", "--quiet", tls, &from], PULL_LIMIT).await {
+                Ok(id) => {
+                    podman("tag", &["tag", &id, &local], CALL_LIMIT).await?;
+                    info!(
+                        image,
+                        registry,
+                        millis = u64::try_from(begun.elapsed().as_millis()).ok(),
+                        "image pulled"
+                    );
+                    *there = true;
+                    return Ok(());
+                }
+                Err(error) => {
+                    let reason = match error {
+                        ImageError::Podman { reason, .. } => reason,
+                        other => other.to_string(),
+                    };
+                    last = ImageError::Pull {
+                        image: image.to_owned(),
+                        tried: registries.join(", "),
+                        reason,
+                    };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), ImageError> {
+        podman(
+            "rm",
+            &["rm", "--force", "--ignore", "--time", "0", container],
+            CALL_LIMIT,
+        )
+        .await
+        .map(|_| ())
+    }
+
+    async fn containers(&self) -> Result<Vec<String>, ImageError> {
+        let names = podman("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT).await?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+}
+
+/// A runtime that has every image.
+#[cfg(test)]
+#[derive(Debug, Clone, Default)]
+pub struct FakeRuntime {
+    missing: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+#[cfg(test)]
+impl FakeRuntime {
+    fn missing(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.missing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Lets an image be missing from now on.
+    pub fn lose(&self, image: &str) {
+        self.missing().push(image.to_owned());
+    }
+
+    /// Lets it be there again.
+    pub fn find(&self, image: &str) {
+        self.missing().retain(|missing| missing != image);
+    }
+}
+
+#[cfg(test)]
+impl Runtime for FakeRuntime {
+    async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
+        if self.missing().iter().any(|m| m == image) {
+            return Err(ImageError::NoRegistry);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, _: &str) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    async fn containers(&self) -> Result<Vec<String>, ImageError> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,406 @@
+//! What the agent knows: assignments, and each name's condition on this host. Takes in everything
+//! that happens and gives out the host's report. No IO: [`super::agent`] carries out.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{
+    cache::Saved,
+    ports::Ports,
+    socket::Word,
+    steps::{Progress, StepError},
+};
+use crate::{
+    model::{
+        Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
+        SCHEMA, Work,
+    },
+    plan::units::{Busy, Kind, Knowledge, Published, Running, Seen, Wanted},
+    systemd::{Active, UnitChange, UnitStatus},
+};
+
+/// First pause after a failure.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause after failures in a row.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a process that went down is left to systemd's own restart.
+const RESTART_PATIENCE: Duration = Duration::from_secs(6);
+/// The longest reason in a report, in characters.
+const REASON_MAX: usize = 400;
+
+/// An assignment with its place in etcd's history.
+#[derive(Debug, Clone)]
+pub struct Assigned {
+    pub assignment: Assignment,
+    pub mod_revision: Revision,
+}
+
+/// One name's condition.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub seen: Seen,
+    pub status: UnitStatus,
+    pub progress: Progress,
+    pub withdrawn: Option<Revision>,
+    pub error: Option<String>,
+    pub failures: u32,
+    pub word: Option<String>,
+    pub log: Vec<String>,
+    /// A one-off's exit code, once reported.
+    pub exit_code: Option<i32>,
+    phase: Phase,
+    since: Timestamp,
+}
+
+/// What kind of thing a name's work is.
+pub fn kind_of(name: &str, work: &Work) -> Kind {
+    match work {
+        Work::Unit { .. } => Kind::Unit,
+        Work::Run { .. } => Kind::Run,
+        Work::Process { .. } => kind_of_name(name),
+    }
+}
+
+/// The same for what was found on the host, where nothing but the name is known.
+pub fn kind_of_name(name: &str) -> Kind {
+    match name.parse::<ProcessName>() {
+        Err(_) => Kind::Unit,
+        Ok(process) if process.kind == ProcessType::run() => Kind::Run,
+        Ok(process) if process.kind.is_routable() => Kind::Routable,
+        Ok(_) => Kind::Plain,
+    }
+}
+
+fn running_of(active: Active) -> Running {
+    match active {
+        Active::Active => Running::Up,
+        Active::Activating | Active::AutoRestart | Active::Deactivating => Running::Changing,
+        Active::Inactive | Active::Failed => Running::No,
+    }
+}
+
+/// Everything that the agent knows.
+#[derive(Debug)]
+pub struct World {
+    pub knowledge: Knowledge,
+    pub assigned: BTreeMap<String, Assigned>,
+    pub entries: BTreeMap<String, Entry>,
+    pub saved: BTreeMap<String, Saved>,
+    pub ports: Ports,
+}
+
+impl World {
+    /// Nothing is known yet.
+    pub fn new() -> Self {
+        Self {
+            knowledge: Knowledge::Nothing,
+            assigned: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            ports: Ports::default(),
+        }
+    }
+
+    /// The planner's view of what is wanted.
+    pub fn wanted(&self) -> BTreeMap<String, Wanted> {
+        let wanted = |(name, a): (&String, &Assigned)| {
+            let kind = kind_of(name, &a.assignment.work);
+            (
+                name.clone(),
+                Wanted {
+                    uuid: a.assignment.uuid,
+                    desired: a.assignment.desired,
+                    kind,
+                },
+            )
+        };
+        self.assigned.iter().map(wanted).collect()
+    }
+
+    /// The planner's view of what is there.
+    pub fn seen(&self) -> BTreeMap<String, Seen> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| (name.clone(), entry.seen))
+            .collect()
+    }
+
+    /// A new entry: something is being started under this name.
+    pub fn begin(&mut self, name: &str, uuid: Uuid, kind: Kind, now: Timestamp) -> &mut Entry {
+        let fresh = || Entry::new(uuid, kind, now);
+        let entry = self.entries.entry(name.to_owned()).or_insert_with(fresh);
+        if entry.seen.uuid != uuid {
+            *entry = fresh();
+        }
+        entry
+    }
+
+    /// Something of ours was found on the host when the agent started.
+    pub fn adopt(
+        &mut self,
+        name: &str,
+        uuid: Uuid,
+        port: Option<u16>,
+        status: UnitStatus,
+        now: Timestamp,
+    ) {
+        let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
+        entry.seen.published = Published::Unknown;
+        entry.seen.running = running_of(status.active);
+        entry.status = status;
+        if let Some(port) = port {
+            self.ports.remember(name, port);
+        }
+        self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// What the host's last report said of processes that are still the same.
+    pub fn recall(&mut self, state: &MachineState) {
+        for (name, old) in &state.processes {
+            if let Some(entry) = self
+                .entries
+                .get_mut(name)
+                .filter(|e| e.seen.uuid == old.uuid)
+            {
+                entry.withdrawn = old.withdrawn;
+                (entry.phase, entry.since) = (old.phase, old.since);
+                entry.log.clone_from(&old.log);
+                match entry.seen.kind {
+                    Kind::Run if old.ready => entry.seen.reported = true,
+                    // It served when the agent went, and has not been down since: nobody need see the
+                    // agent's restart. Its announcer is about to repeat its last word.
+                    Kind::Routable | Kind::Plain
+                        if old.ready
+                            && entry.seen.running == Running::Up
+                            && entry.status.restarts == old.restarts =>
+                    {
+                        entry.seen.healthy = entry.seen.healthy.or(Some(true));
+                        if entry.seen.kind == Kind::Routable {
+                            entry.seen.published = Published::Yes;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// An announcer has spoken.
+    pub fn hear(&mut self, word: Word) {
+        let Some(entry) = self
+            .entries
+            .get_mut(&word.unit)
+            .filter(|e| e.seen.uuid == word.uuid)
+        else {
+            return;
+        };
+        // Its process may have died a moment ago: then this word is about the one that is no more.
+        if entry.seen.running == Running::Up || word.healthy {
+            entry.seen.healthy = Some(word.healthy);
+        }
+        entry.word = Some(word.reason).filter(|reason| !word.healthy && !reason.is_empty());
+    }
+
+    /// systemd says that a unit has changed. Returns the name if it has just crashed.
+    pub fn unit_changed(
+        &mut self,
+        unit: &str,
+        change: UnitChange,
+        now: Duration,
+    ) -> Option<String> {
+        let name = unit
+            .strip_suffix(".service")
+            .filter(|stem| self.entries.contains_key(*stem))
+            .unwrap_or(unit);
+        let entry = self.entries.get_mut(name)?;
+        let before = entry.status.clone();
+        change.apply(&mut entry.status);
+        entry.seen.running = running_of(entry.status.active);
+        // Only an end counts: a start's own signals may come after the announcer's first word.
+        let restarted = entry.status.restarts > before.restarts;
+        let went = running_of(before.active) == Running::Up && entry.seen.running != Running::Up;
+        if went || restarted {
+            entry.seen.healthy = None;
+            entry.word = None;
+        }
+        if entry.seen.running == Running::Up {
+            entry.seen.started = true;
+        }
+        // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
+        // down is ours to start.
+        if entry.seen.started
+            && entry.seen.running == Running::No
+            && running_of(before.active) != Running::No
+        {
+            entry.seen.retry_at = Some(now + RESTART_PATIENCE);
+        }
+        let down = |active| matches!(active, Active::AutoRestart | Active::Failed);
+        let stopping = entry.seen.busy == Some(Busy::Stopping);
+        (!stopping && down(entry.status.active) && !down(before.active)).then(|| name.to_owned())
+    }
+
+    /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
+    /// was away.
+    pub fn failed(&mut self, name: &str, error: &StepError, now: Duration) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        entry.seen.busy = None;
+        let pause = if error.is_transient() {
+            RETRY_MIN
+        } else {
+            entry.failures += 1;
+            RETRY_MIN
+                .saturating_mul(1 << (entry.failures - 1).min(6))
+                .min(RETRY_MAX)
+        };
+        entry.seen.retry_at = Some(now + pause);
+        entry.error = Some(error.to_string().chars().take(REASON_MAX).collect());
+    }
+
+    /// An assignment has changed: whatever failed before may go well now.
+    pub fn try_again(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            (entry.seen.retry_at, entry.failures) = (None, 0);
+        }
+    }
+
+    /// A task has gone well.
+    pub fn done(&mut self, name: &str) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(name)?;
+        entry.seen.busy = None;
+        entry.seen.retry_at = None;
+        entry.error = None;
+        entry.failures = 0;
+        Some(entry)
+    }
+
+    /// Everything of a name is gone.
+    pub fn gone(&mut self, name: &str) {
+        self.entries.remove(name);
+        self.saved.remove(name);
+        self.ports.release(name);
+    }
+
+    /// The host's report; notes since when each process has been in its phase.
+    pub fn report(&mut self, now: Timestamp) -> MachineState {
+        let mut processes = BTreeMap::new();
+        for (name, entry) in &mut self.entries {
+            let phase = entry.current_phase();
+            if phase != entry.phase {
+                (entry.phase, entry.since) = (phase, now);
+            }
+            let port = self.ports.get(name);
+            let desired = self.assigned.get(name).map(|a| a.assignment.desired);
+            processes.insert(name.clone(), entry.state(port, desired));
+        }
+        MachineState {
+            schema: SCHEMA,
+            processes,
+        }
+    }
+}
+
+impl Entry {
+    fn new(uuid: Uuid, kind: Kind, now: Timestamp) -> Self {
+        Self {
+            seen: Seen {
+                uuid,
+                kind,
+                started: false,
+                running: Running::No,
+                healthy: None,
+                published: Published::No,
+                reported: false,
+                busy: None,
+                retry_at: None,
+            },
+            status: UnitStatus::default(),
+            progress: Progress::Preparing,
+            withdrawn: None,
+            error: None,
+            failures: 0,
+            word: None,
+            log: Vec::new(),
+            exit_code: None,
+            phase: Phase::Preparing,
+            since: now,
+        }
+    }
+
+    /// Its start has gone well.
+    pub fn started(&mut self, status: UnitStatus) {
+        self.seen.started = true;
+        self.seen.running = running_of(status.active);
+        self.status = status;
+    }
+
+    fn current_phase(&self) -> Phase {
+        match (self.seen.busy, self.status.active) {
+            (Some(Busy::Stopping | Busy::Cancelling), _) => Phase::Stopping,
+            _ if self.seen.reported => Phase::Stopping,
+            (_, Active::AutoRestart | Active::Failed) => Phase::Crashed,
+            (_, Active::Deactivating) => Phase::Stopping,
+            (_, Active::Active) if self.is_healthy() => Phase::Up,
+            (_, Active::Active | Active::Activating) => Phase::Starting,
+            (Some(Busy::Starting), Active::Inactive) if self.progress == Progress::Starting => {
+                Phase::Starting
+            }
+            (_, Active::Inactive) if self.error.is_some() => Phase::Error,
+            (_, Active::Inactive) if self.seen.started => Phase::Stopping,
+            (_, Active::Inactive) => Phase::Preparing,
+        }
+    }
+
+    fn is_healthy(&self) -> bool {
+        match self.seen.kind {
+            Kind::Routable | Kind::Plain => self.seen.healthy == Some(true),
+            Kind::Run | Kind::Unit => true,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let up = self.seen.running == Running::Up;
+        match self.seen.kind {
+            Kind::Routable => up && self.seen.published == Published::Yes,
+            Kind::Plain => up && self.seen.healthy == Some(true),
+            Kind::Unit => up,
+            Kind::Run => self.seen.reported,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        if let Some(code) = self.exit_code {
+            return Some(format!("ended with exit code {code}, reported"));
+        }
+        if let Some(error) = &self.error {
+            return Some(error.clone());
+        }
+        match self.phase {
+            Phase::Crashed => Some(self.status.exit.reason()),
+            Phase::Starting | Phase::Up => self.word.clone(),
+            Phase::Preparing | Phase::Stopping | Phase::Error => None,
+        }
+    }
+
+    fn state(&self, port: Option<u16>, desired: Option<Desired>) -> ProcessState {
+        // Published again after a drain was taken back: an old withdrawal means nothing any more.
+        let withdrawn = self
+            .withdrawn
+            .filter(|_| self.seen.published == Published::No && desired != Some(Desired::Run));
+        ProcessState {
+            uuid: self.seen.uuid,
+            phase: self.phase,
+            ready: self.is_ready(),
+            port,
+            withdrawn,
+            restarts: self.status.restarts,
+            since: self.since,
+            reason: self.reason(),
+            log: self.log.clone(),
+        }
+    }
+}

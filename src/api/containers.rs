@@ -1,0 +1,361 @@
+//! Processes as users see them, from what the leader wants and what hosts report; and where a
+//! one-off process goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::wire::Container;
+use crate::model::{
+    AppName, Assignment, Desired, HostRecord, Machine, MachineId, MachineState, Phase, ProcessName,
+    ProcessState, ProcessType, Username, Work,
+};
+
+/// What all hosts have to run, what they report, and which of them are there.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    /// Assignments of processes, platform units left out.
+    pub assigned: Vec<(MachineId, ProcessName, Assignment)>,
+    /// Reports.
+    pub states: BTreeMap<MachineId, MachineState>,
+    /// Hosts that are present.
+    pub machines: BTreeMap<MachineId, Machine>,
+    /// Hosts' durable records.
+    pub hosts: BTreeMap<MachineId, HostRecord>,
+}
+
+/// Which of an app's processes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'f> {
+    /// Only this type; else all but one-off processes.
+    pub kind: Option<&'f ProcessType>,
+    /// Only this number.
+    pub number: Option<u32>,
+}
+
+impl Fleet {
+    /// An app's processes, by type and number.
+    ///
+    /// A process that is being taken out is shown only as long as nothing has replaced it.
+    #[must_use]
+    pub fn containers(
+        &self,
+        app: &AppName,
+        owner: &Username,
+        filter: Filter<'_>,
+        now: Timestamp,
+    ) -> Vec<Container> {
+        let one_off = ProcessType::run();
+        let mut of_app: Vec<_> = self
+            .assigned
+            .iter()
+            .filter(|(_, name, _)| name.app == *app)
+            .filter(|(_, name, _)| match filter.kind {
+                Some(kind) => name.kind == *kind,
+                None => name.kind != one_off,
+            })
+            .filter(|(_, name, _)| filter.number.is_none_or(|number| name.number == number))
+            .collect();
+        of_app.sort_by(|(_, a, _), (_, b, _)| {
+            (a.id(), a.release, a.incarnation).cmp(&(b.id(), b.release, b.incarnation))
+        });
+        let running: BTreeSet<_> = of_app
+            .iter()
+            .filter(|(_, _, assignment)| assignment.desired == Desired::Run)
+            .map(|(_, name, _)| name.id())
+            .collect();
+        of_app
+            .into_iter()
+            .filter(|(_, name, assignment)| {
+                assignment.desired == Desired::Run || !running.contains(&name.id())
+            })
+            .map(|(machine, name, assignment)| {
+                let report = self.report(machine, name, assignment);
+                let since = report.map_or(now, |report| report.since);
+                let state = match report {
+                    // Nobody knows what runs on a host that is gone.
+                    _ if !self.machines.contains_key(machine) => "down",
+                    _ if assignment.desired != Desired::Run => "down",
+                    None => "created",
+                    Some(report) => word(report.phase),
+                };
+                Container {
+                    owner: owner.to_string(),
+                    app: app.to_string(),
+                    release: name.release.to_string(),
+                    r#type: name.kind.to_string(),
+                    num: name.number,
+                    state: state.to_owned(),
+                    created: since.into(),
+                    updated: since.into(),
+                    uuid: assignment.uuid,
+                }
+            })
+            .collect()
+    }
+
+    /// What a host says of a process, if it speaks of the same one.
+    fn report(
+        &self,
+        machine: &MachineId,
+        name: &ProcessName,
+        assignment: &Assignment,
+    ) -> Option<&ProcessState> {
+        self.states
+            .get(machine)?
+            .processes
+            .get(&name.to_string())
+            .filter(|report| report.uuid == assignment.uuid)
+    }
+
+    /// The host for a one-off process of `memory` bytes: of those that are there, take new work and
+    /// have all of `tags`, the one with the most memory left; on a tie, with the fewest processes.
+    ///
+    /// # Errors
+    /// When there is none: which condition leaves no host.
+    pub fn place(&self, memory: u64, tags: &BTreeMap<String, String>) -> Result<&Machine, NoPlace> {
+        let mut load: BTreeMap<&MachineId, (u64, usize)> = BTreeMap::new();
+        for (machine, _, assignment) in &self.assigned {
+            let bytes = match assignment.work {
+                Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => memory_bytes,
+                Work::Unit { .. } => 0,
+            };
+            let entry = load.entry(machine).or_default();
+            entry.0 = entry.0.saturating_add(bytes);
+            entry.1 += 1;
+        }
+        let open = |machine: &&Machine| !self.hosts.get(&machine.id).is_some_and(|h| h.cordoned);
+        let label = |machine: &Machine, key: &String| {
+            let host = self.hosts.get(&machine.id).and_then(|h| h.labels.get(key));
+            host.or_else(|| machine.metadata.get(key)).cloned()
+        };
+        let tagged = |machine: &&Machine| {
+            tags.iter()
+                .all(|(key, value)| label(machine, key).as_ref() == Some(value))
+        };
+        let free = |machine: &Machine| {
+            let (used, count) = load.get(&machine.id).copied().unwrap_or_default();
+            (machine.memory_bytes.saturating_sub(used), count)
+        };
+        if !self.machines.values().any(|m| open(&m)) {
+            return Err(NoPlace::Hosts);
+        }
+        if !self.machines.values().any(|m| open(&m) && tagged(&m)) {
+            return Err(NoPlace::Tags);
+        }
+        self.machines
+            .values()
+            .filter(open)
+            .filter(tagged)
+            .filter(|machine| free(machine).0 >= memory)
+            .max_by_key(|machine| {
+                let (bytes, count) = free(machine);
+                (bytes, std::cmp::Reverse(count))
+            })
+            .ok_or(NoPlace::Memory { mib: memory >> 20 })
+    }
+
+    /// The next free number of a one-off process of an app.
+    #[must_use]
+    pub fn next_run(&self, app: &AppName) -> u32 {
+        let one_off = ProcessType::run();
+        self.assigned
+            .iter()
+            .filter(|(_, name, _)| name.app == *app && name.kind == one_off)
+            .map(|(_, name, _)| name.number)
+            .max()
+            .unwrap_or(0)
+            .saturating_add(1)
+    }
+}
+
+/// Why a one-off process finds no host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// None is there.
+    #[error("no host is up and takes new processes; see `deisctl machines`")]
+    Hosts,
+    /// None has the tags.
+    #[error("no host has the app's tags; see `deis tags` and `deisctl machines`")]
+    Tags,
+    /// None has the memory.
+    #[error("no host has {mib} MiB of memory left; add a host, scale down or lower the limit")]
+    Memory {
+        /// What is asked for, in MiB.
+        mib: u64,
+    },
+}
+
+/// v1's word for a phase.
+const fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Preparing => "created",
+        Phase::Starting | Phase::Stopping => "down",
+        Phase::Up => "up",
+        Phase::Crashed => "crashed",
+        Phase::Error => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn machine(digit: char) -> MachineId {
+        digit.to_string().repeat(32).parse().expect("machine id")
+    }
+
+    struct Scene(Fleet);
+
+    impl Scene {
+        fn new(machines: &str) -> Self {
+            let mut fleet = Fleet::default();
+            for digit in machines.chars() {
+                let id = machine(digit);
+                let record = Machine {
+                    schema: 1,
+                    id: id.clone(),
+                    hostname: format!("h{digit}"),
+                    address: format!("10.0.0.{digit}"),
+                    memory_bytes: 2 * GIB,
+                    cpus: 2,
+                    version: String::new(),
+                    boot_id: String::new(),
+                    metadata: BTreeMap::from([("zone".into(), format!("z{digit}"))]),
+                };
+                fleet.machines.insert(id, record);
+            }
+            Self(fleet)
+        }
+
+        fn put(mut self, on: char, name: &str, desired: Desired, phase: Option<Phase>) -> Self {
+            let uuid = Uuid::from_u128(self.0.assigned.len() as u128 + 1);
+            let work = Work::Process {
+                rollout: None,
+                memory_bytes: GIB,
+            };
+            let assignment = Assignment {
+                schema: 1,
+                uuid,
+                desired,
+                work,
+            };
+            let process = name.parse().expect("process");
+            self.0.assigned.push((machine(on), process, assignment));
+            if let Some(phase) = phase {
+                let state = ProcessState {
+                    uuid,
+                    phase,
+                    ready: phase == Phase::Up,
+                    port: None,
+                    withdrawn: None,
+                    restarts: 0,
+                    since: Timestamp::UNIX_EPOCH,
+                    reason: None,
+                    log: vec![],
+                };
+                let states = &mut self.0.states;
+                let report = states.entry(machine(on)).or_insert_with(|| MachineState {
+                    schema: 1,
+                    processes: BTreeMap::new(),
+                });
+                report.processes.insert(name.into(), state);
+            }
+            self
+        }
+
+        fn rows(&self, filter: Filter<'_>) -> Vec<String> {
+            let app = "blog".parse().expect("app");
+            let owner = "ada".parse().expect("user");
+            self.0
+                .containers(&app, &owner, filter, Timestamp::UNIX_EPOCH)
+                .iter()
+                .map(|c| format!("{}.{} {} ({})", c.r#type, c.num, c.state, c.release))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn states_are_v1_s_words() {
+        let scene = Scene::new("12")
+            .put('1', "blog_v2.web.1", Desired::Run, Some(Phase::Up))
+            .put('2', "blog_v2.web.2", Desired::Run, Some(Phase::Crashed))
+            .put('1', "blog_v2.web.10", Desired::Run, None)
+            .put('1', "blog_v2.web.3", Desired::Run, Some(Phase::Preparing))
+            .put('1', "blog_v2.worker.1", Desired::Run, Some(Phase::Starting))
+            .put('2', "blog_v2.worker.2", Desired::Run, Some(Phase::Error))
+            .put('9', "blog_v2.worker.3", Desired::Run, Some(Phase::Up))
+            .put('1', "blog_v2.run.1", Desired::Run, Some(Phase::Up))
+            .put('1', "other_v2.web.1", Desired::Run, Some(Phase::Up));
+        let all = [
+            "web.1 up (v2)",
+            "web.2 crashed (v2)",
+            "web.3 created (v2)",
+            "web.10 created (v2)",
+            "worker.1 down (v2)",
+            "worker.2 error (v2)",
+            "worker.3 down (v2)",
+        ];
+        assert_eq!(scene.rows(Filter::default()), all);
+        let run = ProcessType::run();
+        let kind = Some(&run);
+        assert_eq!(scene.rows(Filter { kind, number: None }), ["run.1 up (v2)"]);
+        let web = "web".parse().expect("type");
+        let filter = Filter {
+            kind: Some(&web),
+            number: Some(2),
+        };
+        assert_eq!(scene.rows(filter), ["web.2 crashed (v2)"]);
+    }
+
+    #[test]
+    fn a_rollout_shows_both_and_then_the_new() {
+        let scene = Scene::new("1")
+            .put('1', "blog_v2.web.1", Desired::Run, Some(Phase::Up))
+            .put('1', "blog_v3.web.1", Desired::Run, Some(Phase::Starting))
+            .put('1', "blog_v2.web.2", Desired::Drain, Some(Phase::Up))
+            .put('1', "blog_v3.web.2", Desired::Run, Some(Phase::Up))
+            .put('1', "blog_v2.web.3", Desired::Stop, Some(Phase::Stopping));
+        let rows = scene.rows(Filter::default());
+        let want = [
+            "web.1 up (v2)",
+            "web.1 down (v3)",
+            "web.2 up (v3)",
+            "web.3 down (v2)",
+        ];
+        assert_eq!(rows, want);
+    }
+
+    #[test]
+    fn a_one_off_goes_to_the_least_loaded_host() {
+        let none = BTreeMap::new();
+        let scene = Scene::new("123")
+            .put('1', "blog_v2.web.1", Desired::Run, None)
+            .put('3', "blog_v2.web.2", Desired::Run, None);
+        let place = |scene: &Scene, memory, tags| scene.0.place(memory, tags).map(|m| m.id.clone());
+        assert_eq!(place(&scene, GIB, &none), Ok(machine('2')));
+        assert_eq!(
+            place(&scene, 3 * GIB, &none),
+            Err(NoPlace::Memory { mib: 3072 })
+        );
+        let tags = BTreeMap::from([("zone".to_owned(), "z3".to_owned())]);
+        assert_eq!(place(&scene, GIB, &tags), Ok(machine('3')));
+        let tags = BTreeMap::from([("zone".to_owned(), "z7".to_owned())]);
+        assert_eq!(place(&scene, GIB, &tags), Err(NoPlace::Tags));
+        assert_eq!(place(&Scene::new(""), GIB, &none), Err(NoPlace::Hosts));
+    }
+
+    #[test]
+    fn one_offs_are_numbered() {
+        let app = "blog".parse().expect("app");
+        assert_eq!(Scene::new("1").0.next_run(&app), 1);
+        let scene = Scene::new("1")
+            .put('1', "blog_v2.run.4", Desired::Run, None)
+            .put('1', "other_v2.run.9", Desired::Run, None);
+        assert_eq!(scene.0.next_run(&app), 5);
+    }
+}

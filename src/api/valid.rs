@@ -1,0 +1,451 @@
+//! What requests say, parsed: JSON fields in, parsed names out, refusals in v1's own words.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::ssh_key::{self, PublicKey};
+use crate::{
+    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    render,
+};
+
+/// The fields of a request.
+pub type Fields = Map<String, Value>;
+
+/// Most processes of one type that may be asked for at once.
+pub const MAX_PROCESSES: u32 = 1000;
+
+/// Longest text accepted in a field of a user (name, mail address, password), in bytes.
+const MAX_TEXT: usize = 254;
+
+/// Longest command of `run`, in bytes.
+const MAX_COMMAND: usize = 32 << 10;
+
+/// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// One field is wrong.
+    #[error("{field}: {why}")]
+    Field {
+        /// Its name.
+        field: String,
+        /// Why.
+        why: String,
+    },
+    /// The request as a whole is.
+    #[error("{0}")]
+    Detail(String),
+}
+
+impl Refusal {
+    /// A field is wrong.
+    #[must_use]
+    pub fn field(field: &str, why: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.to_owned(),
+            why: why.into(),
+        }
+    }
+
+    /// A value that somebody else has already.
+    #[must_use]
+    pub fn not_unique(field: &str) -> Self {
+        Self::field(field, "This field must be unique.")
+    }
+
+    /// The response's body.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        match self {
+            Self::Field { field, why } => serde_json::json!({ field: [why] }),
+            Self::Detail(why) => serde_json::json!({ "detail": why }),
+        }
+    }
+}
+
+/// A text that may be absent.
+fn optional<'f>(fields: &'f Fields, name: &str) -> Result<Option<&'f str>, Refusal> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Refusal::field(name, "Not a valid string.")),
+    }
+}
+
+/// A text that must be there.
+fn required<'f>(fields: &'f Fields, name: &str) -> Result<&'f str, Refusal> {
+    match optional(fields, name)? {
+        None => Err(Refusal::field(name, "This field is required.")),
+        Some("") => Err(Refusal::field(name, "This field may not be blank.")),
+        Some(text) => Ok(text),
+    }
+}
+
+fn at_most<'t>(name: &str, text: &'t str, limit: usize) -> Result<&'t str, Refusal> {
+    if text.len() > limit {
+        let why = format!("Ensure this field has no more than {limit} characters.");
+        return Err(Refusal::field(name, why));
+    }
+    Ok(text)
+}
+
+/// An object, which v1's clients may also have sent as a text that holds JSON.
+fn object(fields: &Fields, name: &str) -> Result<Fields, Refusal> {
+    let wrong = || Refusal::field(name, "Expected a JSON object.");
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(Fields::new()),
+        Some(Value::Object(map)) => Ok(map.clone()),
+        Some(Value::String(text)) if text.is_empty() => Ok(Fields::new()),
+        Some(Value::String(text)) => serde_json::from_str(text).map_err(|_| wrong()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// A scalar as Python's `str()` wrote it; none for null.
+fn scalar(field: &str, value: &Value) -> Result<Option<String>, Refusal> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.clone())),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        Value::Bool(true) => Ok(Some("True".to_owned())),
+        Value::Bool(false) => Ok(Some("False".to_owned())),
+        Value::Array(_) | Value::Object(_) => Err(Refusal::field(
+            field,
+            "Values must be texts, numbers or null.",
+        )),
+    }
+}
+
+/// Reads a user's name in a field.
+fn username_in(fields: &Fields, field: &str) -> Result<Username, Refusal> {
+    let text = required(fields, field)?;
+    if text.len() > 30 {
+        return Err(Refusal::field(
+            field,
+            "Ensure this field has no more than 30 characters.",
+        ));
+    }
+    text.parse().map_err(|_| {
+        Refusal::field(
+            field,
+            "Enter a valid username. This value may contain only letters, numbers and \
+             @/./+/-/_ characters.",
+        )
+    })
+}
+
+/// A new user.
+pub struct Registration {
+    /// Login name.
+    pub username: Username,
+    /// Password in clear, never stored.
+    pub password: String,
+    /// Mail address, maybe empty.
+    pub email: String,
+    /// First name, maybe empty.
+    pub first_name: String,
+    /// Last name, maybe empty.
+    pub last_name: String,
+}
+
+/// `POST auth/register/`
+///
+/// # Errors
+/// When a field is missing or not allowed.
+pub fn registration(fields: &Fields) -> Result<Registration, Refusal> {
+    let text = |name: &str| -> Result<String, Refusal> {
+        at_most(name, optional(fields, name)?.unwrap_or_default(), MAX_TEXT).map(str::to_owned)
+    };
+    let username = username_in(fields, "username")?;
+    let password = new_password(fields, "password")?;
+    let email = text("email")?;
+    if !email.is_empty() && !email.contains('@') {
+        return Err(Refusal::field("email", "Enter a valid email address."));
+    }
+    Ok(Registration {
+        username,
+        password,
+        email,
+        first_name: text("first_name")?,
+        last_name: text("last_name")?,
+    })
+}
+
+/// A password to be set.
+///
+/// # Errors
+/// When it is missing or too long to be hashed with bounded work.
+pub fn new_password(fields: &Fields, name: &str) -> Result<String, Refusal> {
+    at_most(name, required(fields, name)?, MAX_TEXT).map(str::to_owned)
+}
+
+/// `POST auth/login/`: name and password as given, for there is only one answer to wrong ones.
+///
+/// # Errors
+/// When a field is missing.
+pub fn credentials(fields: &Fields) -> Result<(String, String), Refusal> {
+    let username = required(fields, "username")?.to_owned();
+    let password = required(fields, "password")?;
+    Ok((
+        username,
+        at_most("password", password, MAX_TEXT)?.to_owned(),
+    ))
+}
+
+/// A password that proves who asks; none when it isn't given.
+///
+/// # Errors
+/// When it is no text.
+pub fn old_password(fields: &Fields) -> Result<Option<&str>, Refusal> {
+    optional(fields, "password")
+}
+
+/// Another user, where the request may name one.
+///
+/// # Errors
+/// When the name is none.
+pub fn other_user(fields: &Fields) -> Result<Option<Username>, Refusal> {
+    match optional(fields, "username")? {
+        None | Some("") => Ok(None),
+        Some(_) => username_in(fields, "username").map(Some),
+    }
+}
+
+/// A user that the request must name, in `username`.
+///
+/// # Errors
+/// When it doesn't.
+pub fn user(fields: &Fields) -> Result<Username, Refusal> {
+    username_in(fields, "username")
+}
+
+/// `POST apps/<app>/`: the new owner, if the request has one.
+///
+/// # Errors
+/// When the name is none.
+pub fn new_owner(fields: &Fields) -> Result<Option<Username>, Refusal> {
+    match optional(fields, "owner")? {
+        None => Ok(None),
+        Some(_) => username_in(fields, "owner").map(Some),
+    }
+}
+
+/// `POST apps/`: the name that was asked for, if any.
+///
+/// # Errors
+/// When it is no app's name.
+pub fn app_id(fields: &Fields) -> Result<Option<AppName>, Refusal> {
+    let Some(text) = optional(fields, "id")?.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    if text == "deis" {
+        return Err(Refusal::field("id", "deis is a reserved name."));
+    }
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !text.chars().all(allowed) {
+        return Err(Refusal::field("id", "App IDs can only contain [a-z0-9-]."));
+    }
+    at_most("id", text, 63)?;
+    text.parse().map(Some).map_err(|_| {
+        Refusal::field(
+            "id",
+            "App IDs can't begin or end with a dash: they become part of a host name.",
+        )
+    })
+}
+
+/// What `POST config` changes; none as a value removes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigRequest {
+    /// Variables.
+    pub values: BTreeMap<ConfigName, Option<String>>,
+    /// Memory limit per process type.
+    pub memory: BTreeMap<ProcessType, Option<String>>,
+    /// CPU shares per process type.
+    pub cpu: BTreeMap<ProcessType, Option<u32>>,
+    /// Placement tags.
+    pub tags: BTreeMap<String, Option<String>>,
+}
+
+/// `POST apps/<app>/config/`
+///
+/// # Errors
+/// When a name, value, limit or tag is not allowed.
+pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
+    let mut request = ConfigRequest::default();
+    for (name, value) in object(fields, "values")? {
+        let name: ConfigName = name.parse().map_err(|_| {
+            Refusal::field(
+                "values",
+                "Config keys must start with a letter or underscore and only contain [A-z0-9_]",
+            )
+        })?;
+        let value = scalar("values", &value)?;
+        if let Some(text) = &value {
+            render::env::check_value(&name, text)
+                .map_err(|e| Refusal::field("values", e.to_string()))?;
+        }
+        request.values.insert(name, value);
+    }
+    for (kind, value) in object(fields, "memory")? {
+        let kind = process_type("memory", &kind)?;
+        let value = scalar("memory", &value)?;
+        if value
+            .as_deref()
+            .is_some_and(|text| crate::model::parse_memory(text).is_none())
+        {
+            return Err(Refusal::field(
+                "memory",
+                "Limit format: <number><unit>, where unit = B, K, M or G",
+            ));
+        }
+        request.memory.insert(kind, value);
+    }
+    for (kind, value) in object(fields, "cpu")? {
+        let kind = process_type("cpu", &kind)?;
+        let value = scalar("cpu", &value)?
+            .map(|text| text.parse::<u32>().ok().filter(|n| *n <= 1024).ok_or(()))
+            .transpose()
+            .map_err(|()| Refusal::field("cpu", "CPU shares must be between 0 and 1024"))?;
+        request.cpu.insert(kind, value);
+    }
+    for (key, value) in object(fields, "tags")? {
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphabetic()) {
+            return Err(Refusal::field("tags", "Tag keys can only contain [a-z]"));
+        }
+        let value = scalar("tags", &value)?;
+        let word = |text: &String| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        if value.as_ref().is_some_and(|text| !word(text)) {
+            return Err(Refusal::field("tags", "Invalid tag value"));
+        }
+        request.tags.insert(key, value);
+    }
+    Ok(request)
+}
+
+fn process_type(field: &str, text: &str) -> Result<ProcessType, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal::field(field, "Process types can only contain [a-z]"))
+}
+
+/// `POST apps/<app>/scale/`
+///
+/// # Errors
+/// When a count is no number from 0 to `MAX_PROCESSES`, or a type is none.
+pub fn scale(fields: &Fields) -> Result<BTreeMap<ProcessType, u32>, Refusal> {
+    let mut wanted = BTreeMap::new();
+    for (kind, value) in fields {
+        let count: i64 = scalar("scale", value)
+            .ok()
+            .flatten()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| Refusal::Detail(format!("Invalid scaling format: {kind}={value}")))?;
+        if count < 0 {
+            return Err(Refusal::Detail(
+                "Invalid scaling format: Must be greater than or equal to zero".to_owned(),
+            ));
+        }
+        let count = u32::try_from(count)
+            .ok()
+            .filter(|count| *count <= MAX_PROCESSES)
+            .ok_or_else(|| {
+                Refusal::Detail(format!(
+                    "Invalid scaling format: at most {MAX_PROCESSES} processes of a type"
+                ))
+            })?;
+        let kind: ProcessType = kind.parse().map_err(|_| {
+            Refusal::Detail(format!(
+                "Container type {kind} does not exist in application"
+            ))
+        })?;
+        wanted.insert(kind, count);
+    }
+    if wanted.is_empty() {
+        return Err(Refusal::Detail(
+            "Invalid scaling format: say which type and how many, for example web=2".to_owned(),
+        ));
+    }
+    Ok(wanted)
+}
+
+/// `POST apps/<app>/releases/rollback/`: the release to go back to, if the request names one.
+///
+/// # Errors
+/// When it names none that can exist.
+pub fn rollback(fields: &Fields) -> Result<Option<ReleaseNumber>, Refusal> {
+    let Some(text) = fields
+        .get("version")
+        .map(|value| scalar("version", value))
+        .transpose()?
+        .flatten()
+    else {
+        return Ok(None);
+    };
+    let number: i64 = text
+        .strip_prefix('v')
+        .unwrap_or(&text)
+        .parse()
+        .map_err(|_| Refusal::field("version", "A valid integer is required."))?;
+    match u32::try_from(number) {
+        Ok(number) if number > 0 => Ok(Some(ReleaseNumber(number))),
+        _ => Err(Refusal::Detail("version cannot be below 0".to_owned())),
+    }
+}
+
+/// `POST apps/<app>/run`: the command line.
+///
+/// # Errors
+/// When there is none, or it can't be one.
+pub fn command(fields: &Fields) -> Result<String, Refusal> {
+    let command = at_most("command", required(fields, "command")?, MAX_COMMAND)?;
+    if command.contains('\0') {
+        return Err(Refusal::field(
+            "command",
+            "A command can't contain a NUL character.",
+        ));
+    }
+    Ok(command.to_owned())
+}
+
+/// `POST keys/`
+///
+/// # Errors
+/// When the name or the key is none.
+pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
+    let id = required(fields, "id")?
+        .parse()
+        .map_err(|e| Refusal::field("id", format!("{e}")))?;
+    let public = at_most("public", required(fields, "public")?, 16 << 10)?;
+    let key = ssh_key::parse(public).map_err(|e| Refusal::field("public", e.to_string()))?;
+    Ok((id, key))
+}
+
+/// `POST apps/<app>/domains/`
+///
+/// # Errors
+/// When it is no domain that can lead to an app: a wildcard, or one that DNS doesn't allow.
+pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
+    let text = required(fields, "domain")?.to_ascii_lowercase();
+    let text = text.strip_suffix('.').unwrap_or(&text);
+    if text.contains('*') {
+        return Err(Refusal::field(
+            "domain",
+            "Adding a wildcard subdomain is currently not supported.",
+        ));
+    }
+    let wrong = || Refusal::field("domain", "Hostname does not look valid.");
+    let labels: Vec<&str> = text.split('.').collect();
+    let digits = |label: &&str| label.chars().all(|c| c.is_ascii_digit());
+    // A label of nothing but digits makes it look like an address.
+    if labels.iter().any(digits)
+        || labels
+            .iter()
+            .any(|l| l.contains("--") && !l.starts_with("xn--"))
+    {
+        return Err(wrong());
+    }
+    text.parse().map_err(|_| wrong())
+}

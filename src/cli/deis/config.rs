@@ -1,0 +1,155 @@
+//! `config:*`
+
+use std::{collections::BTreeMap, fs, io::ErrorKind};
+
+use anyhow::{Context as _, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Map, Value, json};
+
+use super::{Session, Shell, apps::broken_off, args, client::of_app, dotenv, ui::columns};
+use crate::{
+    api::wire,
+    model::{AppName, ConfigName},
+};
+
+/// `config:list`
+pub async fn list(shell: &mut Shell<'_>, args: args::ConfigList) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    show(shell, &session, &app, args.oneline).await
+}
+
+async fn show(
+    shell: &mut Shell<'_>,
+    session: &Session,
+    app: &AppName,
+    oneline: bool,
+) -> anyhow::Result<()> {
+    let config: wire::Config = session.client.get(&of_app(app, &["config"])).await?;
+    if oneline {
+        let pairs: Vec<_> = config
+            .values
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        if !pairs.is_empty() {
+            shell.ui.line(&pairs.join(" "));
+        }
+    } else {
+        shell.ui.line(&format!("=== {app} Config"));
+        let rows = config.values.iter().map(|(k, v)| (k.as_str(), v.clone()));
+        shell.ui.print(&columns(rows, 6));
+    }
+    Ok(())
+}
+
+/// `config:set`
+pub async fn set(shell: &mut Shell<'_>, args: args::ConfigSet) -> anyhow::Result<()> {
+    let mut values = Map::new();
+    for pair in &args.values {
+        let parsed = pair
+            .split_once('=')
+            .and_then(|(name, value)| Some((name.parse::<ConfigName>().ok()?, value)));
+        let Some((name, value)) = parsed else {
+            bail!("'{pair}' does not match the pattern 'key=var', ex: MODE=test");
+        };
+        let value = if name.as_str() == "SSH_KEY" {
+            ssh_key(value)?
+        } else {
+            value.to_owned()
+        };
+        values.insert(name.into(), value.into());
+    }
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    change(shell, &session, &app, values, "Creating config... ").await
+}
+
+/// The value of SSH_KEY: a private key in base64; the name of its file stands for it.
+fn ssh_key(value: &str) -> anyhow::Result<String> {
+    match fs::read(value) {
+        Ok(text) if text.starts_with(b"-----BEGIN ") => Ok(STANDARD.encode(text)),
+        Ok(_) => bail!("{value} holds no private key"),
+        Err(_) if value.starts_with("-----BEGIN ") => Ok(STANDARD.encode(value)),
+        Err(_) => Ok(value.to_owned()),
+    }
+}
+
+/// `config:unset`
+pub async fn unset(shell: &mut Shell<'_>, args: args::ConfigUnset) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    let values = args
+        .names
+        .into_iter()
+        .map(|name| (name, Value::Null))
+        .collect();
+    change(shell, &session, &app, values, "Removing config... ").await
+}
+
+async fn change(
+    shell: &mut Shell<'_>,
+    session: &Session,
+    app: &AppName,
+    values: Map<String, Value>,
+    doing: &str,
+) -> anyhow::Result<()> {
+    shell.ui.print(doing);
+    let path = of_app(app, &["config"]);
+    let call = session
+        .client
+        .post_and_wait(&path, json!({ "values": values }));
+    let answer = shell.ui.wait(call).await;
+    let config: wire::Config = match answer.and_then(|answer| answer.json()) {
+        Ok(config) => config,
+        Err(error) => return broken_off(shell, error),
+    };
+    match config.values.get("DEIS_RELEASE") {
+        Some(release) => shell.ui.print(&format!("done, {release}\n\n")),
+        None => shell.ui.print("done\n\n"),
+    }
+    show(shell, session, app, false).await
+}
+
+/// `config:pull`
+pub async fn pull(shell: &mut Shell<'_>, args: args::ConfigPull) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    let config: wire::Config = session.client.get(&of_app(&app, &["config"])).await?;
+    let file = shell.env.cwd.join(".env");
+    let mut values = match fs::read_to_string(&file) {
+        Ok(text) => {
+            dotenv::read(&text).with_context(|| format!("can't read {}", file.display()))?
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => BTreeMap::new(),
+        Err(e) => return Err(e).with_context(|| format!("can't read {}", file.display())),
+    };
+    for (name, value) in config.values {
+        let differs = values.get(&name).is_some_and(|there| *there != value);
+        let take = if !differs || args.overwrite {
+            true
+        } else if args.interactive {
+            let answer = shell
+                .ui
+                .ask(&format!("overwrite {name} with {value}? (y/N) "))?;
+            answer.eq_ignore_ascii_case("y")
+        } else {
+            false
+        };
+        if take {
+            values.insert(name, value);
+        }
+    }
+    fs::write(&file, dotenv::write(&values))
+        .with_context(|| format!("can't write {}", file.display()))
+}
+
+/// `config:push`
+pub async fn push(shell: &mut Shell<'_>, args: args::ConfigPush) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    let file = shell.env.cwd.join(&args.path);
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+    let values = dotenv::read(&text)
+        .with_context(|| format!("can't read {}", file.display()))?
+        .into_iter()
+        .map(|(name, value)| (name, value.into()))
+        .collect();
+    change(shell, &session, &app, values, "Creating config... ").await
+}

@@ -1,0 +1,127 @@
+//! `deisctl status`, `journal` and `ssh`: on the host itself, over SSH.
+
+use std::{io::Write, os::unix::process::CommandExt, process::Command};
+
+use anyhow::Context as _;
+
+use super::{
+    context::Context,
+    failure::{Failure, Kind},
+    fleet::Fleet,
+    ssh::Address,
+    subject::{self, Located, SubjectError},
+};
+use crate::model::MachineId;
+
+/// The unit that a word means.
+///
+/// # Errors
+/// When it means none or several.
+pub fn locate(fleet: &Fleet, word: &str, on: Option<&str>) -> anyhow::Result<Located> {
+    subject::unit(fleet, word, on).map_err(|error| not_found(&error).into())
+}
+
+fn not_found(error: &SubjectError) -> Failure {
+    let hint = match error {
+        SubjectError::UnknownHost(_) => "`deisctl machines` shows the hosts",
+        SubjectError::Ambiguous { .. } => "give the whole name, or the host by --on",
+        SubjectError::Unknown(_) => {
+            "`deisctl list` shows what there is; any other unit of a host needs --on HOST"
+        }
+        SubjectError::Nowhere(_) => "`deisctl start` starts it, `deisctl list` shows it",
+    };
+    Failure::new(Kind::NotFound, error).hint(hint)
+}
+
+/// Runs a command on a host; returns its exit status.
+///
+/// # Errors
+/// When the host can't be reached.
+pub async fn run(
+    context: &Context,
+    fleet: &Fleet,
+    machine: &MachineId,
+    words: Vec<String>,
+) -> anyhow::Result<i32> {
+    let address = address(fleet, machine)?;
+    // On the host itself there is nobody to log in to.
+    if std::fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.trim() == machine.as_str()) {
+        let [program, arguments @ ..] = &words[..] else {
+            return Ok(0);
+        };
+        let status = Command::new(program)
+            .args(arguments)
+            .status()
+            .with_context(|| format!("can't run {program}"))?;
+        return Ok(status.code().unwrap_or(1));
+    }
+    let ssh = context.ssh.clone();
+    let label = fleet.host_label(machine);
+    let running = tokio::task::spawn_blocking(move || {
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if ssh.user != "root" {
+            words.splice(0..0, ["sudo", "-n"]);
+        }
+        ssh.run(&address, &words, &mut std::io::stdout().lock())
+    });
+    running
+        .await
+        .context("the SSH thread died")?
+        .with_context(|| Failure::new(Kind::Unreachable, format!("nothing was run on {label}")))
+}
+
+fn address(fleet: &Fleet, machine: &MachineId) -> anyhow::Result<Address> {
+    let address = fleet.address(machine).ok_or_else(|| {
+        Failure::new(
+            Kind::NotFound,
+            format!("host {machine} has no known address"),
+        )
+    })?;
+    Ok(address.parse()?)
+}
+
+/// Becomes the system's ssh, to a host or to the host of a unit; returns only when that fails.
+///
+/// # Errors
+/// When nothing is meant by the word, or there is no ssh.
+pub fn ssh(
+    context: &Context,
+    fleet: &Fleet,
+    word: &str,
+    command: &[String],
+) -> anyhow::Result<std::convert::Infallible> {
+    let machine = match subject::host(fleet, word) {
+        Ok(machine) => machine,
+        Err(SubjectError::UnknownHost(_)) => locate(fleet, word, None)?.machine,
+        Err(error) => return Err(not_found(&error).into()),
+    };
+    let address = address(fleet, &machine)?;
+    let ssh = &context.ssh;
+    let mut program = Command::new("ssh");
+    program
+        .arg("-o")
+        .arg(format!("UserKnownHostsFile={}", ssh.known_hosts.display()))
+        .args(["-o", "StrictHostKeyChecking=yes"])
+        .arg("-o")
+        .arg(format!("ConnectTimeout={}", ssh.timeout.as_secs().max(1)));
+    if let Some(key) = &ssh.key {
+        program
+            .arg("-i")
+            .arg(key)
+            .args(["-o", "IdentitiesOnly=yes"]);
+    }
+    if let Some(jump) = &ssh.jump {
+        program.arg("-J").arg(format!("{}@{jump}", ssh.user));
+    }
+    if command.is_empty() {
+        program.arg("-t");
+    }
+    program
+        .arg("--")
+        .arg(format!("{}@{}", ssh.user, address.host))
+        .args(command);
+    std::io::stdout().flush()?;
+    let error = program.exec();
+    Err(error)
+        .context(Failure::new(Kind::Unreachable, "can't run ssh").hint("install OpenSSH's client"))
+}

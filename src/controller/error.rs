@@ -1,0 +1,187 @@
+//! Why a request is refused, and how v1 said that.
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+use tracing::error;
+
+use crate::{
+    api::{containers::NoPlace, valid::Refusal},
+    ops::OpsError,
+    seal::SealError,
+    store::{CommitError, StoreError},
+};
+
+tokio::task_local! {
+    /// The id of the request that is being answered.
+    pub(super) static REQUEST_ID: String;
+}
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// Nobody has said who asks, or with a token that is none.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// Whoever asks may not do that.
+    #[error("You do not have permission to perform this action.")]
+    Forbidden,
+    /// The same, with words of its own.
+    #[error("{0}")]
+    ForbiddenBecause(String),
+    /// No such thing.
+    #[error("Not found")]
+    NotFound,
+    /// The method does not exist there.
+    #[error("Method '{0}' not allowed.")]
+    Method(String),
+    /// The request says something that can't be.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// Another change is in progress.
+    #[error("{0}")]
+    Busy(String),
+    /// The request is too large.
+    #[error("The request is larger than {0} KiB.")]
+    TooLarge(usize),
+    /// The client speaks another major version.
+    #[error(
+        "Client and server versions do not match. Client version: {0} Server version: {server}",
+        server = crate::api::MAJOR_VERSION
+    )]
+    Version(String),
+    /// It can't be done now, or was tried and failed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// This platform can't do that.
+    #[error("{0}")]
+    NotImplemented(String),
+    /// The store failed; the details are for the operators.
+    #[error("The platform's store gives no answer at the moment; try again.")]
+    Store(#[source] StoreError),
+    /// Something that can't be is so; the details are for the operators.
+    #[error("Something went wrong on the platform; tell its operators the request id.")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    pub(super) fn detail(why: impl Into<String>) -> Self {
+        Self::Refused(Refusal::Detail(why.into()))
+    }
+
+    pub(super) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Internal(Box::new(error))
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::ForbiddenBecause(_) => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Method(_) | Self::Version(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Refused(_) => StatusCode::BAD_REQUEST,
+            Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn body(&self) -> Value {
+        match self {
+            Self::Refused(refusal) => refusal.body(),
+            Self::Busy(_) | Self::Version(_) => json!({ "error": self.to_string() }),
+            _ => json!({ "detail": self.to_string() }),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = self.body();
+        if let Self::Store(_) | Self::Internal(_) = &self {
+            let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+            error!(request.id = %id, error = chain(&self), "request failed");
+            body["request_id"] = id.into();
+        }
+        let mut response = (self.status(), Json(body)).into_response();
+        if self.status() == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Token");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if error.is_transient() {
+            Self::Store(error)
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+impl From<SealError> for ApiError {
+    fn from(error: SealError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<NoPlace> for ApiError {
+    fn from(error: NoPlace) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// For transactions whose conflict means that somebody else was quicker, and that are not retried.
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict => {
+                Self::Conflict("Somebody else has changed this at the same time; try again.".into())
+            }
+            CommitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OpsError> for ApiError {
+    fn from(error: OpsError) -> Self {
+        match error {
+            OpsError::NotFound(_) => Self::NotFound,
+            OpsError::Taken(_) => Self::Refused(Refusal::not_unique("id")),
+            OpsError::Busy { .. } => Self::Busy(error.to_string()),
+            OpsError::Contended(_) | OpsError::Destroying(_) => Self::Conflict(error.to_string()),
+            OpsError::NoBuild
+            | OpsError::UnknownType(_)
+            | OpsError::NothingToRollBackTo(_)
+            | OpsError::Invalid(_)
+            | OpsError::Name(_) => Self::detail(error.to_string()),
+            OpsError::Timeout { .. } => Self::Unavailable(error.to_string()),
+            OpsError::Store(error) => error.into(),
+            OpsError::Seal(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Reads what hosts have to run and what they report.
+
+use std::collections::BTreeMap;
+
+use super::error::ApiError;
+use crate::{
+    api::containers::Fleet,
+    model::{MachineId, ProcessName, Work},
+    store::{Store, keys},
+};
+
+/// Reads the whole fleet: a handful of ranges, whatever the number of processes.
+pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
+    let (schedule, states) = (keys::schedule(), keys::states());
+    let (machines, hosts) = (keys::machines(), keys::hosts());
+    let (schedule, states, machines, hosts) = tokio::try_join!(
+        store.list(&schedule),
+        store.list(&states),
+        store.list(&machines),
+        store.list(&hosts),
+    )?;
+    let assigned = schedule
+        .entries
+        .into_iter()
+        .filter_map(|(key, assignment)| {
+            let (machine, name) = keys::parse_assignment(&key)?;
+            let name: ProcessName = name.parse().ok()?;
+            let is_unit = matches!(assignment.value.work, Work::Unit { .. });
+            (!is_unit).then_some((machine, name, assignment.value))
+        })
+        .collect();
+    Ok(Fleet {
+        assigned,
+        states: by_machine(states, keys::states().as_str()),
+        machines: by_machine(machines, keys::machines().as_str()),
+        hosts: by_machine(hosts, keys::hosts().as_str()),
+    })
+}
+
+fn by_machine<T>(listing: crate::store::Listing<T>, prefix: &str) -> BTreeMap<MachineId, T> {
+    listing
+        .entries
+        .into_iter()
+        .filter_map(|(key, record)| {
+            let id = keys::last_part(&key, prefix)?.parse().ok()?;
+            Some((id, record.value))
+        })
+        .collect()
+}

@@ -1,0 +1,168 @@
+//! The role `deisd controller`: the HTTP API, with the leader's loops beside it.
+//!
+//! Stateless: everything is in etcd. Any number of controllers serve the API at once; one of them
+//! is elected to run the scheduler and the rollouts (`leader`).
+//!
+//! - `server`: sockets, and what every response has in common;
+//! - `error`: why a request is refused, and how that is said;
+//! - `auth`: passwords and tokens; `access`: who may do what;
+//! - `attach`: where one-off processes deliver their output;
+//! - `routes`: one file per kind of thing.
+
+mod access;
+mod attach;
+mod auth;
+mod error;
+mod extract;
+mod fleet;
+mod page;
+mod routes;
+mod server;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use self::{attach::Attach, auth::Passwords};
+use crate::{
+    leader::{self, LeaderError},
+    model::{PartPresence, SCHEMA},
+    seal::ClusterKey,
+    settings::HostSettings,
+    store::{Presence, PresenceError, Store, keys},
+};
+
+/// Where the API listens.
+pub const PORT: u16 = 8000;
+
+/// Where one-off processes deliver their output.
+pub const ATTACH_PORT: u16 = 8001;
+
+/// How long a controller that is gone is still listed.
+const PRESENCE_TTL: Duration = Duration::from_secs(10);
+
+/// How long requests may take to finish at a shutdown; shorter than the unit's TimeoutStopSec.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why the controller can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// A port is taken, or the address is not this host's.
+    #[error(
+        "can't listen on {address}; is another controller running, or `address` in host.yaml wrong?"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Can't register.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
+    /// The leader's loops ended.
+    #[error("the scheduler can't run")]
+    Leader(#[from] LeaderError),
+}
+
+/// What all requests share.
+struct Shared {
+    store: Store,
+    key: Arc<ClusterKey>,
+    passwords: Passwords,
+    attach: Attach,
+    /// Work that outlives its request: the end of one-off processes.
+    tasks: TaskTracker,
+}
+
+type State = Arc<Shared>;
+
+impl Shared {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+        Arc::new(Self {
+            store,
+            key,
+            passwords: Passwords::default(),
+            attach: Attach::new(attach),
+            tasks: TaskTracker::new(),
+        })
+    }
+}
+
+async fn listen(ip: IpAddr, port: u16) -> Result<TcpListener, ControllerError> {
+    let address = SocketAddr::new(ip, port);
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ControllerError::Listen { address, source })
+}
+
+/// Runs the controller until `stop`: then requests that have begun are finished.
+///
+/// # Errors
+/// When it can't listen or register.
+pub async fn run(
+    settings: HostSettings,
+    store: Store,
+    key: ClusterKey,
+    stop: CancellationToken,
+) -> Result<(), ControllerError> {
+    let api = listen(settings.address, PORT).await?;
+    let attach = listen(settings.address, ATTACH_PORT).await?;
+    let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
+    let id = Uuid::new_v4();
+    let presence = PartPresence {
+        schema: SCHEMA,
+        id,
+        address: SocketAddr::new(settings.address, PORT).to_string(),
+    };
+    let address = presence.address.clone();
+    let own = address.clone();
+    let place = keys::part("controller", &settings.address.to_string());
+    // Only one process can hold the port: whoever else is written there is a former life.
+    let presence = Presence::keep(&store, place, presence, PRESENCE_TTL, move |there| {
+        there.address == own
+    })
+    .await?;
+    // One-off processes that a former life of this controller waited for have nobody to report to.
+    if let Err(error) = attach::sweep(&store, attach_address).await {
+        warn!(%error, "left-over one-off processes not removed; the next start tries again");
+    }
+    info!(%address, "controller serves the API");
+    let _ = sd_notify::notify(&[
+        sd_notify::NotifyState::Ready,
+        sd_notify::NotifyState::Status("serving the API"),
+    ]);
+    let api = server::serve(api, routes::router(shared.clone()), stop.clone());
+    let attach = attach::serve(attach, shared.clone(), stop.clone());
+    // The scheduler and the rollouts, as long as this controller is elected.
+    let leader = leader::run(settings, store, stop.clone());
+    let leader = async {
+        let ended = leader.await;
+        // Never without its loops: systemd starts the whole role again.
+        stop.cancel();
+        ended
+    };
+    let ((), (), led) = tokio::join!(api, attach, leader);
+    presence.leave().await;
+    shared.tasks.close();
+    if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
+        .await
+        .is_err()
+    {
+        warn!("one-off processes still ran at the shutdown; the next start removes them");
+    }
+    Ok(led?)
+}

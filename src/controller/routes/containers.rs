@@ -1,0 +1,162 @@
+//! `apps/<app>/containers/` and `scale/`: processes.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use http::StatusCode;
+use jiff::Timestamp;
+
+use super::Shared;
+use crate::{
+    api::{containers::Filter, valid, wire},
+    controller::{
+        self,
+        access::Wish,
+        error::ApiError,
+        extract::{Body, Caller},
+        fleet,
+        page::Paging,
+    },
+    model::{ProcessType, User},
+    ops,
+};
+
+type Ctl = State<controller::State>;
+
+impl Shared {
+    async fn containers(
+        &self,
+        user: &User,
+        app: &str,
+        filter: Filter<'_>,
+    ) -> Result<Vec<wire::Container>, ApiError> {
+        let (name, app) = self.app(user, app, Wish::Use).await?;
+        let fleet = fleet::read(&self.store).await?;
+        Ok(fleet.containers(&name, &app.owner, filter, Timestamp::now()))
+    }
+
+    /// Replaces processes, and answers with them when the new ones serve.
+    async fn restart(
+        &self,
+        user: &User,
+        app: &str,
+        filter: Filter<'_>,
+    ) -> Result<Vec<wire::Container>, ApiError> {
+        let before = self.containers(user, app, filter).await?;
+        if before.is_empty() {
+            return match filter.kind {
+                Some(_) => Err(ApiError::NotFound),
+                None => Ok(before),
+            };
+        }
+        let (name, _) = self.app(user, app, Wish::Use).await?;
+        let by = &user.username;
+        let change =
+            ops::change::restart(&self.store, &name, by, filter.kind, filter.number).await?;
+        self.settle(&name, &change).await?;
+        self.containers(user, app, filter).await
+    }
+}
+
+/// A process type and number in a path.
+fn slot(kind: &str, number: &str) -> Result<(ProcessType, u32), ApiError> {
+    let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
+    let number = number.parse().map_err(|_| ApiError::NotFound)?;
+    Ok((kind, number))
+}
+
+pub(super) async fn list(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(app): Path<String>,
+    paging: Paging,
+) -> Result<Json<wire::Page<wire::Container>>, ApiError> {
+    let all = ctl.containers(&user, &app, Filter::default()).await?;
+    Ok(Json(paging.cut(all)?))
+}
+
+pub(super) async fn list_type(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path((app, kind)): Path<(String, String)>,
+    paging: Paging,
+) -> Result<Json<wire::Page<wire::Container>>, ApiError> {
+    let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
+    let filter = Filter {
+        kind: Some(&kind),
+        number: None,
+    };
+    Ok(Json(
+        paging.cut(ctl.containers(&user, &app, filter).await?)?,
+    ))
+}
+
+pub(super) async fn get(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path((app, kind, number)): Path<(String, String, String)>,
+) -> Result<Json<wire::Container>, ApiError> {
+    let (kind, number) = slot(&kind, &number)?;
+    let filter = Filter {
+        kind: Some(&kind),
+        number: Some(number),
+    };
+    let mut found = ctl.containers(&user, &app, filter).await?;
+    // The newest of them, while a rollout replaces it.
+    found.pop().map(Json).ok_or(ApiError::NotFound)
+}
+
+pub(super) async fn restart(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(app): Path<String>,
+) -> Result<Json<Vec<wire::Container>>, ApiError> {
+    Ok(Json(ctl.restart(&user, &app, Filter::default()).await?))
+}
+
+pub(super) async fn restart_type(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path((app, kind)): Path<(String, String)>,
+) -> Result<Json<Vec<wire::Container>>, ApiError> {
+    let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
+    let filter = Filter {
+        kind: Some(&kind),
+        number: None,
+    };
+    Ok(Json(ctl.restart(&user, &app, filter).await?))
+}
+
+pub(super) async fn restart_one(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path((app, kind, number)): Path<(String, String, String)>,
+) -> Result<Json<Vec<wire::Container>>, ApiError> {
+    let (kind, number) = slot(&kind, &number)?;
+    let filter = Filter {
+        kind: Some(&kind),
+        number: Some(number),
+    };
+    Ok(Json(ctl.restart(&user, &app, filter).await?))
+}
+
+/// Changes the wanted numbers. Answers when they run.
+pub(super) async fn scale(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(app): Path<String>,
+    Body(fields): Body,
+) -> Result<StatusCode, ApiError> {
+    let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
+    let wanted = valid::scale(&fields)?;
+    let change = ops::change::scale(&ctl.store, &name, &user.username, &wanted).await?;
+    let wanted: Vec<_> = wanted
+        .iter()
+        .map(|(kind, count)| format!("{kind}={count}"))
+        .collect();
+    let what = format!("{} scaled processes {}", user.username, wanted.join(" "));
+    ctl.tell(&name, what);
+    ctl.settle(&name, &change).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

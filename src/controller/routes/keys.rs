@@ -1,0 +1,113 @@
+//! `keys/`: SSH keys. Everybody sees his own only, administrators included.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::created;
+use crate::{
+    api::{
+        valid::{self, Refusal},
+        wire,
+    },
+    controller::{
+        self, Shared,
+        error::ApiError,
+        extract::{Body, Caller},
+        page::Paging,
+    },
+    model::{SCHEMA, SshKey, User},
+    store::{CommitError, Txn, keys},
+};
+
+type Ctl = State<controller::State>;
+
+impl Shared {
+    /// A user's keys, the oldest first.
+    pub(super) async fn keys_of(&self, user: &User) -> Result<Vec<SshKey>, ApiError> {
+        let listing = self.store.list(&keys::ssh_keys()).await?;
+        let mut own: Vec<_> = listing
+            .entries
+            .into_iter()
+            .map(|(_, key)| key.value)
+            .filter(|key| key.owner == user.username)
+            .collect();
+        own.sort_by_key(|key| key.created);
+        Ok(own)
+    }
+}
+
+pub(super) async fn list(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    paging: Paging,
+) -> Result<Json<wire::Page<wire::Key>>, ApiError> {
+    let own = ctl.keys_of(&user).await?;
+    Ok(Json(paging.cut(own.iter().map(wire::Key::from).collect())?))
+}
+
+pub(super) async fn add(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Body(fields): Body,
+) -> Result<Response, ApiError> {
+    let (id, public) = valid::key(&fields)?;
+    if ctl.keys_of(&user).await?.iter().any(|other| other.id == id) {
+        // The name is how a key is removed: it must say which.
+        return Err(Refusal::not_unique("id").into());
+    }
+    let record = SshKey {
+        schema: SCHEMA,
+        uuid: Uuid::new_v4(),
+        owner: user.username.clone(),
+        id,
+        public: public.line,
+        fingerprint: public.fingerprint,
+        created: Timestamp::now(),
+    };
+    let key = keys::ssh_key(&record.fingerprint);
+    // One key, one user: who pushes is told by the key alone.
+    let txn = Txn::new()
+        .absent(&key)
+        .present(&keys::user(&user.username))
+        .put(&key, &record);
+    match ctl.store.commit(txn).await {
+        Ok(_) => Ok(created(wire::Key::from(&record))),
+        Err(CommitError::Conflict) => Err(Refusal::not_unique("public").into()),
+        Err(CommitError::Store(error)) => Err(error.into()),
+    }
+}
+
+pub(super) async fn get(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<wire::Key>, ApiError> {
+    let own = ctl.keys_of(&user).await?;
+    let found = own.iter().find(|key| key.id.as_str() == id);
+    found
+        .map(|key| Json(wire::Key::from(key)))
+        .ok_or(ApiError::NotFound)
+}
+
+pub(super) async fn remove(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let own = ctl.keys_of(&user).await?;
+    let mut txn = Txn::new();
+    for found in own.iter().filter(|key| key.id.as_str() == id) {
+        txn = txn.delete(&keys::ssh_key(&found.fingerprint));
+    }
+    if txn.is_empty() {
+        return Err(ApiError::NotFound);
+    }
+    ctl.store.commit(txn).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,210 @@
+//! The HTTP server: sockets, limits, and what every response has in common.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, response::IntoResponse};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::{
+    SHUTDOWN_LIMIT,
+    error::{ApiError, REQUEST_ID},
+};
+use crate::api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason};
+
+/// Connections that are served at once; further ones wait in the socket's queue.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// How long a client may take to send a request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves until `stop`; then begun requests are finished, within a limit.
+pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (socket, place) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            (accepted, place) = accepted => match accepted {
+                Ok((socket, _)) => (socket, place),
+                Err(error) => {
+                    warn!(%error, "connection not accepted");
+                    // Out of file descriptors: one that is freed is worth the wait.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let _ = socket.set_nodelay(true);
+        let router = router.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(respond(router, request.map(Body::new)).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(socket), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection broke off");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(SHUTDOWN_LIMIT, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        warn!("requests were still in progress at the shutdown");
+    }
+}
+
+/// Answers one request.
+async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
+    let id = Uuid::new_v4().simple().to_string();
+    let start = Instant::now();
+    let method = request.method().clone();
+    trim_slash(request.uri_mut());
+    let path = request.uri().path().to_owned();
+    let answer = async {
+        if let Err(error) = same_version(&request) {
+            return error.into_response();
+        }
+        if method == Method::OPTIONS {
+            return StatusCode::OK.into_response();
+        }
+        match router.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    };
+    let mut response = REQUEST_ID.scope(id.clone(), answer).await;
+    decorate(&mut response, &id);
+    let status = response.status().as_u16();
+    let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // The query may hold what is nobody's business; the path never does.
+    if path == "/healthz" {
+        debug!(request.id = %id, %method, %path, status, ms, "request");
+    } else {
+        info!(request.id = %id, %method, %path, status, ms, "request");
+    }
+    response
+}
+
+/// Removes the slash at the end of a path: it is optional everywhere.
+fn trim_slash(uri: &mut Uri) {
+    let Some((path, rest)) = uri
+        .path_and_query()
+        .map(|whole| (whole.path(), whole.query()))
+    else {
+        return;
+    };
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || trimmed.is_empty() {
+        return;
+    }
+    let text = match rest {
+        Some(query) => format!("{trimmed}?{query}"),
+        None => trimmed.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    if let Ok(shorter) = text.parse() {
+        parts.path_and_query = Some(shorter);
+        if let Ok(whole) = Uri::from_parts(parts) {
+            *uri = whole;
+        }
+    }
+}
+
+/// A client that says which major version it speaks must speak ours.
+fn same_version(request: &Request<Body>) -> Result<(), ApiError> {
+    let headers = request.headers();
+    let said = headers
+        .get("deis-version")
+        .or_else(|| headers.get("deis_version"));
+    match said.map(|value| value.to_str().unwrap_or_default()) {
+        Some(version) if version.split('.').next() != Some(MAJOR_VERSION) => {
+            Err(ApiError::Version(version.chars().take(40).collect()))
+        }
+        _ => Ok(()),
+    }
+}
+
+const VERSIONS: [(&str, &str); 4] = [
+    ("deis_api_version", API_VERSION),
+    ("x_deis_api_version", API_VERSION),
+    ("deis_platform_version", PLATFORM_VERSION),
+    ("x_deis_platform_version", PLATFORM_VERSION),
+];
+
+/// Headers that browsers want before they let a page of another origin call the API. Its token is in
+/// a header that no browser adds by itself, so `*` gives nobody what he hasn't.
+const CORS: [(&str, &str); 4] = [
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "GET, POST, DELETE, OPTIONS"),
+    (
+        "access-control-allow-headers",
+        "content-type, accept, authorization, host, deis-version",
+    ),
+    (
+        "access-control-expose-headers",
+        "DEIS_API_VERSION, DEIS_PLATFORM_VERSION, Deis-Release",
+    ),
+];
+
+/// What every response has: versions, its id, v1's reason phrase.
+fn decorate(response: &mut Response<Body>, id: &str) {
+    let headers = response.headers_mut();
+    for (name, value) in VERSIONS.into_iter().chain(CORS) {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert("x-request-id", value);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(phrase) = ReasonPhrase::try_from(reason(response.status()).into_bytes()) {
+        response.extensions_mut().insert(phrase);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_at_the_end_is_optional() {
+        for (before, after) in [
+            ("/v1/apps/", "/v1/apps"),
+            ("/v1/apps", "/v1/apps"),
+            ("/v1/apps/?page_size=1", "/v1/apps?page_size=1"),
+            ("/v1/apps//", "/v1/apps"),
+            ("/", "/"),
+            ("/?a=b", "/?a=b"),
+        ] {
+            let mut uri: Uri = before.parse().expect("uri");
+            trim_slash(&mut uri);
+            assert_eq!(uri.to_string(), after);
+        }
+    }
+}

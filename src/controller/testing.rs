@@ -1,0 +1,430 @@
+//! For tests: a controller on loopback over a store in memory, with a leader that carries out every
+//! change at once and an agent that answers one-off processes. Both only do in etcd what the real
+//! ones do there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use super::{Shared, State, attach, auth, routes, server};
+use crate::{
+    model::*,
+    ops,
+    seal::ClusterKey,
+    store::{Store, Txn, keys},
+};
+
+/// A controller that runs as long as this lives.
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Store,
+    pub(super) state: State,
+    _stop: DropGuard,
+}
+
+/// One answer, as it came over the socket.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// The status line without its line break.
+    pub(crate) line: String,
+    /// Header lines, as sent.
+    pub(crate) headers: Vec<String>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn status(&self) -> u16 {
+        let code = self.line.split(' ').nth(1).expect("status");
+        code.parse().expect("number")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| {
+            let (n, value) = line.split_once(": ")?;
+            n.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+}
+
+/// The one host of the site.
+pub(crate) fn machine() -> MachineId {
+    "1".repeat(32).parse().expect("machine id")
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let store = Store::memory();
+        let key = ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key");
+        let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
+        let delivery = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("bind");
+        let address = api.local_addr().expect("address");
+        let attach_address = delivery.local_addr().expect("address");
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
+        let stop = CancellationToken::new();
+        tokio::spawn(server::serve(
+            api,
+            routes::router(state.clone()),
+            stop.clone(),
+        ));
+        tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
+        let machine = Machine {
+            schema: SCHEMA,
+            id: machine(),
+            hostname: "host-1".into(),
+            address: "10.0.0.1".into(),
+            memory_bytes: 1 << 40,
+            cpus: 2,
+            version: String::new(),
+            boot_id: String::new(),
+            metadata: BTreeMap::new(),
+        };
+        let txn = Txn::new()
+            .put(&keys::machine(&machine.id), &machine)
+            .put(&keys::platform("domain"), &"example.com".to_owned());
+        store.commit(txn).await.expect("machine");
+        for work in [
+            tokio::spawn(lead(store.clone())),
+            tokio::spawn(agent(store.clone())),
+        ] {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                stop.cancelled().await;
+                work.abort();
+            });
+        }
+        Self {
+            address,
+            store,
+            state,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Sends bytes, and reads until the server closes.
+    pub(crate) async fn raw(&self, request: &[u8]) -> Reply {
+        let mut socket = TcpStream::connect(self.address).await.expect("connect");
+        socket.write_all(request).await.expect("send");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.expect("answer");
+        let text = String::from_utf8(answer).expect("text");
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no head: {text:?}"));
+        let mut lines = head.split("\r\n").map(str::to_owned);
+        Reply {
+            line: lines.next().expect("status line"),
+            headers: lines.collect(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// One request; a body of null is no body.
+    pub(crate) async fn call(&self, token: &str, method: &str, path: &str, body: Value) -> Reply {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let authorization = if token.is_empty() {
+            String::new()
+        } else {
+            format!("Authorization: token {token}\r\n")
+        };
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: deis.example.com\r\nConnection: close\r\n\
+             Content-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut reply = self.raw(request.as_bytes()).await;
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = unchunk(&reply.body);
+        }
+        reply
+    }
+
+    /// A user with a token, without the cost of hashing a password.
+    pub(crate) async fn user(&self, name: &str, is_superuser: bool) -> String {
+        let username: Username = name.parse().expect("name");
+        let user = User {
+            schema: SCHEMA,
+            uuid: Uuid::new_v4(),
+            username: username.clone(),
+            email: String::new(),
+            first_name: String::new(),
+            last_name: String::new(),
+            password: String::new(),
+            is_superuser,
+            created: Timestamp::now(),
+            last_login: None,
+        };
+        let (token, txn) = auth::mint(&username, Timestamp::now()).expect("token");
+        let txn = txn.put(&keys::user(&username), &user);
+        self.store.commit(txn).await.expect("user");
+        token
+    }
+
+    /// Deploys a build with types web and worker, as the builder does after a push.
+    pub(crate) async fn push(&self, app: &str, by: &str) {
+        let app: AppName = app.parse().expect("app");
+        let by = by.parse().expect("user");
+        let kind = |text: &str| text.parse::<ProcessType>().expect("type");
+        let build = ops::change::NewBuild {
+            image: format!("{app}@sha256:00"),
+            kind: ImageKind::Slug,
+            port: 5000,
+            sha: "0123456789abcdef0123456789abcdef01234567".into(),
+            procfile: BTreeMap::from([
+                (kind("web"), "serve".into()),
+                (kind("worker"), "work".into()),
+            ]),
+            dockerfile: false,
+        };
+        let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
+        let rollout = change.expect("deployed").rollout.expect("rollout");
+        let mut say = |_: &str| {};
+        let ended = ops::follow::wait(&self.store, &app, rollout, ops::follow::LIMIT, &mut say);
+        assert_eq!(ended.await.expect("ended").result, OutcomeResult::Succeeded);
+    }
+}
+
+fn unchunk(body: &str) -> String {
+    let mut whole = String::new();
+    let mut rest = body;
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("size");
+        whole.push_str(&after[..size]);
+        rest = after[size..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+/// Carries out every rollout at once; one whose config has the variable FAIL is given up, and
+/// restarts of the app `stuck` never end.
+async fn lead(store: Store) {
+    let mut feed = store.follow("/deis/apps/");
+    loop {
+        for change in feed.next().await.changes {
+            let Some(entry) = change.entry else { continue };
+            let rest = change.key.strip_prefix("/deis/apps/").expect("prefix");
+            match rest.split_once('/') {
+                None => {
+                    let app: App = entry.decode().expect("app");
+                    if app.destroying {
+                        destroy(&store, &rest.parse().expect("name")).await;
+                    }
+                }
+                Some((name, "rollout")) => {
+                    let rollout: Rollout = entry.decode().expect("rollout");
+                    let restart = matches!(rollout.change, RolloutKind::Restart { .. });
+                    if name != "stuck" || !restart {
+                        finish(&store, &name.parse().expect("name"), rollout).await;
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+async fn destroy(store: &Store, name: &AppName) {
+    let txn = Txn::new()
+        .delete_prefix(&keys::app_tree(name))
+        .delete(&keys::route(name))
+        .delete(&keys::app(name));
+    store.commit(txn).await.expect("destroyed");
+}
+
+async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
+    let mut app = store
+        .get(&keys::app(name))
+        .await
+        .expect("store")
+        .expect("app")
+        .value;
+    let release = rollout.release;
+    let contents = ops::change::contents(store, name, release)
+        .await
+        .expect("store");
+    let (_, config, _) = contents.expect("release");
+    let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
+    let (result, reason, log) = if failed {
+        let reason = "web.1 exits with 1".to_owned();
+        (
+            OutcomeResult::Failed,
+            Some(reason),
+            vec!["no such module".to_owned()],
+        )
+    } else {
+        app.active = release;
+        app.structure = rollout.structure.clone();
+        (OutcomeResult::Succeeded, None, vec![])
+    };
+    app.last_rollout = Some(RolloutEnd {
+        id: rollout.id,
+        result,
+        reason: reason.clone(),
+    });
+    let mut txn = Txn::new()
+        .put(&keys::app(name), &app)
+        .delete(&keys::rollout(name));
+    if rollout.change == RolloutKind::Release {
+        let outcome = Outcome {
+            schema: SCHEMA,
+            version: release,
+            result,
+            reason,
+            log,
+            finished: Timestamp::now(),
+        };
+        txn = txn.put(&keys::outcome(name, release), &outcome);
+    }
+    if !failed {
+        txn = txn.and(processes(store, name, &app).await);
+    }
+    store.commit(txn).await.expect("finished");
+}
+
+/// The app's processes, all up.
+async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
+    let machine = machine();
+    let mut txn = Txn::new();
+    let schedule = store
+        .list(&keys::schedule_of(&machine))
+        .await
+        .expect("schedule");
+    let state = store.get(&keys::state(&machine)).await.expect("state");
+    let mut state = state.map_or(
+        MachineState {
+            schema: SCHEMA,
+            processes: BTreeMap::new(),
+        },
+        |state| state.value,
+    );
+    let wanted: BTreeSet<ProcessName> = slots(&app.structure)
+        .into_iter()
+        .map(|id| ProcessName::first(name.clone(), app.active, id.kind, id.number))
+        .collect();
+    for (key, _) in schedule.entries {
+        let (_, process) = keys::parse_assignment(&key).expect("assignment");
+        let process: ProcessName = process.parse().expect("process");
+        if process.app == *name && !wanted.contains(&process) {
+            txn = txn.delete(&keys::assignment(&machine, &process.to_string()));
+            state.processes.remove(&process.to_string());
+        }
+    }
+    for process in wanted {
+        let uuid = Uuid::new_v4();
+        let assignment = Assignment {
+            schema: SCHEMA,
+            uuid,
+            desired: Desired::Run,
+            work: Work::Process {
+                rollout: None,
+                memory_bytes: DEFAULT_MEMORY_BYTES,
+            },
+        };
+        txn = txn.put(
+            &keys::assignment(&machine, &process.to_string()),
+            &assignment,
+        );
+        state
+            .processes
+            .insert(process.to_string(), report(uuid, Phase::Up, None));
+    }
+    txn.put(&keys::state(&machine), &state)
+}
+
+fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
+    ProcessState {
+        uuid,
+        phase,
+        ready: phase == Phase::Up,
+        port: None,
+        withdrawn: None,
+        restarts: 0,
+        since: Timestamp::now(),
+        reason,
+        log: vec![],
+    }
+}
+
+/// Answers one-off processes: `exit N` ends with N, `vanish` takes the host with it, `refuse` can't
+/// be started, `impostor` is first answered with a wrong token; all else prints itself.
+async fn agent(store: Store) {
+    let machine = machine();
+    let mut feed = store.follow(keys::schedule_of(&machine).as_str());
+    loop {
+        for change in feed.next().await.changes {
+            let Some(entry) = change.entry else { continue };
+            let assignment: Assignment = entry.decode().expect("assignment");
+            let Work::Run {
+                command,
+                attach,
+                token,
+                ..
+            } = assignment.work
+            else {
+                continue;
+            };
+            let (_, name) = keys::parse_assignment(&change.key).expect("key");
+            match command.as_str() {
+                "vanish" => {
+                    let txn = Txn::new().delete(&keys::machine(&machine));
+                    store.commit(txn).await.expect("vanished");
+                }
+                "refuse" => {
+                    let reason = Some("no image".to_owned());
+                    let state = MachineState {
+                        schema: SCHEMA,
+                        processes: BTreeMap::from([(
+                            name.to_owned(),
+                            report(assignment.uuid, Phase::Error, reason),
+                        )]),
+                    };
+                    let txn = Txn::new().put(&keys::state(&machine), &state);
+                    store.commit(txn).await.expect("reported");
+                }
+                other => {
+                    if other == "impostor" {
+                        deliver(&attach, &"0".repeat(64), 66, b"forged").await;
+                    }
+                    let code = other
+                        .strip_prefix("exit ")
+                        .map_or(0, |n| n.parse().expect("code"));
+                    deliver(&attach, &token, code, format!("{other}\n").as_bytes()).await;
+                }
+            }
+        }
+    }
+}
+
+async fn deliver(attach: &str, token: &str, exit_code: i32, output: &[u8]) {
+    let mut socket = TcpStream::connect(attach).await.expect("connect");
+    let head = serde_json::json!({
+        "token": token, "exit_code": exit_code, "output_bytes": output.len(),
+    });
+    // A refused delivery closes early: that is no failure of the agent's.
+    let _ = socket.write_all(format!("{head}\n").as_bytes()).await;
+    let _ = socket.write_all(output).await;
+    let _ = socket.read_to_end(&mut Vec::new()).await;
+}

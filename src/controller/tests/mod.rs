@@ -1,0 +1,6 @@
+//! The API over a real socket, against the store in memory.
+
+mod flows;
+mod permissions;
+mod things;
+mod wire;

@@ -1,0 +1,402 @@
+//! One app's log: numbered files of records, the last one being written, the oldest going when
+//! there are too many.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::warn;
+
+use super::record::{Data, MAX_RECORD, Mark, Missing, Parsed, Record, StreamState, parse};
+use crate::sidecar::wire::{Hello, Position, Source, StreamId, newlines};
+
+/// How much is kept of each app.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes after which a new file begins.
+    pub file_bytes: u64,
+    /// Files; then the oldest goes.
+    pub files: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 10 * 1024 * 1024,
+            files: 10,
+        }
+    }
+}
+
+/// A stream that said nothing for so long is forgotten.
+const FORGET_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// Why a log can't be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum AppLogError {
+    /// A file operation failed.
+    #[error("the logger can't {what} {path}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// A sidecar contradicts itself.
+    #[error("stream {stream} sends {sent}, which doesn't fit {have}")]
+    Contradiction {
+        /// Which stream.
+        stream: StreamId,
+        /// Where it says to be.
+        sent: Position,
+        /// Where it was.
+        have: Position,
+    },
+}
+
+/// A file of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogFile {
+    /// Its number.
+    pub number: u64,
+    /// Bytes of whole records in it.
+    pub len: u64,
+}
+
+/// A log that is open.
+#[derive(Debug)]
+pub struct AppLog {
+    dir: PathBuf,
+    limits: Limits,
+    /// Oldest first, never none.
+    files: Vec<LogFile>,
+    current: Arc<File>,
+    streams: HashMap<StreamId, StreamState>,
+    /// Not written to disk for sure.
+    dirty: bool,
+    buffer: Vec<u8>,
+}
+
+impl AppLog {
+    /// Opens an app's log, or begins one.
+    ///
+    /// # Errors
+    /// When its folder can't be used.
+    pub fn open(dir: &Path, limits: Limits) -> Result<Self, AppLogError> {
+        fs::create_dir_all(dir).map_err(failed("make", dir))?;
+        let mut files = find_files(dir)?;
+        let mut streams = HashMap::new();
+        let mut fresh = files.is_empty();
+        if let Some(last) = files.last_mut() {
+            fresh = !recover(dir, last, &mut streams)?;
+        }
+        let number = files.last().map_or(0, |last| last.number);
+        let mut log = Self {
+            dir: dir.to_owned(),
+            limits,
+            current: Arc::new(if fresh {
+                create(&path(dir, number + 1), &[])?
+            } else {
+                append_to(&path(dir, number))?
+            }),
+            files,
+            streams,
+            dirty: false,
+            buffer: Vec::new(),
+        };
+        if fresh {
+            log.files.push(LogFile {
+                number: number + 1,
+                len: 0,
+            });
+        }
+        Ok(log)
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files as they are now, oldest first.
+    #[must_use]
+    pub fn files(&self) -> &[LogFile] {
+        &self.files
+    }
+
+    /// Up to where a stream is kept; of an unknown one, what its sidecar says.
+    #[must_use]
+    pub fn have(&self, hello: &Hello) -> Position {
+        self.streams
+            .get(&hello.stream)
+            .map_or(hello.acked, |known| known.at)
+    }
+
+    /// Adds a frame; answers up to where the stream is kept now.
+    ///
+    /// What is there already (a connection that was cut, and its successor) is not added again.
+    ///
+    /// # Errors
+    /// When it can't be written; nothing of it is kept then.
+    pub fn append(
+        &mut self,
+        hello: &Hello,
+        at: Position,
+        time_ms: u64,
+        bytes: &[u8],
+        now_ms: u64,
+    ) -> Result<Position, AppLogError> {
+        let known = self.streams.get(&hello.stream).copied();
+        let have = known.map_or(hello.acked, |known| known.at);
+        let end = at.after(bytes);
+        if end.offset <= have.offset {
+            return Ok(have);
+        }
+        let contradiction = || AppLogError::Contradiction {
+            stream: hello.stream.clone(),
+            sent: at,
+            have,
+        };
+        let overlap =
+            usize::try_from(have.offset.saturating_sub(at.offset)).map_err(|_| contradiction())?;
+        let (seen, new) = bytes.split_at(overlap);
+        let begin = at.after(seen);
+        if begin.lines < have.lines || (begin.offset == have.offset && begin != have) {
+            return Err(contradiction());
+        }
+        let state = StreamState {
+            at: end,
+            mid_line: !bytes.ends_with(b"\n"),
+            seen_ms: now_ms,
+            dead: known.is_some_and(|known| known.dead),
+        };
+        if !state.dead {
+            // Another logger may have taken what lies between our position and the one that the
+            // sidecar knows to be acknowledged; the rest of a gap is lost.
+            let safe = hello.acked.clamp(have, begin);
+            self.write(&Record::Data(Data {
+                time_ms,
+                source: hello.source.clone(),
+                origin: Some((hello.stream.clone(), begin)),
+                continues: begin == have && known.is_some_and(|known| known.mid_line),
+                elsewhere: Missing::between(have, safe),
+                dropped: Missing::between(safe, begin),
+                bytes: new,
+            }))?;
+        }
+        self.streams.insert(hello.stream.clone(), state);
+        self.rotate_if_full(now_ms)?;
+        Ok(end)
+    }
+
+    /// Adds what the platform itself has to say.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn event(&mut self, source: Source, text: &[u8], now_ms: u64) -> Result<(), AppLogError> {
+        self.write(&Record::Data(Data {
+            time_ms: now_ms,
+            source,
+            origin: None,
+            continues: false,
+            dropped: Missing::default(),
+            elsewhere: Missing::default(),
+            bytes: text,
+        }))?;
+        self.rotate_if_full(now_ms)
+    }
+
+    /// Forgets all lines. What the streams known so far still send is thrown away, so that an app
+    /// created later under the same name doesn't show it.
+    ///
+    /// # Errors
+    /// When the files can't be replaced.
+    pub fn delete(&mut self, now_ms: u64) -> Result<(), AppLogError> {
+        for state in self.streams.values_mut() {
+            state.dead = true;
+        }
+        self.rotate(now_ms)?;
+        while self.files.len() > 1 {
+            self.remove_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// The file to bring to disk, if there is something new in it.
+    pub fn take_dirty(&mut self) -> Option<Arc<File>> {
+        std::mem::take(&mut self.dirty).then(|| Arc::clone(&self.current))
+    }
+
+    /// One record, one write: a kill leaves it whole, or torn at the file's end, where the next
+    /// start cuts it off.
+    fn write(&mut self, record: &Record<'_>) -> Result<(), AppLogError> {
+        self.buffer.clear();
+        record.encode(&mut self.buffer);
+        let Some(last) = self.files.last_mut() else {
+            return Ok(());
+        };
+        let path = path(&self.dir, last.number);
+        if let Err(source) = (&*self.current).write_all(&self.buffer) {
+            // A full disk takes a part of it.
+            self.current
+                .set_len(last.len)
+                .map_err(failed("shorten", &path))?;
+            return Err(failed("write", &path)(source));
+        }
+        last.len += self.buffer.len() as u64;
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn rotate_if_full(&mut self, now_ms: u64) -> Result<(), AppLogError> {
+        if self
+            .files
+            .last()
+            .is_some_and(|f| f.len >= self.limits.file_bytes)
+        {
+            self.rotate(now_ms)?;
+            while self.files.len() > self.limits.files {
+                self.remove_oldest()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a file. It starts with where all streams stand, so that a start reads only one file.
+    fn rotate(&mut self, now_ms: u64) -> Result<(), AppLogError> {
+        self.streams
+            .retain(|_, state| now_ms.saturating_sub(state.seen_ms) < FORGET_MS);
+        let mut marks = Vec::new();
+        for (stream, state) in &self.streams {
+            let mark = Mark {
+                stream: stream.clone(),
+                state: *state,
+            };
+            Record::Mark(mark).encode(&mut marks);
+        }
+        let number = self.files.last().map_or(0, |last| last.number) + 1;
+        let next = create(&path(&self.dir, number), &marks)?;
+        // The file that is left must reach the disk, too.
+        let left = std::mem::replace(&mut self.current, Arc::new(next));
+        left.sync_data().map_err(failed("sync", &self.dir))?;
+        self.files.push(LogFile {
+            number,
+            len: marks.len() as u64,
+        });
+        Ok(())
+    }
+
+    fn remove_oldest(&mut self) -> Result<(), AppLogError> {
+        let oldest = self.files.remove(0);
+        let path = path(&self.dir, oldest.number);
+        fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+}
+
+/// Name of a file of records.
+#[must_use]
+pub fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:010}.log"))
+}
+
+/// Makes an error of a failed file operation.
+pub(super) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AppLogError {
+    let path = path.to_owned();
+    move |source| AppLogError::File { what, path, source }
+}
+
+fn append_to(path: &Path) -> Result<File, AppLogError> {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .map_err(failed("open", path))
+}
+
+/// Makes a file whose first bytes are there as soon as its name is.
+fn create(path: &Path, begin: &[u8]) -> Result<File, AppLogError> {
+    let new = path.with_extension("new");
+    fs::write(&new, begin).map_err(failed("write", &new))?;
+    fs::rename(&new, path).map_err(failed("make", path))?;
+    append_to(path)
+}
+
+fn find_files(dir: &Path) -> Result<Vec<LogFile>, AppLogError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let entry = entry.map_err(failed("list", dir))?;
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|n| n.strip_suffix(".log")?.parse().ok());
+        if let Some(number) = number {
+            let len = entry.metadata().map_err(failed("list", dir))?.len();
+            found.push(LogFile { number, len });
+        }
+    }
+    found.sort_unstable_by_key(|file| file.number);
+    Ok(found)
+}
+
+/// Reads where the streams stand, and cuts off a record that was torn by a kill. False: the file
+/// is damaged in another way; it stays as it is, and a new one is to be begun.
+fn recover(
+    dir: &Path,
+    file: &mut LogFile,
+    streams: &mut HashMap<StreamId, StreamState>,
+) -> Result<bool, AppLogError> {
+    let path = path(dir, file.number);
+    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    let mut at = 0;
+    while at < bytes.len() {
+        let Parsed::Record(record, taken) = parse(&bytes[at..]) else {
+            break;
+        };
+        match record {
+            Record::Mark(Mark { stream, state }) => {
+                streams.insert(stream, state);
+            }
+            Record::Data(data) => {
+                if let Some((stream, begin)) = data.origin {
+                    let state = StreamState {
+                        at: Position {
+                            offset: begin.offset + data.bytes.len() as u64,
+                            lines: begin.lines + newlines(data.bytes),
+                        },
+                        mid_line: !data.bytes.ends_with(b"\n"),
+                        seen_ms: data.time_ms,
+                        dead: false,
+                    };
+                    streams.insert(stream, state);
+                }
+            }
+        }
+        at += taken;
+    }
+    let rest = bytes.len() - at;
+    if rest == 0 {
+        return Ok(true);
+    }
+    if rest > MAX_RECORD {
+        warn!(path = %path.display(), at, "log file is damaged, beginning a new one");
+        return Ok(false);
+    }
+    let whole = OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .map_err(failed("open", &path))?;
+    whole.set_len(at as u64).map_err(failed("shorten", &path))?;
+    file.len = at as u64;
+    Ok(true)
+}
+
+#[cfg(test)]
+#[path = "app_log_tests.rs"]
+mod tests;

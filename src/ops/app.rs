@@ -1,0 +1,182 @@
+//! Creating, finding and destroying apps.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{OpsError, TRIES, names};
+use crate::{
+    model::*,
+    store::{CommitError, Store, Txn, Versioned, keys},
+};
+
+/// How long a destruction may take: each process gets its time to drain and stop.
+const DESTROY_LIMIT: Duration = Duration::from_secs(120);
+
+/// Creates an app with its release v1 (no build, empty config).
+///
+/// # Errors
+/// When the name is taken, or the store fails.
+pub async fn create(
+    store: &Store,
+    owner: &Username,
+    name: Option<AppName>,
+) -> Result<(AppName, App), OpsError> {
+    for _ in 0..TRIES {
+        let chosen = name.clone().unwrap_or_else(|| {
+            let random = Uuid::new_v4().as_u64_pair();
+            names::app_name(random.0 ^ random.1.rotate_left(17))
+        });
+        let (app, txn) = plan_create(owner, &chosen, Timestamp::now());
+        match store.commit(txn).await {
+            Ok(_) => return Ok((chosen, app)),
+            Err(CommitError::Conflict) if name.is_some() => return Err(OpsError::Taken(chosen)),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+    }
+    Err(OpsError::Contended("the choice of a random name".into()))
+}
+
+fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
+    let version = ReleaseNumber(1);
+    let config = Config {
+        schema: SCHEMA,
+        uuid: Uuid::new_v4(),
+        app: name.clone(),
+        owner: owner.clone(),
+        values: BTreeMap::new(),
+        memory: BTreeMap::new(),
+        cpu: BTreeMap::new(),
+        tags: BTreeMap::new(),
+        created: now,
+    };
+    let release = Release {
+        schema: SCHEMA,
+        uuid: Uuid::new_v4(),
+        app: name.clone(),
+        owner: owner.clone(),
+        version,
+        summary: format!("{owner} created initial release"),
+        config: config.uuid,
+        build: None,
+        created: now,
+    };
+    let app = App {
+        schema: SCHEMA,
+        uuid: Uuid::new_v4(),
+        owner: owner.clone(),
+        created: now,
+        updated: now,
+        latest: version,
+        active: version,
+        structure: Structure::new(),
+        collaborators: Default::default(),
+        last_rollout: None,
+        destroying: false,
+    };
+    let txn = Txn::new()
+        .absent(&keys::app(name))
+        .put(&keys::app(name), &app)
+        .put(&keys::config(name, config.uuid), &config)
+        .put(&keys::release(name, version), &release)
+        .put(
+            &keys::outcome(name, version),
+            &super::release::succeeded(version, now),
+        )
+        .put(
+            &keys::route(name),
+            &Route {
+                schema: SCHEMA,
+                maintenance: false,
+            },
+        );
+    (app, txn)
+}
+
+/// Reads an app.
+///
+/// # Errors
+/// When there is no such app, or the store fails.
+pub async fn get(store: &Store, name: &AppName) -> Result<Versioned<App>, OpsError> {
+    let found = store.get(&keys::app(name)).await?;
+    found.ok_or_else(|| OpsError::NotFound(format!("the app {name}")))
+}
+
+/// Reads all apps, in the order of their names.
+///
+/// # Errors
+/// When the store fails.
+pub async fn list(store: &Store) -> Result<Vec<(AppName, App)>, OpsError> {
+    let prefix = keys::apps_tree();
+    let (entries, _) = store.list_raw(prefix.as_str()).await?;
+    Ok(entries
+        .into_iter()
+        .filter_map(|(key, entry)| {
+            let name: AppName = keys::last_part(&key, prefix.as_str())?.parse().ok()?;
+            Some((name, entry.decode().ok()?))
+        })
+        .collect())
+}
+
+/// Changes the app's record by `change`, which may refuse.
+///
+/// # Errors
+/// What `change` says; when there is no such app, or the store fails.
+pub async fn update(
+    store: &Store,
+    name: &AppName,
+    change: impl Fn(&mut App) -> Result<(), OpsError>,
+) -> Result<App, OpsError> {
+    let key = keys::app(name);
+    for _ in 0..TRIES {
+        let found = get(store, name).await?;
+        let mut app = found.value;
+        change(&mut app)?;
+        app.updated = Timestamp::now();
+        let txn = Txn::new()
+            .unchanged(&key, found.mod_revision)
+            .put(&key, &app);
+        match store.commit(txn).await {
+            Ok(_) => return Ok(app),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+    }
+    Err(OpsError::Contended(format!("the app {name}")))
+}
+
+/// Destroys an app: the leader drains and stops its processes and removes all that belongs to it;
+/// this waits until its record is gone.
+///
+/// # Errors
+/// When there is no such app, the store fails, or it takes too long.
+pub async fn destroy(store: &Store, name: &AppName) -> Result<(), OpsError> {
+    let key = keys::app(name);
+    let mut feed = store.follow(key.as_str());
+    update(store, name, |app| {
+        app.destroying = true;
+        Ok(())
+    })
+    .await?;
+    let gone = async {
+        loop {
+            let update = feed.next().await;
+            let touched = update
+                .changes
+                .iter()
+                .any(|c| c.key == key.as_str() && c.entry.is_none());
+            if touched && store.get(&key).await?.is_none() {
+                return Ok::<(), OpsError>(());
+            }
+        }
+    };
+    match tokio::time::timeout(DESTROY_LIMIT, gone).await {
+        Ok(result) => result,
+        Err(_) => Err(OpsError::Timeout {
+            what: format!("destroying {name}"),
+            limit_secs: DESTROY_LIMIT.as_secs(),
+        }),
+    }
+}

@@ -1,0 +1,520 @@
+//! Changes of an app: new releases, scaling, restarts. One transaction each; the leader's rollout
+//! does the rest.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+pub use super::release::{ConfigChange, NewBuild};
+use super::{
+    OpsError, TRIES, app, describe,
+    release::{config_summary, merge, rollback_target, scaled, structure_for, succeeded},
+};
+use crate::{
+    model::*,
+    seal::{ClusterKey, config_context},
+    store::{CommitError, Store, Txn, Versioned, keys},
+};
+
+/// How long config and scale wait for another change to end before they say "busy".
+const SHORT_WAIT: Duration = Duration::from_secs(5);
+/// How long a push queues behind another change.
+const LONG_WAIT: Duration = Duration::from_secs(600);
+/// Between two looks at a change that is in the way.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A change that has been accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The release that it made, or that it is about.
+    pub release: ReleaseNumber,
+    /// The rollout to wait for; none when there is nothing to roll out.
+    pub rollout: Option<Uuid>,
+}
+
+/// What is done about another change in progress.
+enum Policy<'a> {
+    /// Wait a little, then say that it is busy.
+    Wait,
+    /// Queue, and say so once.
+    Queue(&'a mut (dyn FnMut(&str) + Send)),
+    /// Take over.
+    Supersede,
+}
+
+/// All that a change is based on.
+struct Base {
+    name: AppName,
+    app: Versioned<App>,
+    rollout: Option<Versioned<Rollout>>,
+    /// The active release with its config and build.
+    release: Release,
+    config: Config,
+    build: Option<Build>,
+}
+
+/// A release to be made.
+struct Next {
+    summary: String,
+    config: Config,
+    /// Whether the config is new, or stands in etcd already.
+    new_config: bool,
+    build: Option<Build>,
+    new_build: bool,
+    structure: Structure,
+}
+
+async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
+    let missing = |what: &str| OpsError::NotFound(format!("{what} of {name}"));
+    let app = app::get(store, name).await?;
+    if app.value.destroying {
+        return Err(OpsError::Destroying(name.clone()));
+    }
+    let rollout = store.get(&keys::rollout(name)).await?;
+    let (release, config, build) = contents(store, name, app.value.active)
+        .await?
+        .ok_or_else(|| missing("the active release"))?;
+    Ok(Base {
+        name: name.clone(),
+        app,
+        rollout,
+        release,
+        config,
+        build,
+    })
+}
+
+/// A release with its config and build; none when there is no such release.
+///
+/// # Errors
+/// When the store fails or the release is incomplete.
+pub async fn contents(
+    store: &Store,
+    name: &AppName,
+    version: ReleaseNumber,
+) -> Result<Option<(Release, Config, Option<Build>)>, OpsError> {
+    let missing = |what: &str| OpsError::NotFound(format!("the {what} of {name} {version}"));
+    let Some(release) = store.get(&keys::release(name, version)).await? else {
+        return Ok(None);
+    };
+    let release = release.value;
+    let config = store.get(&keys::config(name, release.config)).await?;
+    let config = config.ok_or_else(|| missing("config"))?.value;
+    let build = match release.build {
+        Some(id) => {
+            let build = store.get(&keys::build(name, id)).await?;
+            Some(build.ok_or_else(|| missing("build"))?.value)
+        }
+        None => None,
+    };
+    Ok(Some((release, config, build)))
+}
+
+/// What somebody wants of an app.
+enum Wish<'a> {
+    Config(&'a ClusterKey, &'a ConfigChange),
+    Deploy(&'a NewBuild),
+    Rollback(Option<ReleaseNumber>),
+    Scale(&'a Structure),
+    Restart(Option<&'a ProcessType>, Option<u32>),
+}
+
+/// Decides anew until the transaction goes through or the policy says stop.
+async fn commit(
+    store: &Store,
+    name: &AppName,
+    by: &Username,
+    mut policy: Policy<'_>,
+    wish: Wish<'_>,
+) -> Result<Change, OpsError> {
+    let started = Instant::now();
+    let mut conflicts = 0;
+    let mut told = false;
+    loop {
+        let base = base(store, name).await?;
+        if let Some(other) = &base.rollout {
+            let what = describe(&other.value.change, other.value.release);
+            let limit = match &mut policy {
+                Policy::Wait => Some(SHORT_WAIT),
+                Policy::Queue(say) => {
+                    if !std::mem::replace(&mut told, true) {
+                        say(&format!("waiting for {what} of {name} to finish"));
+                    }
+                    Some(LONG_WAIT)
+                }
+                Policy::Supersede => None,
+            };
+            if let Some(limit) = limit {
+                if started.elapsed() >= limit {
+                    let by = other.value.by.clone();
+                    return Err(OpsError::Busy {
+                        app: name.clone(),
+                        what,
+                        by,
+                    });
+                }
+                sleep(LOOK_EVERY).await;
+                continue;
+            }
+        }
+        let (txn, change) = base.decide(store, &wish, by, Timestamp::now()).await?;
+        match store.commit(txn).await {
+            Ok(_) => return Ok(change),
+            Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
+            Err(CommitError::Conflict) => {
+                return Err(OpsError::Contended(format!("the app {name}")));
+            }
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+    }
+}
+
+impl Base {
+    async fn decide(
+        &self,
+        store: &Store,
+        wish: &Wish<'_>,
+        by: &Username,
+        now: Timestamp,
+    ) -> Result<(Txn, Change), OpsError> {
+        Ok(match wish {
+            Wish::Config(key, change) => {
+                self.next_release(self.reconfigured(key, change, by, now), by, now)
+            }
+            Wish::Deploy(new) => self.next_release(self.built(new, by, now), by, now),
+            Wish::Rollback(to) => {
+                self.next_release(self.rolled_back(store, *to, by).await?, by, now)
+            }
+            Wish::Scale(wanted) => {
+                let build = self.build.as_ref().ok_or(OpsError::NoBuild)?;
+                let structure = scaled(build, &self.app.value.structure, wanted)?;
+                self.same_release(RolloutKind::Scale, structure, by, now)
+            }
+            Wish::Restart(only, number) => {
+                if self.build.is_none() {
+                    return Err(OpsError::NoBuild);
+                }
+                let change = RolloutKind::Restart {
+                    only: only.cloned(),
+                    number: *number,
+                };
+                self.same_release(change, self.app.value.structure.clone(), by, now)
+            }
+        })
+    }
+
+    /// The active release's config with changes.
+    fn reconfigured(
+        &self,
+        key: &ClusterKey,
+        change: &ConfigChange,
+        by: &Username,
+        now: Timestamp,
+    ) -> Next {
+        let name = &self.name;
+        let mut config = Config {
+            uuid: Uuid::new_v4(),
+            owner: by.clone(),
+            created: now,
+            ..self.config.clone()
+        };
+        let sealed = change.values.iter().map(|(var, value)| {
+            let value = value.as_ref();
+            let sealed = value.map(|v| key.seal(&config_context(name, var), v.as_bytes()));
+            (var.clone(), sealed)
+        });
+        let values = merge(&mut config.values, sealed, |var, old, new| {
+            let context = config_context(name, var);
+            match (key.open(&context, old), key.open(&context, new)) {
+                (Ok(old), Ok(new)) => old == new,
+                _ => false,
+            }
+        });
+        let memory = merge(&mut config.memory, change.memory.clone(), |_, old, new| {
+            old == new
+        });
+        let cpu = merge(&mut config.cpu, change.cpu.clone(), |_, old, new| {
+            old == new
+        });
+        let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
+            old == new
+        });
+        Next {
+            summary: config_summary(by, &values, &memory, &cpu, &tags),
+            config,
+            new_config: true,
+            build: self.build.clone(),
+            new_build: false,
+            structure: self.app.value.structure.clone(),
+        }
+    }
+
+    /// The active release's config with a new build.
+    fn built(&self, new: &NewBuild, by: &Username, now: Timestamp) -> Next {
+        let build = Build {
+            schema: SCHEMA,
+            uuid: Uuid::new_v4(),
+            app: self.name.clone(),
+            owner: by.clone(),
+            image: new.image.clone(),
+            kind: new.kind,
+            port: new.port,
+            sha: new.sha.clone(),
+            procfile: new.procfile.clone(),
+            dockerfile: new.dockerfile,
+            created: now,
+        };
+        let what = if build.sha.is_empty() {
+            build.image.as_str()
+        } else {
+            short(&build.sha)
+        };
+        Next {
+            summary: format!("{by} deployed {what}"),
+            structure: structure_for(&build, &self.app.value.structure),
+            config: self.config.clone(),
+            new_config: false,
+            build: Some(build),
+            new_build: true,
+        }
+    }
+
+    /// An earlier release's build and config.
+    async fn rolled_back(
+        &self,
+        store: &Store,
+        to: Option<ReleaseNumber>,
+        by: &Username,
+    ) -> Result<Next, OpsError> {
+        let name = &self.name;
+        let target = match to {
+            Some(version) => version,
+            // In the middle of a rollout, back means to what was active before it.
+            None if self.rollout.is_some() => self.app.value.active,
+            None => {
+                let listing = store.list(&keys::outcomes(name)).await?;
+                let outcomes: BTreeMap<ReleaseNumber, OutcomeResult> = listing
+                    .entries
+                    .into_iter()
+                    .map(|(_, outcome)| (outcome.value.version, outcome.value.result))
+                    .collect();
+                rollback_target(self.app.value.active, &outcomes)
+                    .ok_or_else(|| OpsError::NothingToRollBackTo(name.clone()))?
+            }
+        };
+        let (_, config, build) = contents(store, name, target)
+            .await?
+            .ok_or_else(|| OpsError::NotFound(format!("release {target} of {name}")))?;
+        let current = &self.app.value.structure;
+        let structure = match &build {
+            Some(build) => structure_for(build, current),
+            None if current.values().any(|count| *count > 0) => {
+                return Err(OpsError::Invalid(format!(
+                    "{target} has no build: scale {name} to zero first, or roll back to a release \
+                     that has one"
+                )));
+            }
+            None => current.clone(),
+        };
+        Ok(Next {
+            summary: format!("{by} rolled back to {target}"),
+            config,
+            new_config: false,
+            build,
+            new_build: false,
+            structure,
+        })
+    }
+
+    /// The transaction that starts a rollout of the active release itself.
+    fn same_release(
+        &self,
+        change: RolloutKind,
+        structure: Structure,
+        by: &Username,
+        now: Timestamp,
+    ) -> (Txn, Change) {
+        let release = self.release.version;
+        let rollout = self.rollout(change, release, structure, by, now);
+        let txn = self.compared().put(&keys::rollout(&self.name), &rollout);
+        (
+            txn,
+            Change {
+                release,
+                rollout: Some(rollout.id),
+            },
+        )
+    }
+
+    /// The comparisons that every change of this app makes.
+    fn compared(&self) -> Txn {
+        let rollout = keys::rollout(&self.name);
+        let txn = Txn::new().unchanged(&keys::app(&self.name), self.app.mod_revision);
+        match &self.rollout {
+            None => txn.absent(&rollout),
+            Some(there) => txn.unchanged(&rollout, there.mod_revision),
+        }
+    }
+
+    fn rollout(
+        &self,
+        change: RolloutKind,
+        release: ReleaseNumber,
+        structure: Structure,
+        by: &Username,
+        now: Timestamp,
+    ) -> Rollout {
+        let app = &self.app.value;
+        Rollout {
+            schema: SCHEMA,
+            id: Uuid::new_v4(),
+            change,
+            release,
+            previous: app.active,
+            structure,
+            previous_structure: app.structure.clone(),
+            phase: RolloutPhase::Forward,
+            waiting: None,
+            by: by.clone(),
+            started: now,
+        }
+    }
+
+    /// The transaction that makes the next release and starts its rollout.
+    fn next_release(&self, next: Next, by: &Username, now: Timestamp) -> (Txn, Change) {
+        let name = &self.name;
+        let version = self.app.value.latest.next();
+        let release = Release {
+            schema: SCHEMA,
+            uuid: Uuid::new_v4(),
+            app: name.clone(),
+            owner: by.clone(),
+            version,
+            summary: next.summary,
+            config: next.config.uuid,
+            build: next.build.as_ref().map(|build| build.uuid),
+            created: now,
+        };
+        let mut app = App {
+            latest: version,
+            updated: now,
+            ..self.app.value.clone()
+        };
+        let mut txn = self
+            .compared()
+            .absent(&keys::release(name, version))
+            .put(&keys::release(name, version), &release);
+        if next.new_config {
+            txn = txn.put(&keys::config(name, next.config.uuid), &next.config);
+        }
+        if let Some(build) = next.build.as_ref().filter(|_| next.new_build) {
+            txn = txn.put(&keys::build(name, build.uuid), build);
+        }
+        // A release that is being rolled out when another takes over never succeeds.
+        if let Some(other) = self
+            .rollout
+            .as_ref()
+            .filter(|r| r.value.change == RolloutKind::Release)
+        {
+            let outcome = Outcome {
+                result: OutcomeResult::Superseded,
+                reason: Some(format!("superseded by {version}")),
+                ..succeeded(other.value.release, now)
+            };
+            txn = txn.put(&keys::outcome(name, other.value.release), &outcome);
+        }
+        let rollout = if next.build.is_some() {
+            let rollout = self.rollout(RolloutKind::Release, version, next.structure, by, now);
+            txn = txn.put(&keys::rollout(name), &rollout);
+            Some(rollout.id)
+        } else {
+            // Nothing runs before the first build: the release is active at once.
+            app.active = version;
+            txn = txn.put(&keys::outcome(name, version), &succeeded(version, now));
+            None
+        };
+        (
+            txn.put(&keys::app(name), &app),
+            Change {
+                release: version,
+                rollout,
+            },
+        )
+    }
+}
+
+/// Sets config variables, limits and tags: a new release on the active one's config.
+///
+/// # Errors
+/// When another change is in progress, a value can't be opened, or the store fails.
+pub async fn set_config(
+    store: &Store,
+    key: &ClusterKey,
+    name: &AppName,
+    by: &Username,
+    change: &ConfigChange,
+) -> Result<Change, OpsError> {
+    commit(store, name, by, Policy::Wait, Wish::Config(key, change)).await
+}
+
+/// Makes a build the next release. Queues behind another change, and says so.
+///
+/// # Errors
+/// When the queue is too long, or the store fails.
+pub async fn deploy(
+    store: &Store,
+    name: &AppName,
+    by: &Username,
+    new: &NewBuild,
+    say: &mut (dyn FnMut(&str) + Send),
+) -> Result<Change, OpsError> {
+    commit(store, name, by, Policy::Queue(say), Wish::Deploy(new)).await
+}
+
+/// The first seven digits of a commit.
+fn short(sha: &str) -> &str {
+    sha.get(..7).unwrap_or(sha)
+}
+
+/// Goes back to a release, or to the last one that succeeded: a new release with the old build and
+/// config. Takes over from a change in progress.
+///
+/// # Errors
+/// When there is nothing to go back to, or the store fails.
+pub async fn rollback(
+    store: &Store,
+    name: &AppName,
+    by: &Username,
+    to: Option<ReleaseNumber>,
+) -> Result<Change, OpsError> {
+    commit(store, name, by, Policy::Supersede, Wish::Rollback(to)).await
+}
+
+/// Changes the wanted number of processes.
+///
+/// # Errors
+/// When there is no build, a type is unknown, another change is in progress, or the store fails.
+pub async fn scale(
+    store: &Store,
+    name: &AppName,
+    by: &Username,
+    wanted: &Structure,
+) -> Result<Change, OpsError> {
+    commit(store, name, by, Policy::Wait, Wish::Scale(wanted)).await
+}
+
+/// Replaces processes by their next incarnation, without a gap.
+///
+/// # Errors
+/// When there is no build, another change is in progress, or the store fails.
+pub async fn restart(
+    store: &Store,
+    name: &AppName,
+    by: &Username,
+    only: Option<&ProcessType>,
+    number: Option<u32>,
+) -> Result<Change, OpsError> {
+    commit(store, name, by, Policy::Wait, Wish::Restart(only, number)).await
+}

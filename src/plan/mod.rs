@@ -1,0 +1,29 @@
+//! Planning: what to do, decided purely from what is wanted and what is seen.
+//!
+//! Nothing here does IO, reads a clock or draws a random number: time and ids are arguments, and the
+//! answer is data (transactions to commit, actions to take, and a reason for each thing that waits).
+
+#[cfg(test)]
+mod actor_tests;
+#[cfg(test)]
+mod case_tests;
+pub mod fleet;
+#[cfg(test)]
+mod fleet_tests;
+pub mod hosts;
+#[cfg(test)]
+mod kv_tests;
+mod removal;
+pub mod rollout;
+pub mod round;
+pub mod routes;
+pub mod schedule;
+#[cfg(test)]
+mod sim_tests;
+mod standing;
+#[cfg(test)]
+mod story_tests;
+pub mod units;
+pub mod world;
+
+pub use world::World;

@@ -1,0 +1,435 @@
+//! What an app's processes should be, and the next step there: rollouts, repairs, removal.
+//!
+//! Level-triggered: a step looks at what is assigned, reported and acknowledged now, and never at
+//! what an earlier step meant to do; so a step repeated, or taken by the next leader, goes on where
+//! the last one stopped. A slot (`web.1`) has one *keeper*, the process that is to stay; whatever
+//! else fills the slot goes once the keeper serves.
+
+mod end;
+mod goal;
+mod place;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use goal::{Goal, Mode};
+use uuid::Uuid;
+
+use super::{
+    hosts::{HostMemory, Losses},
+    removal,
+    round::{Batch, Context, LazyPool, Memory, Plan},
+    standing::{Hold, Lag, Proc},
+    world::{AppView, World},
+};
+use crate::{model::*, store::Versioned};
+
+/// What a timer measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// All of a process's start.
+    Total(Uuid),
+    /// A process's start since its image is there.
+    Ready(Uuid),
+    /// Its agent's silence about it.
+    Unreported(Uuid),
+    /// Routers that don't have its address.
+    Applied(Uuid),
+    /// Routers that may have requests with it.
+    Drained(Uuid),
+    /// A free place for anything.
+    Place,
+}
+
+/// What the rounds remember of one app.
+#[derive(Debug, Default)]
+pub struct AppMemory {
+    /// Rollout and direction that the timers belong to.
+    of: Option<(Uuid, bool)>,
+    timers: BTreeMap<Timer, Duration>,
+    voiced: Option<Duration>,
+}
+
+/// The state of one step.
+struct Step<'s, 'w> {
+    world: &'w World,
+    app: &'s AppName,
+    view: &'w AppView,
+    record: &'w Versioned<App>,
+    losses: &'s Losses,
+    hosts: &'s HostMemory,
+    cx: &'s Context<'s>,
+    goal: Goal<'w>,
+    timers: BTreeMap<Timer, Duration>,
+    next_timers: BTreeMap<Timer, Duration>,
+    batch: Batch,
+    waiting: Vec<String>,
+    failure: Option<(String, Vec<String>)>,
+}
+
+/// Plans the next step of one app.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a round's parts, passed on as they are"
+)]
+pub(super) fn step(
+    world: &World,
+    app: &AppName,
+    view: &AppView,
+    losses: &Losses,
+    memory: &mut Memory,
+    cx: &Context<'_>,
+    pool: &mut LazyPool<'_>,
+    plan: &mut Plan,
+) {
+    if let Some(key) = view.unreadable.first() {
+        let why = world.unreadable().get(key).map_or("", String::as_str);
+        plan.wait(
+            app.as_str(),
+            format!("left alone: {key} can't be read ({why})"),
+        );
+        return;
+    }
+    let procs: Vec<Proc<'_>> = view
+        .placed
+        .iter()
+        .filter_map(|((name, machine), assignment)| {
+            Proc::of(
+                world,
+                name,
+                machine,
+                assignment,
+                losses.lost.contains(machine),
+            )
+        })
+        .collect();
+    let record = match &view.record {
+        Some(record) if !record.value.destroying => record,
+        _ => return removal::take_away(world, app, view, &procs, &memory.hosts, cx, plan),
+    };
+    let own = memory.apps.entry(app.clone()).or_default();
+    let goal = Goal::of(&record.value, view.rollout.as_ref());
+    let of = goal.id().map(|id| (id, goal.mode == Mode::Reverting));
+    if own.of != of {
+        *own = AppMemory {
+            of,
+            ..AppMemory::default()
+        };
+    }
+    let mut step = Step {
+        world,
+        app,
+        view,
+        record,
+        losses,
+        hosts: &memory.hosts,
+        cx,
+        goal,
+        timers: std::mem::take(&mut own.timers),
+        next_timers: BTreeMap::new(),
+        batch: Batch::default(),
+        waiting: Vec::new(),
+        failure: None,
+    };
+    step.one_offs(&procs);
+    let is_done = step.processes(&procs, pool, plan);
+    step.finish(is_done, own, plan);
+}
+
+impl<'w> Step<'_, 'w> {
+    /// How long this has been going on, and a call when it has for `bound`.
+    fn waited(&mut self, timer: Timer, bound: Duration, plan: &mut Plan) -> bool {
+        let since = self.timers.get(&timer).copied().unwrap_or(self.cx.now);
+        self.next_timers.insert(timer, since);
+        let over = self.cx.now >= since + bound;
+        if !over {
+            plan.wake_at(since + bound);
+        }
+        over
+    }
+
+    fn lag(&self, proc: &Proc<'_>) -> Option<Lag> {
+        proc.lag(self.world, self.view, self.cx.policy.crash_restarts)
+    }
+
+    /// One-off processes: those on lost hosts are gone, those that have stopped are forgotten.
+    fn one_offs(&mut self, procs: &[Proc<'w>]) {
+        for proc in procs.iter().filter(|proc| proc.is_one_off()) {
+            if proc.lost {
+                removal::forget_lost(proc, self.view, &mut self.batch);
+            } else if proc.desired() == Desired::Stop {
+                removal::retire(proc, None, self.cx, &mut self.batch, &mut self.waiting);
+            }
+        }
+    }
+
+    /// Everything but one-offs; whether the goal is reached.
+    fn processes(&mut self, procs: &[Proc<'w>], pool: &mut LazyPool<'_>, plan: &mut Plan) -> bool {
+        let procs: Vec<Proc<'w>> = procs
+            .iter()
+            .filter(|proc| !proc.is_one_off())
+            .copied()
+            .collect();
+        let wanted = self.wanted(&procs);
+        let keepers = self.keepers(&procs, &wanted);
+        let kept = |proc: &Proc<'_>| {
+            keepers
+                .get(&proc.name.id())
+                .is_some_and(|keeper| same(keeper, proc))
+        };
+        let others: Vec<Proc<'w>> = procs.iter().filter(|proc| !kept(proc)).copied().collect();
+
+        let mut settled: BTreeSet<ProcessId> = BTreeSet::new();
+        let mut unsettled = 0;
+        for (slot, keeper) in &keepers {
+            if keeper.desired() == Desired::Drain {
+                self.put_desired(keeper, Desired::Run);
+            }
+            match self.lag(keeper) {
+                None => {
+                    settled.insert(slot.clone());
+                }
+                Some(lag) => {
+                    if self.mode() != Mode::Steady && self.is_overdue(keeper, &lag, plan) {
+                        // Going back can't fail: what doesn't get up again is kept as it is.
+                        settled.insert(slot.clone());
+                    } else if self.mode() == Mode::Reverting || self.goal.belongs(keeper) {
+                        unsettled += 1;
+                        self.waiting.push(say(keeper, &lag));
+                    }
+                }
+            }
+        }
+        let missing: Vec<&ProcessId> = wanted
+            .iter()
+            .filter(|slot| !keepers.contains_key(*slot))
+            .collect();
+        let missing_now = missing.len();
+        let all_settled = missing.is_empty() && unsettled == 0;
+
+        let room = self.room(&wanted, &keepers, &settled, &others);
+        let covered = self.place(&missing, room, &keepers, &others, pool, plan);
+        for proc in &others {
+            let slot = proc.name.id();
+            if proc.lost {
+                // Its replacement takes it along; or it is kept in case its host comes back first.
+                if !missing.contains(&&slot) || !self.is_replaceable(proc) {
+                    removal::forget_lost(proc, self.view, &mut self.batch);
+                } else if !covered.contains(&slot) {
+                    self.waiting
+                        .push(format!("{}: its host is lost", proc.label()));
+                }
+                continue;
+            }
+            if self.may_go(proc, &wanted, &settled, all_settled) {
+                self.retire(proc, plan);
+            }
+        }
+        missing_now == 0 && unsettled == 0 && others.is_empty() && self.failure.is_none()
+    }
+
+    const fn mode(&self) -> Mode {
+        self.goal.mode
+    }
+
+    fn wanted(&self, procs: &[Proc<'w>]) -> BTreeSet<ProcessId> {
+        let mut there: BTreeMap<&ProcessType, BTreeSet<u32>> = BTreeMap::new();
+        for proc in procs {
+            there
+                .entry(&proc.name.kind)
+                .or_default()
+                .insert(proc.name.number);
+        }
+        let none = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
+        for (kind, count) in self.goal.structure {
+            let numbers = self.goal.numbers(there.get(kind).unwrap_or(&none), *count);
+            wanted.extend(numbers.into_iter().map(|number| ProcessId {
+                kind: kind.clone(),
+                number,
+            }));
+        }
+        wanted
+    }
+
+    /// The process that is to stay, for each wanted slot that has one.
+    fn keepers(
+        &self,
+        procs: &[Proc<'w>],
+        wanted: &BTreeSet<ProcessId>,
+    ) -> BTreeMap<ProcessId, Proc<'w>> {
+        let mut best: BTreeMap<ProcessId, (_, Proc<'w>)> = BTreeMap::new();
+        for proc in procs {
+            let slot = proc.name.id();
+            let stays = wanted.contains(&slot)
+                && !proc.lost
+                && proc.desired() != Desired::Stop
+                && self.goal.is_current(proc);
+            if !stays {
+                continue;
+            }
+            let newcomer = self.mode() == Mode::Reverting && self.goal.belongs(proc);
+            let draining = proc.desired() == Desired::Drain;
+            let lags = self.lag(proc).is_some();
+            let rank = (
+                newcomer,
+                draining,
+                lags,
+                proc.name.incarnation,
+                proc.machine,
+            );
+            match best.get(&slot) {
+                Some((better, _)) if *better <= rank => {}
+                _ => {
+                    best.insert(slot, (rank, *proc));
+                }
+            }
+        }
+        best.into_iter()
+            .map(|(slot, (_, proc))| (slot, proc))
+            .collect()
+    }
+
+    /// Whether a keeper has had its time. Going forward that is the end of the rollout.
+    fn is_overdue(&mut self, proc: &Proc<'_>, lag: &Lag, plan: &mut Plan) -> bool {
+        if self.mode() == Mode::Forward && !self.goal.belongs(proc) {
+            return false;
+        }
+        let policy = self.cx.policy;
+        let uuid = proc.assignment.value.uuid;
+        let seconds = |bound: Duration| format!("within {} s", bound.as_secs());
+        let said = |reason: &Option<String>| {
+            reason
+                .as_ref()
+                .map_or(String::new(), |reason| format!(": {reason}"))
+        };
+        let total = self.waited(Timer::Total(uuid), policy.total, plan);
+        let (over, why, log) = match lag {
+            // Its replacement gets its own time.
+            Lag::HostAway => (false, String::new(), vec![]),
+            Lag::Broken { reason, log } => (true, reason.clone(), log.clone()),
+            Lag::Unreported => {
+                let over = self.waited(Timer::Unreported(uuid), policy.ready, plan);
+                let bound = seconds(policy.ready);
+                (
+                    over,
+                    format!("its agent didn't take it up {bound}; see deis-agent there"),
+                    vec![],
+                )
+            }
+            Lag::Preparing(reason) => {
+                let why = format!(
+                    "its image wasn't ready {}{}",
+                    seconds(policy.total),
+                    said(reason)
+                );
+                (total, why, vec![])
+            }
+            Lag::Starting(reason) => {
+                let over = self.waited(Timer::Ready(uuid), policy.ready, plan);
+                let log = proc
+                    .state()
+                    .map(|state| state.log.clone())
+                    .unwrap_or_default();
+                let why = format!(
+                    "it didn't get healthy {}{}",
+                    seconds(policy.ready),
+                    said(reason)
+                );
+                (over || total, why, log)
+            }
+            Lag::Routers(ips) => {
+                let over = self.waited(Timer::Applied(uuid), policy.router_silence, plan);
+                let bound = seconds(policy.router_silence);
+                let routers = ips.join(", ");
+                (
+                    over,
+                    format!("router {routers} didn't take its address {bound}"),
+                    vec![],
+                )
+            }
+        };
+        if over && self.mode() == Mode::Forward {
+            self.failure
+                .get_or_insert((format!("{}: {why}", proc.label()), log));
+        }
+        over
+    }
+
+    /// Whether a process that is not to stay may go now.
+    fn may_go(
+        &self,
+        proc: &Proc<'_>,
+        wanted: &BTreeSet<ProcessId>,
+        settled: &BTreeSet<ProcessId>,
+        all_settled: bool,
+    ) -> bool {
+        if proc.desired() == Desired::Stop {
+            return true;
+        }
+        let slot = proc.name.id();
+        let served = if wanted.contains(&slot) {
+            settled.contains(&slot)
+        } else {
+            all_settled
+        };
+        // What takes no traffic is missed by nobody; but a release that is to be gone back to is.
+        let useless = || self.lag(proc).is_some_and(|lag| lag != Lag::HostAway);
+        match self.mode() {
+            Mode::Steady => !wanted.contains(&slot) || served || useless(),
+            Mode::Reverting => served || useless(),
+            Mode::Forward => {
+                let previous = self.goal.rollout.map(|rollout| rollout.value.previous);
+                served || (Some(proc.name.release) != previous && useless())
+            }
+        }
+    }
+
+    fn put_desired(&mut self, proc: &Proc<'_>, desired: Desired) {
+        removal::put_desired(proc, desired, &mut self.batch);
+    }
+
+    /// The next step out for a process.
+    fn retire(&mut self, proc: &Proc<'w>, plan: &mut Plan) {
+        let hold = proc.hold(self.world, self.view, self.hosts);
+        if let Some(Hold::Routers(ips)) = &hold
+            && proc.desired() == Desired::Drain
+        {
+            let timer = Timer::Drained(proc.assignment.value.uuid);
+            if self.waited(timer, self.cx.policy.router_silence, plan) {
+                let silence = self.cx.policy.router_silence.as_secs();
+                self.waiting.push(format!(
+                    "{} stays up: router {} has not let go of it for {silence} s",
+                    proc.label(),
+                    ips.join(", "),
+                ));
+                return;
+            }
+        }
+        removal::retire(proc, hold, self.cx, &mut self.batch, &mut self.waiting);
+    }
+}
+
+fn same(one: &Proc<'_>, other: &Proc<'_>) -> bool {
+    one.name == other.name && one.machine == other.machine
+}
+
+/// What a keeper waits for, in words.
+fn say(proc: &Proc<'_>, lag: &Lag) -> String {
+    let because = |reason: &Option<String>| {
+        reason
+            .as_ref()
+            .map_or(String::new(), |reason| format!(" ({reason})"))
+    };
+    let what = match lag {
+        Lag::HostAway => "its host is away".to_owned(),
+        Lag::Unreported => "its agent has not taken it up yet".to_owned(),
+        Lag::Preparing(reason) => format!("its image is being prepared{}", because(reason)),
+        Lag::Starting(reason) => format!("starting{}", because(reason)),
+        Lag::Broken { reason, .. } => reason.clone(),
+        Lag::Routers(ips) => format!("router {} doesn't have its address yet", ips.join(", ")),
+    };
+    format!("{}: {what}", proc.label())
+}

@@ -1,0 +1,115 @@
+//! What a step comes to: steps, a failure, the end of the rollout, or words about the wait.
+
+use std::time::Duration;
+
+use super::{AppMemory, Step};
+use crate::{
+    model::*,
+    plan::round::{Plan, fenced},
+    store::{Txn, Versioned, keys},
+};
+
+/// Least time between two writes of what a rollout waits for.
+const VOICE: Duration = Duration::from_secs(1);
+
+impl Step<'_, '_> {
+    /// Commits what was found out: the failure, the end, the steps, or what is waited for.
+    pub(super) fn finish(mut self, is_done: bool, own: &mut AppMemory, plan: &mut Plan) {
+        own.timers = std::mem::take(&mut self.next_timers);
+        for why in &self.waiting {
+            plan.wait(self.app.as_str(), why.as_str());
+        }
+        let app = keys::app(self.app);
+        let key = keys::rollout(self.app);
+        let base = fenced(self.cx).unchanged(&app, self.record.mod_revision);
+        let Some(rollout) = self.goal.rollout else {
+            self.batch.pack(self.app.as_str(), &base.absent(&key), plan);
+            return;
+        };
+        let base = base.unchanged(&key, rollout.mod_revision);
+        let id = &rollout.value;
+        if let Some((reason, log)) = self.failure.take() {
+            let what = format!("rollout of {} is given up: {reason}", id.release);
+            let phase = RolloutPhase::Reverting { reason, log };
+            let next = Rollout {
+                phase,
+                waiting: None,
+                ..id.clone()
+            };
+            plan.act(self.app.as_str(), what, base.put(&key, &next));
+        } else if !self.batch.is_empty() {
+            self.batch.pack(self.app.as_str(), &base, plan);
+        } else if is_done {
+            let (what, txn) = self.end(rollout);
+            plan.act(self.app.as_str(), what, base.and(txn));
+        } else {
+            let waiting = summary(&self.waiting);
+            if waiting == id.waiting {
+                return;
+            }
+            let at = own.voiced.map_or(self.cx.now, |last| last + VOICE);
+            if self.cx.now < at {
+                plan.wake_at(at);
+                return;
+            }
+            own.voiced = Some(self.cx.now);
+            let next = Rollout {
+                waiting,
+                ..id.clone()
+            };
+            plan.act(self.app.as_str(), "waiting", base.put(&key, &next));
+        }
+    }
+
+    /// The end of a rollout, whichever way it went.
+    fn end(&self, rollout: &Versioned<Rollout>) -> (String, Txn) {
+        let rollout = &rollout.value;
+        let (result, reason, log) = match &rollout.phase {
+            RolloutPhase::Forward => (OutcomeResult::Succeeded, None, vec![]),
+            RolloutPhase::Reverting { reason, log } => {
+                (OutcomeResult::Failed, Some(reason.clone()), log.clone())
+            }
+        };
+        let app = App {
+            active: self.goal.release,
+            structure: self.goal.structure.clone(),
+            updated: self.cx.wall,
+            last_rollout: Some(RolloutEnd {
+                id: rollout.id,
+                result,
+                reason: reason.clone(),
+            }),
+            ..self.record.value.clone()
+        };
+        let mut txn = Txn::new()
+            .put(&keys::app(self.app), &app)
+            .delete(&keys::rollout(self.app));
+        let version = rollout.release;
+        if rollout.change == RolloutKind::Release && !self.view.outcomes.contains(&version) {
+            let finished = self.cx.wall;
+            let outcome = Outcome {
+                schema: SCHEMA,
+                version,
+                result,
+                reason,
+                log,
+                finished,
+            };
+            let key = keys::outcome(self.app, version);
+            txn = txn.absent(&key).put(&key, &outcome);
+        }
+        (
+            format!("rollout of {version} has {result:?}").to_lowercase(),
+            txn,
+        )
+    }
+}
+
+/// One line for people out of all reasons.
+fn summary(waiting: &[String]) -> Option<String> {
+    let (first, rest) = waiting.split_first()?;
+    Some(match rest.len() {
+        0 => first.clone(),
+        more => format!("{first}; and {more} more"),
+    })
+}

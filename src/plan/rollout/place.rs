@@ -1,0 +1,163 @@
+//! New processes: how many may be under way, where they go, and what they take along.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Mode, Step, Timer};
+use crate::{
+    model::*,
+    plan::{
+        removal,
+        round::{LazyPool, Plan, is_usable},
+        schedule::Wanted,
+        standing::Proc,
+        world::Needs,
+    },
+    store::{Txn, keys},
+};
+
+impl<'w> Step<'_, 'w> {
+    /// How many more processes may be put in flight now.
+    pub(super) fn room(
+        &self,
+        wanted: &BTreeSet<ProcessId>,
+        keepers: &BTreeMap<ProcessId, Proc<'w>>,
+        settled: &BTreeSet<ProcessId>,
+        others: &[Proc<'w>],
+    ) -> usize {
+        if self.mode() != Mode::Forward {
+            return usize::MAX;
+        }
+        let leaving: BTreeSet<ProcessId> = others.iter().map(|proc| proc.name.id()).collect();
+        let in_flight = keepers
+            .iter()
+            .filter(|(slot, keeper)| {
+                self.goal.belongs(keeper) && (!settled.contains(*slot) || leaving.contains(*slot))
+            })
+            .count();
+        let share = (wanted.len() * self.cx.policy.surge_percent).div_ceil(100);
+        self.cx.policy.surge.max(share).saturating_sub(in_flight)
+    }
+
+    /// Whether a lost process is what the goal wants: then its replacement takes it along.
+    pub(super) fn is_replaceable(&self, proc: &Proc<'_>) -> bool {
+        proc.desired() == Desired::Run && self.goal.is_current(proc)
+    }
+
+    /// Places processes into missing slots; gives the slots that got one.
+    pub(super) fn place(
+        &mut self,
+        missing: &[&ProcessId],
+        room: usize,
+        keepers: &BTreeMap<ProcessId, Proc<'w>>,
+        others: &[Proc<'w>],
+        pool: &mut LazyPool<'_>,
+        plan: &mut Plan,
+    ) -> BTreeSet<ProcessId> {
+        let mut covered = BTreeSet::new();
+        if missing.is_empty() {
+            return covered;
+        }
+        let Some(needs) = self.view.needs(self.goal.release) else {
+            let why = format!(
+                "release {} or its config is not in the store",
+                self.goal.release
+            );
+            if self.mode() == Mode::Forward {
+                self.failure.get_or_insert((why.clone(), vec![]));
+            }
+            self.waiting.push(why);
+            return covered;
+        };
+        let mut by_kind: BTreeMap<&ProcessType, Vec<&ProcessId>> = BTreeMap::new();
+        for slot in missing.iter().take(room) {
+            by_kind.entry(&slot.kind).or_default().push(slot);
+        }
+        let mut short = None;
+        for (kind, slots) in by_kind {
+            let mut peers: BTreeMap<MachineId, u32> = BTreeMap::new();
+            for keeper in keepers.values().filter(|keeper| keeper.name.kind == *kind) {
+                *peers.entry(keeper.machine.clone()).or_default() += 1;
+            }
+            let memory_bytes = needs.memory_bytes(kind);
+            let wanted = Wanted {
+                memory_bytes,
+                tags: &needs.tags,
+                peers: &peers,
+            };
+            let hosts = pool.get().place(&wanted, slots.len());
+            if hosts.len() < slots.len() {
+                let why = pool.get().shortage(&wanted);
+                short = Some(format!("{}: {why}", slots[hosts.len()]));
+            }
+            for (slot, machine) in slots.into_iter().zip(hosts) {
+                if is_usable(self.world, self.losses, &machine) {
+                    self.put_new(slot, &machine, needs, others);
+                    covered.insert(slot.clone());
+                }
+            }
+        }
+        if let Some(why) = short {
+            // Nothing of ours is on its way that could make room: the rollout waits for others.
+            if self.mode() == Mode::Forward
+                && covered.is_empty()
+                && self.waited(Timer::Place, self.cx.policy.total, plan)
+            {
+                self.failure.get_or_insert((why.clone(), vec![]));
+            }
+            let olds = others.iter().any(|proc| !proc.lost);
+            let hint = if olds {
+                "; the old ones keep their places until new ones serve"
+            } else {
+                ""
+            };
+            self.waiting.push(format!("{why}{hint}"));
+        }
+        covered
+    }
+
+    /// A new process in a slot, in one transaction with the end of those it replaces on lost hosts.
+    fn put_new(
+        &mut self,
+        slot: &ProcessId,
+        machine: &MachineId,
+        needs: &Needs,
+        others: &[Proc<'w>],
+    ) {
+        let first = ProcessName::first(
+            self.app.clone(),
+            self.goal.release,
+            slot.kind.clone(),
+            slot.number,
+        );
+        let process = self.view.next_incarnation(first);
+        let key = keys::assignment(machine, &process.to_string());
+        let memory_bytes = needs.memory_bytes(&slot.kind);
+        let assignment = Assignment {
+            schema: SCHEMA,
+            uuid: (self.cx.new_id)(),
+            desired: Desired::Run,
+            work: Work::Process {
+                rollout: self.goal.id(),
+                memory_bytes,
+            },
+        };
+        let mut txn = Txn::new()
+            .absent(&key)
+            .present(&keys::machine(machine))
+            .put(&key, &assignment);
+        let mut what = format!("{process} to {}", self.host_name(machine));
+        let replaced = others
+            .iter()
+            .filter(|old| old.lost && old.name.id() == *slot && self.is_replaceable(old));
+        for old in replaced {
+            txn = txn.and(removal::forget(old, self.view));
+            what = format!("{what} instead of {}", old.label());
+        }
+        self.batch.add(what, txn);
+    }
+
+    fn host_name(&self, machine: &MachineId) -> String {
+        let view = self.world.hosts.get(machine);
+        view.map_or_else(|| machine.to_string(), |view| view.name(machine).to_owned())
+    }
+}

@@ -1,0 +1,298 @@
+//! What an agent has to do on its host: `plan(knowledge, wanted, seen, now) -> Plan`.
+//!
+//! Pure. The agent calls it after everything that happens and carries out what it says; what it says
+//! depends only on what is wanted and what is there, never on how it came to that. Rules:
+//! - A unit is adopted by the uuid in it. Neither an agent's restart nor another template is a reason
+//!   to touch a unit that runs.
+//! - Only fresh knowledge of the assignments stops anything. From the cache, units are only started.
+//! - An address is withdrawn before its process is stopped; a drain withdraws and does nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use uuid::Uuid;
+
+use crate::model::Desired;
+
+/// How far the assignments are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Not at all: the agent has just started.
+    Nothing,
+    /// From the host's own cache; etcd is away. They may be outdated.
+    Cached,
+    /// From etcd.
+    Live,
+}
+
+/// What kind of thing an assignment is about, as far as planning goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A process that is published to the routers.
+    Routable,
+    /// A process that is not.
+    Plain,
+    /// A one-off process: started once, and its end is reported.
+    Run,
+    /// A raw unit of the platform or an operator: started once, systemd does the rest.
+    Unit,
+}
+
+/// What the leader wants of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Identity of the assignment.
+    pub uuid: Uuid,
+    /// What is to become of it.
+    pub desired: Desired,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// How much of a unit runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Running {
+    /// Nothing.
+    No,
+    /// On its way up or down, or between two restarts.
+    Changing,
+    /// Up.
+    Up,
+}
+
+/// Whether the process's address stands in etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// A former life of the agent may have put it there.
+    Unknown,
+    /// It does not.
+    No,
+    /// It does.
+    Yes,
+}
+
+/// A task that is under way for a name; there is one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Busy {
+    /// Preparing and starting.
+    Starting,
+    /// The same, and told to leave off.
+    Cancelling,
+    /// Stopping and tidying.
+    Stopping,
+    /// Writing or removing the address.
+    Publishing,
+    /// Reporting the end of a one-off.
+    Reporting,
+}
+
+/// What is there under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The assignment whose files are there.
+    pub uuid: Uuid,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether its start has once succeeded (or it was found running).
+    pub started: bool,
+    /// How much of it runs.
+    pub running: Running,
+    /// The announcer's last word since the process came up; none yet.
+    pub healthy: Option<bool>,
+    /// Whether its address stands in etcd.
+    pub published: Published,
+    /// A one-off has ended and whoever waits for it knows.
+    pub reported: bool,
+    /// The task under way.
+    pub busy: Option<Busy>,
+    /// After a failure: no new attempt before this time.
+    pub retry_at: Option<Duration>,
+}
+
+/// Something to do for a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Prepare everything that the assignment needs, and start it.
+    Start,
+    /// Leave off the start that is under way.
+    Cancel,
+    /// Write its address.
+    Publish,
+    /// Remove its address.
+    Withdraw,
+    /// Stop its units, remove its files, forget it.
+    Stop,
+    /// Send a one-off's output and exit code to whoever waits.
+    Report,
+}
+
+/// Why nothing is done for a name although it is not as wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// A task is under way.
+    Task(Busy),
+    /// The last attempt failed: the next one comes at that time.
+    Retry(Duration),
+    /// systemd brings it up or takes it down.
+    Systemd,
+    /// The announcer has not yet said that it is healthy.
+    Healthy,
+    /// Only etcd can say whether it is to go, and that is away.
+    Etcd,
+    /// The one-off runs.
+    End,
+}
+
+/// What to do now, and what waits for what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// At most one action per name.
+    pub actions: BTreeMap<String, Action>,
+    /// Names that are not as wanted, and why nothing is done for them.
+    pub waiting: BTreeMap<String, Waiting>,
+}
+
+impl Plan {
+    /// When to plan again even if nothing happens.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Duration> {
+        let retries = self.waiting.values().filter_map(|waiting| match waiting {
+            Waiting::Retry(at) => Some(*at),
+            _ => None,
+        });
+        retries.min()
+    }
+}
+
+/// Decides what to do. `now` is on the same monotonic clock as `retry_at`.
+#[must_use]
+pub fn plan(
+    knowledge: Knowledge,
+    wanted: &BTreeMap<String, Wanted>,
+    seen: &BTreeMap<String, Seen>,
+    now: Duration,
+) -> Plan {
+    let mut plan = Plan::default();
+    if knowledge == Knowledge::Nothing {
+        return plan;
+    }
+    let names = wanted
+        .keys()
+        .chain(seen.keys().filter(|name| !wanted.contains_key(*name)));
+    for name in names {
+        match decide(knowledge, wanted.get(name), seen.get(name), now) {
+            Step::Nothing => {}
+            Step::Do(action) => {
+                plan.actions.insert(name.clone(), action);
+            }
+            Step::Wait(waiting) => {
+                plan.waiting.insert(name.clone(), waiting);
+            }
+        }
+    }
+    plan
+}
+
+enum Step {
+    Nothing,
+    Do(Action),
+    Wait(Waiting),
+}
+
+fn decide(
+    knowledge: Knowledge,
+    wanted: Option<&Wanted>,
+    seen: Option<&Seen>,
+    now: Duration,
+) -> Step {
+    let Some(seen) = seen else {
+        return match wanted {
+            Some(w) if w.desired == Desired::Run && may_start(knowledge, w.kind) => {
+                Step::Do(Action::Start)
+            }
+            Some(w) if w.desired == Desired::Run => Step::Wait(Waiting::Etcd),
+            // Draining or stopping what is not there is done already.
+            _ => Step::Nothing,
+        };
+    };
+    let mine = wanted.filter(|w| w.uuid == seen.uuid && w.desired != Desired::Stop);
+    let step = match mine {
+        None => leave(knowledge, seen),
+        Some(w) if w.kind == Kind::Run => run_once(knowledge, seen),
+        Some(w) => keep(knowledge, w, seen),
+    };
+    match (step, seen.busy, seen.retry_at) {
+        (Step::Do(Action::Stop | Action::Withdraw), Some(Busy::Starting), _) => {
+            Step::Do(Action::Cancel)
+        }
+        (Step::Do(_), Some(busy), _) => Step::Wait(Waiting::Task(busy)),
+        (Step::Do(_), None, Some(at)) if at > now => Step::Wait(Waiting::Retry(at)),
+        (step, _, _) => step,
+    }
+}
+
+/// Whether a start may be begun. One-offs never start from the cache: it might be for the second time.
+fn may_start(knowledge: Knowledge, kind: Kind) -> bool {
+    knowledge == Knowledge::Live || kind != Kind::Run
+}
+
+/// It has to go: first the address, then the process.
+fn leave(knowledge: Knowledge, seen: &Seen) -> Step {
+    if knowledge != Knowledge::Live {
+        return Step::Wait(Waiting::Etcd);
+    }
+    if seen.kind == Kind::Routable && seen.published != Published::No {
+        return Step::Do(Action::Withdraw);
+    }
+    Step::Do(Action::Stop)
+}
+
+fn run_once(knowledge: Knowledge, seen: &Seen) -> Step {
+    match (seen.started, seen.running, seen.reported) {
+        (_, _, true) => Step::Nothing,
+        (false, Running::No, _) if may_start(knowledge, Kind::Run) => Step::Do(Action::Start),
+        (true, Running::No, _) => Step::Do(Action::Report),
+        _ => Step::Wait(Waiting::End),
+    }
+}
+
+fn keep(knowledge: Knowledge, wanted: &Wanted, seen: &Seen) -> Step {
+    let run = wanted.desired == Desired::Run;
+    if wanted.kind == Kind::Routable {
+        let serves = run && seen.running == Running::Up && seen.healthy != Some(false);
+        match seen.published {
+            // No word yet after the agent's restart is no reason to take a serving process out.
+            Published::Yes | Published::Unknown if !serves && knowledge == Knowledge::Live => {
+                return Step::Do(Action::Withdraw);
+            }
+            // Without etcd, what is down is better started than waited for.
+            Published::Yes | Published::Unknown if !serves && seen.running != Running::No => {
+                return Step::Wait(Waiting::Etcd);
+            }
+            Published::No | Published::Unknown if serves && seen.healthy == Some(true) => {
+                return if knowledge == Knowledge::Live {
+                    Step::Do(Action::Publish)
+                } else {
+                    Step::Wait(Waiting::Etcd)
+                };
+            }
+            _ => {}
+        }
+    }
+    match (seen.running, wanted.kind) {
+        (Running::No, Kind::Unit) if seen.started => Step::Nothing,
+        (Running::No, _) if run => Step::Do(Action::Start),
+        (Running::No, _) => Step::Nothing,
+        (Running::Changing, _) => Step::Wait(Waiting::Systemd),
+        (Running::Up, Kind::Routable | Kind::Plain) if run && seen.healthy.is_none() => {
+            Step::Wait(Waiting::Healthy)
+        }
+        (Running::Up, Kind::Routable) if run && seen.published != Published::Yes => {
+            Step::Wait(Waiting::Healthy)
+        }
+        (Running::Up, _) => Step::Nothing,
+    }
+}
+
+#[cfg(test)]
+#[path = "units_tests.rs"]
+mod tests;

@@ -1,0 +1,225 @@
+//! What is known of one app and of one host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use crate::{model::*, store::Versioned};
+
+/// All that is known of one app.
+#[derive(Debug, Default)]
+pub struct AppView {
+    /// The app; none when it is gone while processes of it still are there.
+    pub record: Option<Versioned<App>>,
+    /// The change in progress.
+    pub rollout: Option<Versioned<Rollout>>,
+    /// Each release's config.
+    pub releases: BTreeMap<ReleaseNumber, Uuid>,
+    /// Releases whose outcome is written.
+    pub outcomes: BTreeSet<ReleaseNumber>,
+    /// What each config says about placement.
+    pub configs: BTreeMap<Uuid, Needs>,
+    /// Assigned processes, one-off ones included.
+    pub placed: BTreeMap<(ProcessName, MachineId), Versioned<Assignment>>,
+    /// Published processes with the revision of their address.
+    pub services: BTreeMap<ProcessName, Revision>,
+    /// Withdrawals that were seen, of processes that are still assigned.
+    pub withdrawn: BTreeMap<ProcessName, Withdrawal>,
+    /// On how many hosts each process is reported.
+    pub(super) reported: BTreeMap<ProcessName, u32>,
+    /// Keys of this app that can't be read: it is left alone while there are any.
+    pub unreadable: BTreeSet<String>,
+}
+
+/// An address that was seen to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// The revision of the address that went: a report of a withdrawal before it is out of date.
+    pub published: Revision,
+    /// The withdrawal's revision, or a later one when it was found by a resync.
+    pub seen: Revision,
+}
+
+/// What a config says about placement.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Needs {
+    memory: BTreeMap<ProcessType, u64>,
+    /// Labels that a host must have.
+    pub tags: BTreeMap<String, String>,
+}
+
+impl Needs {
+    /// Memory that a process of this type reserves, in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self, kind: &ProcessType) -> u64 {
+        self.memory
+            .get(kind)
+            .copied()
+            .unwrap_or(DEFAULT_MEMORY_BYTES)
+    }
+}
+
+impl From<Config> for Needs {
+    fn from(config: Config) -> Self {
+        let memory = config
+            .memory
+            .keys()
+            .map(|kind| (kind.clone(), config.memory_bytes(kind)));
+        Self {
+            memory: memory.collect(),
+            tags: config.tags.clone(),
+        }
+    }
+}
+
+impl AppView {
+    pub(super) fn is_empty(&self) -> bool {
+        self.record.is_none()
+            && self.rollout.is_none()
+            && self.releases.is_empty()
+            && self.outcomes.is_empty()
+            && self.configs.is_empty()
+            && self.placed.is_empty()
+            && self.services.is_empty()
+            && self.reported.is_empty()
+            && self.unreadable.is_empty()
+    }
+
+    /// What a release needs of a host; none when the release or its config is not known.
+    #[must_use]
+    pub fn needs(&self, release: ReleaseNumber) -> Option<&Needs> {
+        self.configs.get(self.releases.get(&release)?)
+    }
+
+    /// The lowest incarnation that nothing of the same name uses or ever left a trace of.
+    #[must_use]
+    pub fn next_incarnation(&self, process: ProcessName) -> ProcessName {
+        let same = |other: &ProcessName| {
+            other.release == process.release
+                && other.kind == process.kind
+                && other.number == process.number
+        };
+        let placed = self.placed.keys().map(|(name, _)| name);
+        let highest = placed
+            .chain(self.services.keys())
+            .chain(self.reported.keys())
+            .filter(|other| same(other))
+            .map(|other| other.incarnation)
+            .max();
+        let incarnation = highest.map_or(process.incarnation, |n| n.saturating_add(1));
+        ProcessName {
+            incarnation,
+            ..process
+        }
+    }
+}
+
+/// All that is known of one host.
+#[derive(Debug, Default)]
+pub struct HostView {
+    /// Its presence.
+    pub presence: Presence,
+    /// Its durable record.
+    pub record: Option<Versioned<HostRecord>>,
+    /// What it reports.
+    pub report: Report,
+    /// Units that are assigned to it.
+    pub units: BTreeMap<UnitFileName, Versioned<Assignment>>,
+    /// Processes that are assigned to it.
+    pub processes: BTreeSet<ProcessName>,
+    /// Memory that its processes reserve, in bytes.
+    pub reserved_bytes: u64,
+    /// An assignment or its durable record can't be read.
+    pub unreadable: BTreeSet<String>,
+}
+
+/// Whether a host is there.
+#[derive(Debug, Default)]
+pub enum Presence {
+    /// It holds no lease.
+    #[default]
+    Absent,
+    /// It is there.
+    Here(Box<Versioned<Machine>>),
+    /// It is there, but what it says can't be read: it gets nothing new.
+    Unreadable,
+}
+
+impl Presence {
+    /// Whether it holds no lease.
+    #[must_use]
+    pub const fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn machine(&self) -> Option<&Machine> {
+        match self {
+            Self::Here(machine) => Some(&machine.value),
+            Self::Absent | Self::Unreadable => None,
+        }
+    }
+}
+
+/// What a host reports.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Its processes by name, as read last; empty before its first report.
+    pub(super) processes: BTreeMap<String, ProcessState>,
+    /// What it says now can't be read.
+    pub(super) unreadable: bool,
+}
+
+/// What a host says of one assignment.
+#[derive(Debug, Clone, Copy)]
+pub enum Said<'w> {
+    /// This.
+    State(&'w ProcessState),
+    /// It does not have it: not yet, or no more.
+    Nothing,
+    /// Its report can't be read.
+    Unknown,
+}
+
+impl HostView {
+    pub(super) fn is_empty(&self) -> bool {
+        self.presence.is_absent()
+            && self.record.is_none()
+            && self.units.is_empty()
+            && self.processes.is_empty()
+            && self.unreadable.is_empty()
+            && self.report.processes.is_empty()
+            && !self.report.unreadable
+    }
+
+    /// What it says of the assignment with this uuid.
+    #[must_use]
+    pub fn said(&self, name: &str, uuid: Uuid) -> Said<'_> {
+        match self.report.processes.get(name) {
+            _ if self.report.unreadable => Said::Unknown,
+            Some(state) if state.uuid == uuid => Said::State(state),
+            Some(_) | None => Said::Nothing,
+        }
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name<'v>(&'v self, id: &'v MachineId) -> &'v str {
+        let record = self.record.as_ref().map(|record| &*record.value.hostname);
+        record
+            .or(self.presence.machine().map(|m| &*m.hostname))
+            .unwrap_or(id.as_str())
+    }
+}
+
+/// A router that is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterView {
+    /// Every change up to this revision is in its table.
+    pub applied: Revision,
+    /// No request holds a backend that was withdrawn up to this revision.
+    pub drained: Revision,
+    /// When its present registration was made.
+    pub create_revision: Revision,
+}

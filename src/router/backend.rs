@@ -1,0 +1,262 @@
+//! The run-time half of a backend: who holds it, its idle connections, and whether it is trusted.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyper::client::conn::http1::SendRequest;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::body::RequestBody;
+use crate::plan::routes::Endpoint;
+
+/// How long an idle upstream connection may live, reaper's pause included.
+pub const IDLE_MAX: Duration = Duration::from_secs(4);
+/// How often idle connections are looked through.
+pub const REAP_EVERY: Duration = Duration::from_secs(1);
+/// A request that can't be sent twice uses a connection only while it is this fresh: meanwhile the
+/// app may be about to close it, or its host may have gone without a word.
+const FRESH: Duration = Duration::from_millis(250);
+/// Idle connections kept per backend and worker.
+const IDLE_KEPT: usize = 64;
+/// A backend that can't be reached is left out for so long, times its failures in a row.
+const EJECT_FOR: Duration = Duration::from_secs(2);
+/// Failures in a row that are counted.
+const EJECT_TIMES: u32 = 5;
+
+/// A connection to a backend that can take a request.
+pub type Sender = SendRequest<RequestBody>;
+
+/// What a connection is used for. Each sort keeps to itself, because their sockets differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sort {
+    /// Requests without a body.
+    Heads,
+    /// Requests with a body.
+    Bodies,
+}
+
+/// Where a connection is kept while it is idle.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The worker that drives it.
+    pub worker: usize,
+    /// What it is used for.
+    pub sort: Sort,
+}
+
+impl Place {
+    const fn index(self) -> usize {
+        self.worker * 2 + self.sort as usize
+    }
+}
+
+struct Idle {
+    sender: Sender,
+    since: Instant,
+}
+
+/// One incarnation of a process's address.
+pub struct Backend {
+    endpoint: Endpoint,
+    /// Its process's name, for the access log.
+    name: String,
+    in_flight: AtomicUsize,
+    gone: AtomicBool,
+    /// Cancelled when it leaves the table: tunnels begin their last seconds.
+    pub(super) withdrawn: CancellationToken,
+    /// Cancelled when even the longest drain is over: its connections are cut.
+    pub(super) cut: CancellationToken,
+    released: Arc<Notify>,
+    failures: AtomicU32,
+    /// Milliseconds on the router's own clock.
+    ejected_until: AtomicU64,
+    /// One pool per place: a connection stays on the thread that drives it.
+    idle: Box<[Mutex<Vec<Idle>>]>,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Backend").field(&self.endpoint).finish()
+    }
+}
+
+impl Backend {
+    /// A backend that nobody uses yet; `released` is told when the last holder of a withdrawn one
+    /// is gone.
+    #[must_use]
+    pub fn new(endpoint: &Endpoint, workers: usize, released: Arc<Notify>) -> Self {
+        let name = endpoint.key.rsplit('/').next().unwrap_or_default();
+        Self {
+            endpoint: endpoint.clone(),
+            name: name.to_owned(),
+            in_flight: AtomicUsize::new(0),
+            gone: AtomicBool::new(false),
+            withdrawn: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            released,
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            idle: (0..workers * 2).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Its address and incarnation.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Its process's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Requests and tunnels that hold it.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Takes it for a request. Only under the table's lock: who withdraws it there sees every
+    /// holder.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        Held(Arc::clone(self))
+    }
+
+    /// It has left the table: idle connections close at once, tunnels begin their last seconds.
+    pub fn withdraw(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        for pool in &self.idle {
+            lock(pool).clear();
+        }
+        self.withdrawn.cancel();
+    }
+
+    /// Whether requests should go elsewhere for now.
+    #[must_use]
+    pub fn is_ejected(&self, now: u64) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > now
+    }
+
+    /// It could not be reached.
+    pub fn failed(&self, now: u64) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let pause = EJECT_FOR * failures.min(EJECT_TIMES);
+        let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.ejected_until.store(now + pause, Ordering::Relaxed);
+    }
+
+    /// It was reached.
+    pub fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejected_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// An idle connection, the one used last; a fresh one if the request can't be
+    /// sent twice.
+    #[must_use]
+    pub fn checkout(&self, place: Place, replayable: bool) -> Option<Sender> {
+        let oldest = if replayable { IDLE_MAX } else { FRESH };
+        let mut pool = lock(&self.idle[place.index()]);
+        while let Some(idle) = pool.pop() {
+            if idle.since.elapsed() > oldest {
+                // The others are older still.
+                if replayable {
+                    pool.clear();
+                } else {
+                    pool.push(idle);
+                }
+                return None;
+            }
+            if idle.sender.is_ready() {
+                return Some(idle.sender);
+            }
+        }
+        None
+    }
+
+    /// Gives a connection back when its answer has been read.
+    pub fn give_back(self: &Arc<Self>, place: Place, sender: Sender) {
+        if sender.is_closed() || self.gone.load(Ordering::SeqCst) {
+            return;
+        }
+        if sender.is_ready() {
+            return self.keep(place, sender);
+        }
+        // The request's last bytes may still be on their way: wait for that, not for long.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let backend = Arc::clone(self);
+        runtime.spawn(async move {
+            let mut sender = sender;
+            let ready = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await;
+            if matches!(ready, Ok(Ok(()))) {
+                backend.keep(place, sender);
+            }
+        });
+    }
+
+    fn keep(&self, place: Place, sender: Sender) {
+        let mut pool = lock(&self.idle[place.index()]);
+        // Looked at under the lock: `withdraw` sets it before it clears.
+        if self.gone.load(Ordering::SeqCst) || pool.len() >= IDLE_KEPT {
+            return;
+        }
+        pool.push(Idle {
+            sender,
+            since: Instant::now(),
+        });
+    }
+
+    /// Closes connections that would grow too old before the next look.
+    pub fn reap(&self) {
+        let now = Instant::now();
+        for pool in &self.idle {
+            lock(pool).retain(|idle| {
+                !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_MAX - REAP_EVERY
+            });
+        }
+    }
+
+    /// Drops the idle connections there: one of them turned out to be dead.
+    pub fn drop_idle(&self, place: Place) {
+        lock(&self.idle[place.index()]).clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is in there stays usable whatever panicked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request's hold on a backend; dropped when the request is over.
+#[derive(Debug)]
+pub struct Held(Arc<Backend>);
+
+impl std::ops::Deref for Held {
+    type Target = Arc<Backend>;
+    fn deref(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let before = self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.0.gone.load(Ordering::SeqCst) {
+            self.0.released.notify_one();
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One request and its answer, from its head to its last byte: what is held, measured and logged.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use http::{HeaderValue, Method, StatusCode, Uri};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{
+    backend::{Backend, Held, Place, Sender},
+    metrics::Metrics,
+};
+
+/// What becomes one line of the access log when it is dropped.
+#[derive(Debug)]
+pub struct Exchange {
+    metrics: Arc<Metrics>,
+    started: Instant,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    /// Its id, in the answer and for the backend.
+    pub id: HeaderValue,
+    /// The answer's status; the client went away if it stays empty.
+    pub status: Option<StatusCode>,
+    /// How often another connection was tried.
+    pub retries: u32,
+    bytes: u64,
+    error: Option<String>,
+    upstream: Option<Upstream>,
+    last: Option<Arc<Backend>>,
+}
+
+#[derive(Debug)]
+struct Upstream {
+    held: Held,
+    place: Place,
+    sender: Option<Sender>,
+}
+
+impl Exchange {
+    /// Begins with a request's head.
+    #[must_use]
+    pub fn new(
+        metrics: &Arc<Metrics>,
+        method: &Method,
+        uri: &Uri,
+        host: Option<&HeaderValue>,
+        id: HeaderValue,
+    ) -> Self {
+        metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self {
+            metrics: Arc::clone(metrics),
+            started: Instant::now(),
+            method: method.clone(),
+            uri: uri.clone(),
+            host: host.cloned(),
+            id,
+            status: None,
+            retries: 0,
+            bytes: 0,
+            error: None,
+            upstream: None,
+            last: None,
+        }
+    }
+
+    /// The backend answers: it is held, and its connection kept, until the body has passed.
+    pub fn answered(&mut self, held: Held, place: Place, sender: Option<Sender>) {
+        self.last = Some(Arc::clone(&held));
+        self.upstream = Some(Upstream {
+            held,
+            place,
+            sender,
+        });
+    }
+
+    /// A try at a backend failed.
+    pub fn tried(&mut self, backend: &Arc<Backend>, why: impl std::fmt::Display) {
+        self.retries += 1;
+        self.error = Some(why.to_string());
+        self.last = Some(Arc::clone(backend));
+        self.metrics.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tells when the backend that answers is withdrawn.
+    #[must_use]
+    pub fn withdrawn(&self) -> CancellationToken {
+        let upstream = self.upstream.as_ref();
+        upstream.map_or_else(CancellationToken::new, |up| up.held.withdrawn.clone())
+    }
+
+    /// So many bytes of the body have passed.
+    pub const fn passed(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// The answer broke off.
+    pub fn failed(&mut self, why: &impl std::fmt::Display) {
+        self.error = Some(why.to_string());
+        self.upstream = None;
+    }
+
+    /// The answer has been read to its end: the backend is free, its connection can be used again.
+    pub fn complete(&mut self) {
+        if let Some(Upstream {
+            held,
+            place,
+            sender: Some(sender),
+        }) = self.upstream.take()
+        {
+            held.give_back(place, sender);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let broken = self.upstream.take().is_some();
+        // 499: the client went away before there was an answer (nginx's number for it).
+        let status = self.status.map_or(499, |status| status.as_u16());
+        self.metrics.finished(status);
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(
+            target: "deis::access",
+            method = %self.method,
+            host = self.host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or("-"),
+            path = self.uri.path(),
+            status,
+            ms,
+            bytes = self.bytes,
+            backend = self.last.as_ref().map_or("-", |b| b.name()),
+            retries = self.retries,
+            id = self.id.to_str().unwrap_or("-"),
+            broken,
+            error = self.error.as_deref(),
+        );
+    }
+}

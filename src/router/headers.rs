@@ -1,0 +1,248 @@
+//! Which headers pass, and which are made here. No IO.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+};
+
+use super::live::random;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// Names a request, in logs on both sides.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Headers that are about one connection, besides those that `Connection` names.
+static HOP_BY_HOP: [HeaderName; 7] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-authenticate"),
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+];
+
+/// Whether a request's body is framed in a way that everybody reads alike. hyper has refused most
+/// of what is not (and lets `chunked` win over a length); codings besides `chunked` would be lost on
+/// the way, because the header that names them stays behind.
+#[must_use]
+pub fn is_framing_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Headers that `Connection` can't take away: what the message means depends on them.
+fn is_protected(name: &HeaderName) -> bool {
+    [
+        HOST,
+        http::header::CONTENT_LENGTH,
+        http::header::AUTHORIZATION,
+        http::header::COOKIE,
+        X_FORWARDED_FOR,
+        X_FORWARDED_PROTO,
+        X_FORWARDED_PORT,
+        X_REQUEST_ID,
+    ]
+    .contains(name)
+}
+
+/// Takes out what is about the connection that the message came over. Gives back the protocol that
+/// it asks (or agrees) to change to.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let mut upgrade = false;
+    if headers.contains_key(CONNECTION) {
+        let mut named: Vec<HeaderName> = Vec::new();
+        for value in headers.get_all(CONNECTION) {
+            for option in value.as_bytes().split(|b| *b == b',') {
+                match HeaderName::from_bytes(option.trim_ascii()) {
+                    Ok(name) if name == UPGRADE => upgrade = true,
+                    Ok(name) if !is_protected(&name) => named.push(name),
+                    _ => {}
+                }
+            }
+        }
+        headers.remove(CONNECTION);
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(UPGRADE).filter(|_| upgrade)
+}
+
+/// Says that the connection changes to another protocol.
+pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
+}
+
+/// Who the client is and how it came.
+#[derive(Debug, Clone)]
+pub struct Forwarded {
+    /// Its address.
+    pub client: HeaderValue,
+    /// `http` or `https`.
+    pub proto: HeaderValue,
+    /// The port that it came to.
+    pub port: HeaderValue,
+}
+
+/// Tells the backend who the client is. What proxies before us said stays in front.
+pub fn set_forwarded(headers: &mut HeaderMap, from: &Forwarded, id: &HeaderValue) {
+    let chain = join(headers.get_all(X_FORWARDED_FOR).iter(), &from.client);
+    headers.insert(
+        X_FORWARDED_FOR,
+        chain.unwrap_or_else(|| from.client.clone()),
+    );
+    headers.insert(X_FORWARDED_PROTO, from.proto.clone());
+    headers.insert(X_FORWARDED_PORT, from.port.clone());
+    headers.insert(X_REQUEST_ID, id.clone());
+    // Answered here, as soon as the backend wants the body.
+    headers.remove(EXPECT);
+}
+
+fn join<'v>(
+    before: impl Iterator<Item = &'v HeaderValue>,
+    last: &HeaderValue,
+) -> Option<HeaderValue> {
+    let mut text: Vec<u8> = Vec::new();
+    for value in before {
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b", ");
+    }
+    if text.is_empty() {
+        return None;
+    }
+    text.extend_from_slice(last.as_bytes());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+}
+
+/// The client's own id of the request if it is a harmless one, else a new one.
+#[must_use]
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let harmless = |id: &&HeaderValue| {
+        (1..=128).contains(&id.len())
+            && id
+                .as_bytes()
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
+    };
+    if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
+        return id.clone();
+    }
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let number = u128::from(random()) << 64 | u128::from(random());
+    let mut text = [0; 32];
+    for (at, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(number >> (at * 4)) as usize & 15];
+    }
+    HeaderValue::from_bytes(&text).expect("invariant: hexadecimal digits are a header value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(rows: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in rows {
+            map.append(
+                name.parse::<HeaderName>().expect("name"),
+                value.parse().expect("value"),
+            );
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_is_about_a_connection_stays_behind() {
+        let mut headers = map(&[
+            ("host", "a"),
+            ("accept", "*/*"),
+            ("connection", "keep-alive, X-Private"),
+            (
+                "connection",
+                "host, content-length, x-forwarded-for, not a name",
+            ),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("proxy-authorization", "x"),
+            ("upgrade", "h2c"),
+            ("content-length", "3"),
+        ]);
+        assert_eq!(
+            remove_hop_by_hop(&mut headers),
+            None,
+            "Connection names no upgrade"
+        );
+        assert_eq!(names(&headers), ["accept", "content-length", "host"]);
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        let mut headers = map(&[
+            ("connection", "Keep-Alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
+        let protocol = remove_hop_by_hop(&mut headers).expect("upgrade");
+        assert_eq!(protocol, "websocket");
+        assert!(headers.is_empty());
+        assert_eq!(
+            remove_hop_by_hop(&mut map(&[("connection", "upgrade")])),
+            None
+        );
+    }
+
+    #[test]
+    fn the_client_is_added_behind_earlier_proxies() {
+        let from = Forwarded {
+            client: HeaderValue::from_static("10.0.0.9"),
+            proto: HeaderValue::from_static("https"),
+            port: HeaderValue::from_static("443"),
+        };
+        let id = HeaderValue::from_static("1");
+        for (before, want) in [
+            (&[][..], "10.0.0.9"),
+            (&[("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4, 10.0.0.9"),
+            (
+                &[
+                    ("x-forwarded-for", "1.2.3.4, 5.6.7.8"),
+                    ("x-forwarded-for", "::1"),
+                ][..],
+                "1.2.3.4, 5.6.7.8, ::1, 10.0.0.9",
+            ),
+        ] {
+            let mut headers = map(before);
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("gopher"));
+            set_forwarded(&mut headers, &from, &id);
+            let values: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+            assert_eq!(values, [want]);
+            assert_eq!(headers[X_FORWARDED_PROTO], "https");
+        }
+    }
+
+    #[test]
+    fn request_ids() {
+        let given = |id| request_id(&map(&[("x-request-id", id)]));
+        assert_eq!(given("abc-123"), "abc-123");
+        assert_eq!(given("a b\"").len(), 32, "not a harmless one");
+        assert_eq!(given(&"x".repeat(129)).len(), 32, "too long");
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,194 @@
+//! The certificate of port 443: the operator's, else one that this router signs itself.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{process::Command, time::timeout};
+use tokio_rustls::TlsAcceptor;
+use tracing::info;
+
+use crate::model::DomainName;
+
+/// openssl has so long to make a certificate.
+const OPENSSL: Duration = Duration::from_secs(20);
+
+/// Why there is no HTTPS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read or written.
+    #[error("can't use {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is no PEM certificate or key.
+    #[error("{path} holds no PEM {what}")]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// Certificate and key don't go together.
+    #[error("the certificate in {path} can't be used with its key")]
+    Pair {
+        /// The certificate's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// No certificate could be made.
+    #[error(
+        "openssl can't make a self-signed certificate: {0}; put one into /etc/deis/router/tls.crt and tls.key"
+    )]
+    Openssl(String),
+}
+
+/// The certificate in `configured` (tls.crt, tls.key), else the self-signed one for the platform's
+/// domain in `state`, made if it is not there yet.
+///
+/// # Errors
+/// When neither can be used.
+pub async fn acceptor(
+    configured: &Path,
+    state: &Path,
+    domain: Option<&DomainName>,
+) -> Result<TlsAcceptor, TlsError> {
+    let (certificate, key) = (configured.join("tls.crt"), configured.join("tls.key"));
+    if certificate.exists() && key.exists() {
+        return load(&certificate, &key);
+    }
+    let name = domain.map_or("deis", |domain| domain.as_str());
+    let (certificate, key) = (
+        state.join(format!("self-signed-{name}.crt")),
+        state.join(format!("self-signed-{name}.key")),
+    );
+    // One that can't be read (a crash in the middle of writing) is made again.
+    if let Ok(acceptor) = load(&certificate, &key) {
+        return Ok(acceptor);
+    }
+    self_signed(name, &certificate, &key, state).await?;
+    info!(domain = name, "made a self-signed certificate for port 443");
+    load(&certificate, &key)
+}
+
+fn load(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let pem = |path: &Path, what| {
+        let path = path.to_owned();
+        move |source| TlsError::Pem { path, what, source }
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(pem(certificate, "certificate"))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(pem(key, "key"))?;
+    let pair = |source| TlsError::Pair {
+        path: certificate.to_owned(),
+        source,
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(pair)?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(pair)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Asks openssl for a certificate for `name` and `*.name`, good for ten years.
+async fn self_signed(
+    name: &str,
+    certificate: &Path,
+    key: &Path,
+    state: &Path,
+) -> Result<(), TlsError> {
+    let file = |source| TlsError::File {
+        path: state.to_owned(),
+        source,
+    };
+    // 0700: nobody sees the key while it is written.
+    let work = tempfile::tempdir_in(state).map_err(file)?;
+    let (new_certificate, new_key) = (work.path().join("crt"), work.path().join("key"));
+    let config = work.path().join("cnf");
+    std::fs::write(&config, openssl_config(name)).map_err(file)?;
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "3650"])
+        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .arg("-config")
+        .arg(&config)
+        .arg("-keyout")
+        .arg(&new_key)
+        .arg("-out")
+        .arg(&new_certificate)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = match timeout(OPENSSL, made).await {
+        Err(_) => return Err(TlsError::Openssl("it takes too long".to_owned())),
+        Ok(Err(error)) => return Err(TlsError::Openssl(error.to_string())),
+        Ok(Ok(output)) => output,
+    };
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(TlsError::Openssl(text));
+    }
+    // The key first: a certificate without its key would be of no use.
+    std::fs::rename(&new_key, key).map_err(file)?;
+    std::fs::rename(&new_certificate, certificate).map_err(file)
+}
+
+/// The distribution's own settings would make it a CA's certificate, which clients refuse.
+fn openssl_config(name: &str) -> String {
+    // X.509 allows 64 bytes there; nobody reads it any more.
+    let common_name = if name.len() <= 64 { name } else { "deis" };
+    format!(
+        "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = extensions\n\
+         [name]\nCN = {common_name}\n\
+         [extensions]\nsubjectAltName = DNS:{name}, DNS:*.{name}\n\
+         basicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\n\
+         extendedKeyUsage = serverAuth\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_self_signed_certificate_is_made_once_and_the_operators_comes_first() {
+        let state = tempfile::tempdir().expect("dir");
+        let configured = tempfile::tempdir().expect("dir");
+        let domain: DomainName = "example.com".parse().expect("domain");
+        let make = || acceptor(configured.path(), state.path(), Some(&domain));
+        make().await.expect("made");
+        let path = state.path().join("self-signed-example.com.crt");
+        let first = std::fs::read(&path).expect("certificate");
+        let key = path.with_extension("key");
+        let mode = std::fs::metadata(&key).expect("key").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "the key is for nobody else");
+        make().await.expect("again");
+        assert_eq!(std::fs::read(&path).expect("certificate"), first);
+
+        std::fs::write(configured.path().join("tls.crt"), "no PEM").expect("write");
+        std::fs::write(configured.path().join("tls.key"), "no PEM").expect("write");
+        let error = make().await.map(|_| ()).expect_err("the operator's is bad");
+        assert!(error.to_string().contains("tls.key"), "{error}");
+    }
+}

@@ -1,0 +1,63 @@
+//! Websockets and whatever else a connection changes into: bytes both ways, until one side ends it
+//! or its backend has been withdrawn for too long.
+
+use std::time::Duration;
+
+use http::Response;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    time::{sleep, timeout},
+};
+
+use super::{body::ReplyBody, exchange::Exchange, headers};
+
+/// How long a tunnel may outlive the withdrawal of its backend.
+pub const AFTER_WITHDRAWAL: Duration = Duration::from_secs(30);
+/// Both sides have agreed; so long may the change take.
+const CHANGE: Duration = Duration::from_secs(10);
+/// Buffer per direction.
+const BUFFER: usize = 16 << 10;
+
+/// Passes a `101 Switching Protocols` on and lets the bytes flow from then on. The exchange is over
+/// when they end.
+pub fn begin(
+    mut response: Response<Incoming>,
+    on_client: OnUpgrade,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
+    let on_backend = hyper::upgrade::on(&mut response);
+    let (mut parts, _) = response.into_parts();
+    if let Some(protocol) = headers::remove_hop_by_hop(&mut parts.headers) {
+        headers::set_upgrade(&mut parts.headers, protocol);
+    }
+    exchange.status = Some(parts.status);
+    tokio::spawn(tunnel(on_client, on_backend, exchange));
+    Response::from_parts(parts, ReplyBody::nothing())
+}
+
+async fn tunnel(on_client: OnUpgrade, on_backend: OnUpgrade, mut exchange: Exchange) {
+    let withdrawn = exchange.withdrawn();
+    let both = async { tokio::try_join!(on_client, on_backend) };
+    let (client, backend) = match timeout(CHANGE, both).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(error)) => return exchange.failed(&error),
+        Err(_) => return exchange.failed(&"the change of protocol took too long"),
+    };
+    let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+    let over = async {
+        withdrawn.cancelled().await;
+        sleep(AFTER_WITHDRAWAL).await;
+    };
+    tokio::select! {
+        ended = copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER) => match ended {
+            Ok((_, down)) => {
+                exchange.passed(usize::try_from(down).unwrap_or(usize::MAX));
+                exchange.complete();
+            }
+            Err(error) => exchange.failed(&error),
+        },
+        () = over => exchange.failed(&"closed: the process has been replaced"),
+    }
+}

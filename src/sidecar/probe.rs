@@ -1,0 +1,169 @@
+//! Asks a process whether it is there.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// A TCP connection must stand within this time.
+const CONNECT: Duration = Duration::from_millis(500);
+/// How long a connection is watched for being closed at once, as port forwarders in user space do
+/// when nobody listens behind them.
+const STAYS: Duration = Duration::from_millis(30);
+/// Bytes of an HTTP answer that are looked at.
+const HEAD: usize = 256;
+
+/// Whether something accepts connections at `address` and keeps them.
+///
+/// # Errors
+/// Why not, for people.
+pub fn tcp(address: SocketAddr) -> Result<(), String> {
+    let explain = |error: io::Error| format!("port {}: {}", address.port(), words(&error));
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(explain)?;
+    stream.set_read_timeout(Some(STAYS)).map_err(explain)?;
+    match stream.read(&mut [0; 1]) {
+        Ok(0) => Err(format!(
+            "port {}: closes each connection at once",
+            address.port()
+        )),
+        Ok(_) => Ok(()),
+        Err(error) if is_timeout(&error) => Ok(()),
+        Err(error) => Err(explain(error)),
+    }
+}
+
+/// Whether a GET of `path` is answered with 200 within `timeout`.
+///
+/// # Errors
+/// Why not, for people.
+pub fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), String> {
+    let explain = |error: io::Error| format!("GET {path}: {}", words(&error));
+    let deadline = Instant::now() + timeout;
+    let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(explain)?;
+    stream.set_write_timeout(Some(timeout)).map_err(explain)?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: deis-announcer\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).map_err(explain)?;
+    let mut head = Vec::new();
+    while head.len() < HEAD && !head.contains(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!(
+                "GET {path}: no answer within {} s",
+                timeout.as_secs_f32()
+            ));
+        }
+        stream.set_read_timeout(Some(left)).map_err(explain)?;
+        let mut chunk = [0; HEAD];
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => head.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(explain(error)),
+        }
+    }
+    match status(&head) {
+        Some(200) => Ok(()),
+        Some(other) => Err(format!("GET {path}: answered {other}, not 200")),
+        None => Err(format!("GET {path}: the answer is not HTTP")),
+    }
+}
+
+/// The status in the first line of an HTTP answer.
+fn status(head: &[u8]) -> Option<u16> {
+    let line = head.split(|b| *b == b'\n').next()?;
+    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    words.next().filter(|word| word.starts_with("HTTP/1."))?;
+    let code = words.next()?;
+    (code.len() == 3).then(|| code.parse().ok()).flatten()
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// An IO error without numbers.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => "no answer in time".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::TcpListener, thread};
+
+    /// Answers one connection with `answer` after having read a request, then closes.
+    fn serve_once(answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(answer);
+        });
+        address
+    }
+
+    #[test]
+    fn http_answers() {
+        let cases: &[(&[u8], Result<(), &str>)] = &[
+            (b"HTTP/1.1 200 OK\r\n\r\n", Ok(())),
+            (b"HTTP/1.0 200\r\n\r\n", Ok(())),
+            (
+                b"HTTP/1.1 503 Busy\r\n\r\n",
+                Err("GET /up: answered 503, not 200"),
+            ),
+            (
+                b"HTTP/1.1 301 Moved\r\n\r\n",
+                Err("GET /up: answered 301, not 200"),
+            ),
+            (b"SSH-2.0-x\r\n", Err("GET /up: the answer is not HTTP")),
+            (b"", Err("GET /up: the answer is not HTTP")),
+        ];
+        for (answer, want) in cases {
+            let got = http(serve_once(answer), "/up", Duration::from_secs(5));
+            assert_eq!(got, want.map_err(str::to_owned), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn http_silence_is_bounded() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let got = http(address, "/", Duration::from_millis(50));
+        assert_eq!(got, Err("GET /: no answer in time".to_owned()));
+    }
+
+    #[test]
+    fn tcp_needs_a_listener_that_keeps_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        assert_eq!(tcp(address), Ok(()), "open, and silent");
+        let (done, stop) = (listener.try_clone().expect("clone"), address);
+        let closer = thread::spawn(move || {
+            // The first connection is the one above.
+            for _ in 0..2 {
+                drop(done.accept());
+            }
+        });
+        assert!(
+            tcp(stop)
+                .expect_err("closed at once")
+                .contains("closes each connection")
+        );
+        closer.join().expect("closer");
+        drop(listener);
+        assert!(
+            tcp(address)
+                .expect_err("closed")
+                .contains("connection refused")
+        );
+    }
+}

@@ -1,0 +1,342 @@
+//! Leases that are kept, and keys that show who is there.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tracing::{info, warn};
+
+use super::{CommitError, Key, Store, StoreError, Txn, backend::Backend};
+use crate::model::{Record, Revision};
+
+/// A lease that is kept alive until it is dropped or lost.
+#[derive(Debug)]
+pub struct Lease {
+    id: i64,
+    state: watch::Receiver<LeaseState>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LeaseState {
+    /// Until then the server can't have ended it, by our own monotonic clock.
+    until: Instant,
+    /// The server says that it is gone.
+    lost: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Lease {
+    pub(super) async fn grant(
+        backend: Arc<dyn Backend>,
+        ttl: Duration,
+    ) -> Result<Self, StoreError> {
+        let asked = Instant::now();
+        let id = backend.grant(ttl).await?;
+        let (sender, state) = watch::channel(LeaseState {
+            until: asked + ttl,
+            lost: false,
+        });
+        let task = tokio::spawn(async move {
+            loop {
+                time::sleep(ttl / 3).await;
+                let asked = Instant::now();
+                match backend.keep_alive(id).await {
+                    Ok(true) => {
+                        sender.send_replace(LeaseState {
+                            until: asked + ttl,
+                            lost: false,
+                        });
+                    }
+                    Ok(false) => {
+                        sender.send_modify(|state| state.lost = true);
+                        return;
+                    }
+                    Err(error) => warn!(lease = id, %error, "lease not renewed, trying again"),
+                }
+            }
+        });
+        Ok(Self { id, state, task })
+    }
+
+    /// Its id, for `put_leased`.
+    #[must_use]
+    pub const fn id(&self) -> i64 {
+        self.id
+    }
+
+    /// Whether it still holds, by our own monotonic clock and never later than the server's.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        let state = *self.state.borrow();
+        !state.lost && Instant::now() < state.until
+    }
+
+    /// Waits until the server has said that it is gone. Cancel safe.
+    pub async fn lost(&self) {
+        let mut state = self.state.clone();
+        // The sender lives in the task, which ends only after it has said `lost`.
+        let _ = state.wait_for(|state| state.lost).await;
+    }
+}
+
+/// Why a presence can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PresenceError {
+    /// Somebody else is there under the same key.
+    #[error("{key} is taken by another that is alive: {other}; two of them can't be there at once")]
+    Taken {
+        /// The key.
+        key: String,
+        /// What it says.
+        other: String,
+    },
+    /// The store failed.
+    #[error("can't register {key}")]
+    Store {
+        /// The key.
+        key: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// A key that is there while we are: put under a lease of its own, and put again when that is lost.
+#[derive(Debug)]
+pub struct Presence<T> {
+    value: watch::Sender<T>,
+    status: watch::Receiver<Status>,
+    task: tokio::task::JoinHandle<()>,
+    store: Store,
+    key: Key<T>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Status {
+    /// The revision of our key, as put last.
+    revision: Revision,
+    lease: i64,
+    until: Option<Instant>,
+}
+
+impl<T> Drop for Presence<T> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
+    /// Registers `value` under `key` and keeps it there.
+    ///
+    /// A key that is there already is taken over when `ours` says that it is a former life of the
+    /// same thing; else its lease is given `ttl` + 2 s to run out.
+    ///
+    /// # Errors
+    /// When the key stays taken, or the store can't be reached.
+    pub async fn keep(
+        store: &Store,
+        key: Key<T>,
+        value: T,
+        ttl: Duration,
+        ours: impl Fn(&T) -> bool + Send + Sync + 'static,
+    ) -> Result<Self, PresenceError> {
+        let deadline = Instant::now() + ttl + Duration::from_secs(2);
+        let mut held = loop {
+            match register(store, &key, &value, ttl, &ours).await {
+                Err(PresenceError::Taken { .. }) if Instant::now() < deadline => {
+                    time::sleep(Duration::from_millis(250)).await;
+                }
+                result => break result?,
+            }
+        };
+        let (value, mut values) = watch::channel(value);
+        values.mark_unchanged();
+        let (sender, status) = watch::channel(held.status());
+        let task = tokio::spawn({
+            let (store, key) = (store.clone(), key.clone());
+            async move {
+                let mut state = held.lease.state.clone();
+                loop {
+                    tokio::select! {
+                        () = held.lease.lost() => {
+                            warn!(%key, "presence lost, registering again");
+                            held = reregister(&store, &key, &mut values, ttl, &ours).await;
+                            state = held.lease.state.clone();
+                        }
+                        changed = values.changed() => {
+                            if changed.is_err() {
+                                return;
+                            }
+                            let value = values.borrow_and_update().clone();
+                            match held.put(&store, &key, &value).await {
+                                Ok(()) => {}
+                                Err(error) => {
+                                    warn!(%key, %error, "presence not updated, trying again");
+                                    time::sleep(Duration::from_millis(200)).await;
+                                    values.mark_changed();
+                                }
+                            }
+                        }
+                        changed = state.changed() => if changed.is_err() {
+                            // The keeper has ended: `lost` will say so.
+                            held.lease.lost().await;
+                        },
+                    }
+                    sender.send_replace(held.status());
+                }
+            }
+        });
+        Ok(Self {
+            value,
+            status,
+            task,
+            store: store.clone(),
+            key,
+        })
+    }
+
+    /// Changes what the key says; writes are coalesced, the last value wins.
+    pub fn update(&self, change: impl FnOnce(&mut T)) {
+        self.value.send_modify(change);
+    }
+
+    /// Revision of the key's last write: what is read at or after it has seen the registration.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.status.borrow().revision
+    }
+
+    /// The lease that it hangs on at this moment.
+    #[must_use]
+    pub fn lease(&self) -> i64 {
+        self.status.borrow().lease
+    }
+
+    /// Whether the lease still holds by our own monotonic clock.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        self.status
+            .borrow()
+            .until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Takes the key away at once: a clean goodbye. Best effort: the lease ends it anyway.
+    pub async fn leave(self) {
+        self.task.abort();
+        let lease = self.lease();
+        let _ = time::timeout(Duration::from_secs(2), self.store.backend.revoke(lease)).await;
+        info!(key = %self.key, "presence withdrawn");
+    }
+}
+
+struct Held {
+    lease: Lease,
+    revision: Revision,
+    create_revision: Revision,
+}
+
+impl Held {
+    fn status(&self) -> Status {
+        let state = *self.lease.state.borrow();
+        Status {
+            revision: self.revision,
+            lease: self.lease.id,
+            until: (!state.lost).then_some(state.until),
+        }
+    }
+
+    async fn put<T: Record>(
+        &mut self,
+        store: &Store,
+        key: &Key<T>,
+        value: &T,
+    ) -> Result<(), CommitError> {
+        let txn =
+            Txn::new()
+                .created_at(key, self.create_revision)
+                .put_leased(key, value, self.lease.id);
+        self.revision = store.commit(txn).await?;
+        Ok(())
+    }
+}
+
+async fn register<T: Record + Clone>(
+    store: &Store,
+    key: &Key<T>,
+    value: &T,
+    ttl: Duration,
+    ours: &(impl Fn(&T) -> bool + Send + Sync),
+) -> Result<Held, PresenceError> {
+    let failed = |source| PresenceError::Store {
+        key: key.to_string(),
+        source,
+    };
+    let lease = store.lease(ttl).await.map_err(failed)?;
+    for _ in 0..3 {
+        let there = store.get(key).await.map_err(failed)?;
+        let txn = match &there {
+            None => Txn::new().absent(key),
+            Some(there) if ours(&there.value) => {
+                Txn::new().unchanged(key, there.mod_revision).delete(key)
+            }
+            Some(there) => {
+                let other = String::from_utf8_lossy(&there.value.encode()).into_owned();
+                let _ = store.backend.revoke(lease.id).await;
+                return Err(PresenceError::Taken {
+                    key: key.to_string(),
+                    other,
+                });
+            }
+        };
+        // A former life's key is removed first: its successor has to be a new creation, or whoever
+        // compares create_revision would take the two for one.
+        let taking_over = there.is_some();
+        let txn = if taking_over {
+            txn
+        } else {
+            txn.put_leased(key, value, lease.id)
+        };
+        match store.commit(txn).await {
+            Ok(revision) if !taking_over => {
+                return Ok(Held {
+                    lease,
+                    revision,
+                    create_revision: revision,
+                });
+            }
+            Ok(_) | Err(CommitError::Conflict) => {}
+            Err(CommitError::Store(source)) => return Err(failed(source)),
+        }
+    }
+    let reason = "the key changes with each try".to_owned();
+    Err(failed(StoreError::Refused(reason)))
+}
+
+/// Registers again, for as long as it takes.
+async fn reregister<T: Record + Clone>(
+    store: &Store,
+    key: &Key<T>,
+    values: &mut watch::Receiver<T>,
+    ttl: Duration,
+    ours: &(impl Fn(&T) -> bool + Send + Sync),
+) -> Held {
+    loop {
+        let value = values.borrow_and_update().clone();
+        match register(store, key, &value, ttl, ours).await {
+            Ok(held) => return held,
+            Err(error) => {
+                warn!(%key, error = &error as &dyn std::error::Error, "can't register, trying again");
+                time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The real service manager: one connection, signals, jobs that end or time out.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time,
+};
+use tracing::{info, warn};
+use zbus::{Connection, MatchRule, MessageStream, message};
+
+use super::{
+    Inbox, UnitError, UnitStatus, Units,
+    proxies::{self, ManagerProxy},
+    signals::{self, Properties, Signal},
+};
+
+/// How long a method call may take: PID 1 answers in milliseconds, or is reloading.
+const CALL_LIMIT: Duration = Duration::from_secs(25);
+/// How long a start may take: the units' own TimeoutStartSec= is 90 s.
+const START_LIMIT: Duration = Duration::from_secs(100);
+/// How long a stop may take: an operator's unit has systemd's default of 90 s.
+const STOP_LIMIT: Duration = Duration::from_secs(100);
+/// Jobs in flight at once.
+const JOBS_MAX: usize = 16;
+/// Results of jobs kept for a caller that asks a moment later.
+const RESULTS_KEPT: usize = 256;
+/// Longest pause between two tries to reach the bus.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// systemd over D-Bus; clones share the one connection.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    shared: Arc<Shared>,
+    connection: watch::Receiver<Option<Connection>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inbox: Inbox,
+    jobs: Mutex<Jobs>,
+    slots: Semaphore,
+}
+
+/// Who waits for which job. A result may come before its caller has learnt the job's path, so the
+/// last ones are kept.
+#[derive(Debug, Default)]
+struct Jobs {
+    waiting: HashMap<String, oneshot::Sender<String>>,
+    done: VecDeque<(String, String)>,
+}
+
+impl Jobs {
+    fn wait(&mut self, path: &str) -> oneshot::Receiver<String> {
+        let (sender, receiver) = oneshot::channel();
+        if let Some((_, result)) = self.done.iter().find(|(done, _)| done == path) {
+            let _ = sender.send(result.clone());
+        } else {
+            self.waiting.insert(path.to_owned(), sender);
+        }
+        receiver
+    }
+
+    fn finish(&mut self, path: String, result: String) {
+        if let Some(waiter) = self.waiting.remove(&path) {
+            let _ = waiter.send(result);
+            return;
+        }
+        if self.done.len() == RESULTS_KEPT {
+            self.done.pop_front();
+        }
+        self.done.push_back((path, result));
+    }
+}
+
+impl Systemd {
+    /// Connects, and keeps connected for as long as the value lives.
+    ///
+    /// # Errors
+    /// When the bus can't be reached at the start.
+    pub async fn connect() -> Result<Self, zbus::Error> {
+        let (connection, streams) = open().await?;
+        let shared = Arc::new(Shared {
+            inbox: Inbox::default(),
+            jobs: Mutex::default(),
+            slots: Semaphore::new(JOBS_MAX),
+        });
+        let (sender, receiver) = watch::channel(Some(connection));
+        tokio::spawn(listen(shared.clone(), sender, streams));
+        Ok(Self {
+            shared,
+            connection: receiver,
+        })
+    }
+
+    async fn manager(&self) -> Result<(Connection, ManagerProxy<'static>), UnitError> {
+        let connection = self.connection.borrow().clone().ok_or(UnitError::NoBus)?;
+        let proxy = ManagerProxy::builder(&connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await
+            .map_err(|_| UnitError::NoBus)?;
+        Ok((connection, proxy))
+    }
+
+    /// Waits for the end of a job; a job whose end was missed is judged by `is_there`, which reads the
+    /// unit's state.
+    async fn job(
+        &self,
+        call: &'static str,
+        unit: &str,
+        path: &str,
+        limit: Duration,
+        up: bool,
+    ) -> Result<(), UnitError> {
+        let waiter = self
+            .shared
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wait(path);
+        let result = time::timeout(limit, waiter).await;
+        match result {
+            Ok(Ok(result)) if result == "done" || (up && result == "skipped") => Ok(()),
+            Ok(Ok(result)) => Err(UnitError::Job {
+                call,
+                unit: unit.to_owned(),
+                result,
+            }),
+            Ok(Err(_)) | Err(_) => {
+                self.shared
+                    .jobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .waiting
+                    .remove(path);
+                let status = self.status(unit).await?;
+                if (status.active == super::Active::Active) == up {
+                    return Ok(());
+                }
+                Err(UnitError::Timeout {
+                    call,
+                    unit: unit.to_owned(),
+                    limit,
+                })
+            }
+        }
+    }
+
+    async fn properties(
+        &self,
+        connection: &Connection,
+        unit: &str,
+        interface: &str,
+    ) -> Result<Properties, UnitError> {
+        let path = proxies::unit_path(unit);
+        let body = (interface,);
+        let call = connection.call_method(
+            Some(proxies::SERVICE),
+            path.as_str(),
+            Some(proxies::PROPERTIES),
+            "GetAll",
+            &body,
+        );
+        let reply = bounded("GetAll", unit, call).await?;
+        reply
+            .body()
+            .deserialize()
+            .map_err(|error| UnitError::Refused {
+                call: "GetAll",
+                unit: unit.to_owned(),
+                reason: error.to_string(),
+            })
+    }
+}
+
+/// Puts a bound on a method call and words its error.
+async fn bounded<T>(
+    call: &'static str,
+    unit: &str,
+    work: impl Future<Output = zbus::Result<T>>,
+) -> Result<T, UnitError> {
+    match time::timeout(CALL_LIMIT, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(zbus::Error::InputOutput(_))) => Err(UnitError::NoBus),
+        Ok(Err(error)) => Err(UnitError::Refused {
+            call,
+            unit: unit.to_owned(),
+            reason: error.to_string(),
+        }),
+        Err(_) => Err(UnitError::Timeout {
+            call,
+            unit: unit.to_owned(),
+            limit: CALL_LIMIT,
+        }),
+    }
+}
+
+/// Whether systemd says that it knows no such unit.
+fn is_unknown(error: &UnitError) -> bool {
+    matches!(error, UnitError::Refused { reason, .. } if reason.contains("NoSuchUnit") || reason.contains("UnknownObject"))
+}
+
+impl Units for Systemd {
+    async fn start(&self, unit: &str) -> Result<(), UnitError> {
+        let _slot = self.shared.slots.acquire().await;
+        let (_, manager) = self.manager().await?;
+        if self.status(unit).await?.needs_reload {
+            return Err(UnitError::OtherText {
+                unit: unit.to_owned(),
+            });
+        }
+        let path = bounded("start", unit, manager.start_unit(unit, "replace")).await?;
+        self.job("start", unit, path.as_str(), START_LIMIT, true)
+            .await
+    }
+
+    async fn stop(&self, unit: &str) -> Result<(), UnitError> {
+        // Stops wait for nobody: a host full of slow starts must still be able to stop something.
+        let (_, manager) = self.manager().await?;
+        match bounded("stop", unit, manager.stop_unit(unit, "replace")).await {
+            Ok(path) => {
+                self.job("stop", unit, path.as_str(), STOP_LIMIT, false)
+                    .await
+            }
+            Err(error) if is_unknown(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        let (connection, manager) = self.manager().await?;
+        // GetUnit first: asking an unknown path for its properties would load the unit.
+        match bounded("GetUnit", unit, manager.get_unit(unit)).await {
+            Ok(_) => {}
+            Err(error) if is_unknown(&error) => return Ok(UnitStatus::default()),
+            Err(error) => return Err(error),
+        }
+        let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
+        let mut status = UnitStatus {
+            active: signals::activity(&of_unit).unwrap_or_default(),
+            needs_reload: of_unit
+                .get("NeedDaemonReload")
+                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
+            ..UnitStatus::default()
+        };
+        if unit.ends_with(".service") {
+            let of_service = self
+                .properties(&connection, unit, proxies::SERVICE_UNIT)
+                .await?;
+            let (exit, restarts) = signals::service(&of_service);
+            status.exit = exit.unwrap_or_default();
+            status.restarts = restarts.unwrap_or_default();
+        }
+        Ok(status)
+    }
+
+    async fn reload(&self) -> Result<(), UnitError> {
+        let (_, manager) = self.manager().await?;
+        bounded("reload", "systemd", manager.reload()).await
+    }
+
+    async fn reset_failed(&self, unit: &str) -> Result<(), UnitError> {
+        let (_, manager) = self.manager().await?;
+        match bounded("reset-failed", unit, manager.reset_failed_unit(unit)).await {
+            Err(error) if is_unknown(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.shared.inbox
+    }
+}
+
+/// The signals that we listen to.
+struct Streams {
+    jobs: MessageStream,
+    removed: MessageStream,
+    properties: MessageStream,
+}
+
+async fn open() -> Result<(Connection, Streams), zbus::Error> {
+    let connection = Connection::system().await?;
+    let manager_signal = |member: &'static str| -> Result<MatchRule<'static>, zbus::Error> {
+        MatchRule::builder()
+            .msg_type(message::Type::Signal)
+            .sender(proxies::SERVICE)
+            .path(proxies::MANAGER_PATH)
+            .interface(proxies::MANAGER)
+            .member(member)
+            .build()
+    };
+    let properties = MatchRule::builder()
+        .msg_type(message::Type::Signal)
+        .sender(proxies::SERVICE)
+        .path_namespace(proxies::UNIT_PATH)
+        .interface(proxies::PROPERTIES)
+        .member("PropertiesChanged")
+        .build()?;
+    let streams = Streams {
+        jobs: MessageStream::for_match_rule(manager_signal("JobRemoved")?, &connection, None)
+            .await?,
+        removed: MessageStream::for_match_rule(manager_signal("UnitRemoved")?, &connection, None)
+            .await?,
+        properties: MessageStream::for_match_rule(properties, &connection, None).await?,
+    };
+    ManagerProxy::new(&connection).await?.subscribe().await?;
+    Ok((connection, streams))
+}
+
+/// Distributes signals until every handle is gone; connects again when the bus goes.
+async fn listen(
+    shared: Arc<Shared>,
+    connection: watch::Sender<Option<Connection>>,
+    mut streams: Streams,
+) {
+    loop {
+        tokio::select! {
+            () = connection.closed() => return,
+            () = pump(&shared, &mut streams) => {}
+        }
+        connection.send_replace(None);
+        // Whoever waits for a job reads the unit's state instead.
+        shared
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting
+            .clear();
+        warn!("the system bus is gone, connecting again");
+        let mut pause = Duration::from_millis(50);
+        let opened = loop {
+            match open().await {
+                Ok((new, new_streams)) => {
+                    streams = new_streams;
+                    break new;
+                }
+                Err(_) if connection.is_closed() => return,
+                Err(_) => time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(BACKOFF_MAX);
+        };
+        info!("connected to the system bus again");
+        connection.send_replace(Some(opened));
+        shared.inbox.resync();
+    }
+}
+
+/// Passes signals on until the connection ends. Never calls a method: a full queue of signals would
+/// then hold back its own answer.
+async fn pump(shared: &Shared, streams: &mut Streams) {
+    loop {
+        let message = tokio::select! {
+            message = streams.jobs.next() => message,
+            message = streams.removed.next() => message,
+            message = streams.properties.next() => message,
+        };
+        let Some(Ok(message)) = message else { return };
+        match signals::read(&message) {
+            Some(Signal::Job { path, result }) => {
+                shared
+                    .jobs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .finish(path, result);
+            }
+            Some(Signal::Unit { name, change }) => shared.inbox.change(&name, change),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Keeps the border between the pure core and the edges: the core reads no clock, draws no random
+//! number, does no IO and knows no runtime.
+
+use std::{fs, path::Path};
+
+/// Folders and files of the pure core.
+const PURE: &[&str] = &[
+    "src/model",
+    "src/plan",
+    "src/render",
+    "src/api/wire.rs",
+    "src/ops/release.rs",
+    "src/store/mirror.rs",
+    "src/store/keys.rs",
+    "src/store/txn.rs",
+];
+
+/// What must not occur there, outside of tests.
+const FORBIDDEN: &[&str] = &[
+    "tokio",
+    "zbus",
+    "etcd_client",
+    "git2",
+    "reqwest",
+    "axum",
+    "hyper",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::env",
+    "std::thread",
+    "fs::",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "new_v4",
+    "getrandom",
+    "println!",
+    "eprintln!",
+    "tracing",
+];
+
+fn check(path: &Path, violations: &mut Vec<String>, files: &mut usize) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a readable folder") {
+            check(&entry.expect("an entry").path(), violations, files);
+        }
+        return;
+    }
+    if path.extension().is_none_or(|extension| extension != "rs")
+        || path
+            .file_stem()
+            .is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+    {
+        return;
+    }
+    *files += 1;
+    let text = fs::read_to_string(path).expect("a readable file");
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    for (number, line) in code.lines().enumerate() {
+        let line = line.trim();
+        if line.starts_with("//") {
+            continue;
+        }
+        for word in FORBIDDEN.iter().filter(|word| line.contains(**word)) {
+            violations.push(format!("{}:{}: {word}: {line}", path.display(), number + 1));
+        }
+    }
+}
+
+#[test]
+fn the_core_is_pure() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut violations, mut files) = (Vec::new(), 0);
+    for place in PURE {
+        let path = root.join(place);
+        if path.exists() {
+            check(&path, &mut violations, &mut files);
+        }
+    }
+    assert!(files > 5, "the core was found");
+    assert!(
+        violations.is_empty(),
+        "the pure core touches the world:\n{}",
+        violations.join("\n")
+    );
+}

@@ -1,0 +1,16 @@
+//! The cluster tests: three real hosts, driven only as users and operators do.
+//!
+//! `make test` boots the cluster in a network namespace of its own and runs these in it, one after
+//! the other, in the order of their names: what breaks hosts comes last.
+
+mod support;
+
+mod t01_path;
+mod t02_secrets;
+mod t03_hostile;
+mod t04_builder;
+mod t05_isolation;
+mod t06_agent;
+mod t07_logs;
+mod t08_outage;
+mod t09_hosts;

@@ -264,11 +264,11 @@ pub fn next_commands(paths: &Paths, cluster: &Cluster) -> String {
     }
     text.push_str("\nTry next\n");
     for (line, about) in lines {
-        let about = match about {
-            "" => String::new(),
-            about => format!("  # {about}"),
+        let line = match about {
+            "" => line,
+            about => format!("{line:<56}  # {about}"),
         };
-        text.push_str(&format!("  {line}{about}\n"));
+        text.push_str(&format!("  {line}\n"));
     }
     text
 }

@@ -56,7 +56,7 @@ lint: packages ## Formatting and lints, as CI wants them
 test: lint test-lib test-cluster ## Every test there is
 
 test-lib: test-packages nextest ## Unit, property and snapshot tests
-	@$(CARGO) nextest run --locked --lib --test layering
+	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
 # They run one after the other, and what is left of an earlier run is cleared first.
@@ -68,9 +68,12 @@ test-cluster: build nextest ## Three real hosts, driven as users do
 	  $(CARGO) nextest run --locked --offline --test suite --test-threads 1 --no-fail-fast --success-output final $(TESTS); \
 	status=$$?; $(if $(KEEP),,$(DEISCTL) cluster down --name test || status=1;) exit $$status
 
-# The store's conformance suite runs against real etcd members.
+# Edges are tested against the real thing: etcd members, an sshd, a registry, on loopback.
 test-packages: packages
-	@command -v etcd >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends etcd-server >/dev/null
+	@missing=; for program in etcd:etcd-server docker-registry:docker-registry /usr/sbin/sshd:openssh-server git:git; do \
+	  command -v $${program%%:*} >/dev/null || missing="$$missing $${program##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
 nextest:
 	@command -v cargo-nextest >/dev/null || $(CARGO) install --locked cargo-nextest

@@ -123,11 +123,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         })
     }
 
-    /// Runs until `stop`. Units run on.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
+    /// may be another host's that has the same id.
+    pub async fn run(mut self, stop: CancellationToken, mut registered: watch::Receiver<bool>) {
         let patience = time::sleep(PATIENCE);
         tokio::pin!(patience);
         let mut waited = false;
+        let mut is_registered = *registered.borrow();
         let edges = self.edges.clone();
         let mut wake: Option<Duration> = None;
         loop {
@@ -136,7 +138,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             });
             tokio::select! {
                 () = stop.cancelled() => break,
-                update = self.feed.next() => self.assignments(update).await,
+                update = self.feed.next(), if is_registered => self.assignments(update).await,
+                () = until_true(&mut registered), if !is_registered => is_registered = true,
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.world.hear(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -288,7 +291,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         warn!(
             cached = self.world.saved.len(),
             patience_secs = PATIENCE.as_secs(),
-            "etcd does not answer: starting what the cache knows, stopping nothing"
+            "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
         );
         for (name, saved) in &self.world.saved {
             let assigned = Assigned {
@@ -550,5 +553,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world.ports.take(name, |port| {
             std::net::TcpListener::bind((address, port)).is_ok()
         })
+    }
+}
+
+/// Waits until the channel says so; for ever when it never will.
+async fn until_true(channel: &mut watch::Receiver<bool>) {
+    if channel.wait_for(|said| *said).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

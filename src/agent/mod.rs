@@ -126,6 +126,7 @@ pub async fn run(
     let runtime = runtime::Podman::new(store.clone(), settings.local);
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let (states, state_receiver) = watch::channel(None);
+    let (registered_sender, is_registered) = watch::channel(false);
     let edges = Arc::new(steps::Edges {
         units,
         runtime: runtime.clone(),
@@ -150,7 +151,12 @@ pub async fn run(
     tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
     notify_ready(&machine);
     let ended = stop.child_token();
-    let registered = tokio::spawn(register(store.clone(), machine.clone(), ended.clone()));
+    let registered = tokio::spawn(register(
+        store.clone(),
+        machine.clone(),
+        registered_sender,
+        ended.clone(),
+    ));
     let reporter = tokio::spawn(report::write_states(
         store,
         machine.id.clone(),
@@ -158,7 +164,7 @@ pub async fn run(
         ended.clone(),
     ));
     let result = tokio::select! {
-        () = agent.run(stop) => Ok(()),
+        () = agent.run(stop, is_registered) => Ok(()),
         twin = registered => match twin {
             Ok(Err(other)) => Err(AgentError::Twin { id: machine.id, other }),
             Ok(Ok(())) | Err(_) => Ok(()),
@@ -182,7 +188,12 @@ fn notify_ready(machine: &Machine) {
 }
 
 /// Keeps the machine registered. Ends with what the key says when another host has it.
-async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Result<(), String> {
+async fn register(
+    store: Store,
+    machine: Machine,
+    registered: watch::Sender<bool>,
+    stop: CancellationToken,
+) -> Result<(), String> {
     let (id, address, boot) = (
         machine.id.clone(),
         machine.address.clone(),
@@ -217,6 +228,7 @@ async fn register(store: Store, machine: Machine, stop: CancellationToken) -> Re
         tokio::time::sleep(REGISTER_RETRY).await;
     };
     info!(machine = %id, "registered");
+    registered.send_replace(true);
     while let Err(error) = machine::record(&store, &machine).await {
         warn!(%error, "the host's durable record is not written yet, trying again");
         tokio::time::sleep(REGISTER_RETRY).await;

@@ -158,7 +158,7 @@ impl Host {
             stop.clone(),
         );
         let tasks = vec![
-            tokio::spawn(agent.run(stop.clone())),
+            tokio::spawn(agent.run(stop.clone(), watch::channel(true).1)),
             tokio::spawn(reporter),
         ];
         self.life = Some(Life { words, stop, tasks });

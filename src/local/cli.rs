@@ -234,6 +234,7 @@ fn user_data(
         rootfs: PathBuf::new(),
         image_store: PathBuf::new(),
         forward_pid: None,
+        runs: Default::default(),
         reached: Reached::Nothing,
     };
     seed::ensure_shared_keys(&all, cluster)?;

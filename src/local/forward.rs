@@ -143,6 +143,24 @@ struct Entry {
     slots: Arc<Semaphore>,
 }
 
+impl Entry {
+    /// The healthy routers. When there is none, all that are not gone: without etcd each of them
+    /// says that its table may be old, and an old table is better than no answer.
+    fn usable(&self) -> Vec<&Router> {
+        let those = |wanted: fn(Health) -> bool| -> Vec<&Router> {
+            let seen = self.routers.iter();
+            seen.filter(|router| wanted(*router.health.borrow()))
+                .collect()
+        };
+        let healthy = those(|health| health == Health::Healthy);
+        if healthy.is_empty() {
+            those(|health| !health.is_gone())
+        } else {
+            healthy
+        }
+    }
+}
+
 /// Serves until it's told to stop.
 pub fn serve(cluster: &Cluster) -> anyhow::Result<()> {
     net::enter(cluster.netns.as_deref())?;
@@ -270,16 +288,12 @@ async fn carry(entry: &Entry, mut client: TcpStream, port: u16) -> std::io::Resu
     client.set_nodelay(true)?;
     let deadline = tokio::time::Instant::now() + GRACE;
     loop {
-        let mut healthy: Vec<&Router> = entry
-            .routers
-            .iter()
-            .filter(|router| *router.health.borrow() == Health::Healthy)
-            .collect();
-        if !healthy.is_empty() {
-            let first = entry.next.fetch_add(1, Ordering::Relaxed) % healthy.len();
-            healthy.rotate_left(first);
+        let mut usable = entry.usable();
+        if !usable.is_empty() {
+            let first = entry.next.fetch_add(1, Ordering::Relaxed) % usable.len();
+            usable.rotate_left(first);
         }
-        for router in healthy {
+        for router in usable {
             let connecting = TcpStream::connect(SocketAddr::new(router.address, port));
             let Ok(Ok(mut upstream)) = timeout(PATIENCE, connecting).await else {
                 continue;

@@ -25,11 +25,28 @@ fn program(paths: &Paths, name: &str) -> PathBuf {
 /// Installs and starts the platform's own parts, as an operator would.
 pub fn start_platform(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
     let domain = format!("domain={}", net::DOMAIN);
-    let steps: [&[&str]; 3] = [
-        &["config", "platform", "set", &domain],
-        &["install", "platform"],
-        &["start", "platform"],
-    ];
+    operate(
+        paths,
+        cluster,
+        &[
+            &["config", "platform", "set", &domain],
+            &["install", "platform"],
+            &["start", "platform"],
+        ],
+    )
+}
+
+/// Gives the platform's parts their new program and units, one after the other.
+pub fn refresh_platform(paths: &Paths, cluster: &Cluster) -> anyhow::Result<()> {
+    operate(
+        paths,
+        cluster,
+        &[&["install", "platform"], &["restart", "platform"]],
+    )
+}
+
+/// Runs `deisctl` commands, and waits until the controller answers.
+fn operate(paths: &Paths, cluster: &Cluster, steps: &[&[&str]]) -> anyhow::Result<()> {
     for step in steps {
         let deisctl = program(paths, "deisctl");
         let mut words: Vec<&std::ffi::OsStr> = vec![deisctl.as_os_str()];
@@ -81,7 +98,7 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
         user.current_dir(dir)
             .env("HOME", &home)
             .env("PATH", &path)
-            .env("GIT_SSH_COMMAND", &ssh);
+            .env_remove("GIT_SSH_COMMAND");
         user.env("GIT_CONFIG_GLOBAL", home.join(".gitconfig"))
             .env_remove("DEIS_PROFILE");
         user.env("GIT_TERMINAL_PROMPT", "0");
@@ -93,12 +110,12 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
     }
     let example = source.join("examples").join(APP);
     run(&[Path::new("cp"), Path::new("-R"), &example, &app])?;
-    fs::write(
-        home.join(".gitconfig"),
-        "[user]\n\tname = Demo\n\temail = demo@example.com\n[init]\n\tdefaultBranch = main\n",
-    )?;
+    // In the checkout's own settings, so that whoever works in it pushes by the example's key too.
     for words in [
-        &["git", "init", "--quiet"][..],
+        &["git", "init", "--quiet", "--initial-branch=main"][..],
+        &["git", "config", "core.sshCommand", &ssh],
+        &["git", "config", "user.name", "Demo"],
+        &["git", "config", "user.email", "demo@example.com"],
         &["git", "add", "--all"],
         &["git", "commit", "--quiet", "-m", "Hello"],
     ] {
@@ -155,8 +172,9 @@ pub fn demo(paths: &Paths, source: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What to try next.
-pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> String {
+/// What to try next: each line can be pasted as it is.
+pub fn next_commands(paths: &Paths, cluster: &Cluster) -> String {
+    let domain = &cluster.domain;
     let mut text = String::new();
     let names: Vec<String> = cluster
         .hosts
@@ -165,53 +183,92 @@ pub fn next_commands(paths: &Paths, cluster: &Cluster, changed: &[String]) -> St
         .collect();
     text.push_str(&format!("hosts       {}\n", names.join(", ")));
     if cluster.reached >= Reached::Platform {
-        text.push_str(&format!("controller  http://deis.{}\n", cluster.domain));
+        text.push_str(&format!("controller  http://deis.{domain}\n"));
     }
     if cluster.reached >= Reached::Demo {
-        text.push_str(&format!("example     http://{APP}.{}\n", cluster.domain));
+        text.push_str(&format!(
+            "example     http://{APP}.{domain}  and https, on 127.0.0.1 and ::1\n"
+        ));
     }
-    let programs = changed.iter().any(|file| file.starts_with("bin/"));
-    if programs && cluster.reached >= Reached::Platform {
-        text.push_str(
-            "\nPrograms changed. The agents run the new one; the platform's parts do after, on each host,\n  \
-             deisctl cluster exec HOST -- systemctl restart 'deis-*@*.service'\n",
+    let mut lines: Vec<(String, &str)> = Vec::new();
+    let mut add = |line: String, about: &'static str| lines.push((line, about));
+    add(
+        format!("export PATH={}:$PATH", paths.opt().join("bin").display()),
+        "",
+    );
+    if let Some(netns) = &cluster.netns {
+        add(
+            format!("nsenter --net=/run/netns/{netns} bash"),
+            "the cluster's network",
         );
     }
-    let name = if cluster.name == "default" {
-        String::new()
-    } else {
-        format!(" --name {}", cluster.name)
-    };
-    text.push_str(&format!(
-        "\nTry next\n  export PATH={}:$PATH\n",
-        paths.opt().join("bin").display()
-    ));
-    if let Some(netns) = &cluster.netns {
-        text.push_str(&format!(
-            "  nsenter --net=/run/netns/{netns} bash     # the cluster's network\n"
-        ));
-    }
     if cluster.reached >= Reached::Demo {
-        let home = paths.dir.join("demo");
-        text.push_str(&format!(
-            "  deis login http://deis.{} --username {USER} --password {PASSWORD}\n  \
-             deis ps -a {APP}; deis scale web=3 -a {APP}; deis config:set WHO=you -a {APP}; deis logs -a {APP}\n  \
-             curl http://{APP}.{}\n  \
-             cd {}    # the example's checkout\n  \
-             deis keys:add ~/.ssh/id_ed25519.pub      # to `git push` by your own key\n",
-            cluster.domain,
-            cluster.domain,
-            home.join(APP).display()
-        ));
+        add(
+            format!("deis login http://deis.{domain} --username {USER} --password {PASSWORD}"),
+            "",
+        );
+        add(format!("curl http://{APP}.{domain}"), "");
+        add(
+            format!("curl -k https://{APP}.{domain}"),
+            "its certificate is the routers' own",
+        );
+        add(
+            format!("deis scale web=3 -a {APP}"),
+            "one process on each host",
+        );
+        add(
+            format!("deis config:set GREETING='Good morning' -a {APP}"),
+            "a new release",
+        );
+        add(format!("deis logs -a {APP}"), "");
+        add(
+            format!("cd {}", paths.dir.join("demo").join(APP).display()),
+            "change it, commit, and",
+        );
+        add("git push deis main".to_owned(), "by the example's SSH key");
+        add(
+            "ls ~/.ssh/id_ed25519 || ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_ed25519".to_owned(),
+            "",
+        );
+        add(
+            "deis keys:add ~/.ssh/id_ed25519.pub".to_owned(),
+            "to push by your own key",
+        );
+        add(
+            format!("ssh -p 2222 git@deis.{domain}"),
+            "who you are to the builder",
+        );
     } else if cluster.reached >= Reached::Platform {
-        text.push_str(&format!("  deis register http://deis.{}\n", cluster.domain));
+        add(
+            format!("deis register http://deis.{domain}"),
+            "the first user is the administrator",
+        );
     }
-    text.push_str(&format!(
-        "  deisctl machines; deisctl list\n  deisctl cluster exec{name} deis-01 -- etcdctl get --prefix /deis\n  \
-         ssh -i {} -o UserKnownHostsFile={} root@{}\n  make status; make down\n",
-        cluster.ssh_key.display(),
-        cluster.known_hosts.display(),
-        cluster.hosts.first().map_or_else(String::new, |host| host.address.to_string()),
-    ));
+    add("deisctl machines".to_owned(), "");
+    if cluster.reached >= Reached::Platform {
+        add("deisctl list".to_owned(), "");
+    }
+    add(
+        "deisctl ssh deis-01 etcdctl get --prefix /deis".to_owned(),
+        "all that the platform knows",
+    );
+    add("deisctl ssh deis-01".to_owned(), "a shell on a host");
+    if cluster.name == "default" {
+        add("make status".to_owned(), "in Deis's checkout");
+        add("make down".to_owned(), "");
+    } else {
+        let name = &cluster.name;
+        add(format!("export DEISCTL_CLUSTER={name}"), "");
+        add(format!("deisctl cluster status --name {name}"), "");
+        add(format!("deisctl cluster down --name {name}"), "");
+    }
+    text.push_str("\nTry next\n");
+    for (line, about) in lines {
+        let line = match about {
+            "" => line,
+            about => format!("{line:<56}  # {about}"),
+        };
+        text.push_str(&format!("  {line}\n"));
+    }
     text
 }

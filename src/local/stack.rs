@@ -227,8 +227,7 @@ fn blob(blobs: &Path, value: &serde_json::Value) -> anyhow::Result<(String, usiz
 /// Loads the layout into a containers-storage of its own.
 fn load(layout: &Path, store: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(store)?;
-    let run_root = super::rootfs::beside(store, "work");
-    fs::create_dir_all(&run_root)?;
+    let run_root = tempfile::tempdir()?; // podman takes no path longer than 50 letters
     let source = format!("oci:{}:stack", layout.display());
     let podman = |words: &[&str]| {
         let mut all = vec![
@@ -237,7 +236,7 @@ fn load(layout: &Path, store: &Path) -> anyhow::Result<()> {
             "--cgroup-manager=cgroupfs",
         ];
         let root = format!("--root={}", store.display());
-        let run_root = format!("--runroot={}", run_root.display());
+        let run_root = format!("--runroot={}", run_root.path().display());
         all.extend([root.as_str(), run_root.as_str(), "--events-backend=none"]);
         all.extend(words);
         output(&mut bound(&all))
@@ -252,7 +251,7 @@ fn load(layout: &Path, store: &Path) -> anyhow::Result<()> {
         podman(&["untag", IMAGE, name]).ok();
     }
     super::procs::unmount_below(store)?;
-    remove_tree(&run_root)?;
+    super::procs::unmount_below(run_root.path())?;
     // What only a running podman needs.
     for name in ["libpod", "overlay-containers"] {
         remove_tree(&store.join(name))?;

@@ -1,5 +1,6 @@
 //! The installed tree (/opt/deis) as the hosts see it: programs, units, templates, images.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +84,53 @@ pub fn refresh(
     Ok(changed)
 }
 
+/// The digest of each staged file that a running agent or part of the platform has read.
+pub fn digests(opt: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut files = vec![opt.join("bin/deisd")];
+    for folder in ["units", "templates"] {
+        for entry in fs::read_dir(opt.join(folder))? {
+            let path = entry?.path();
+            if path.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    let mut words = vec![PathBuf::from("sha256sum"), PathBuf::from("--")];
+    words.extend(files);
+    let said = super::command::run(&words)?;
+    let digests = said.lines().filter_map(|line| line.split_once("  "));
+    Ok(digests
+        .filter_map(|(digest, path)| {
+            let name = Path::new(path).strip_prefix(opt).ok()?;
+            Some((name.display().to_string(), digest.to_owned()))
+        })
+        .collect())
+}
+
+/// Whom a changed file concerns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stale {
+    /// The agents.
+    pub agents: bool,
+    /// The platform's own parts.
+    pub platform: bool,
+}
+
+/// Whether agents and platform run something else than what is staged. Pure.
+pub fn stale(runs: &BTreeMap<String, String>, staged: &BTreeMap<String, String>) -> Stale {
+    let names: BTreeSet<&String> = runs.keys().chain(staged.keys()).collect();
+    let mut stale = Stale::default();
+    for name in names {
+        if runs.get(name) == staged.get(name) {
+            continue;
+        }
+        let part = name.starts_with("units/") && name.contains('@');
+        stale.agents |= !part;
+        stale.platform |= part || name == "bin/deisd";
+    }
+    stale
+}
+
 /// Makes `to` look like `from`, files that are gone included.
 fn mirror(from: &Path, to: &Path, changed: &mut Vec<String>) -> anyhow::Result<()> {
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
@@ -150,4 +198,39 @@ fn same(one: &Path, other: &Path) -> anyhow::Result<bool> {
         one,
         other,
     ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_file_concerns_those_who_read_it() {
+        let files = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = list.iter();
+            pairs
+                .map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned()))
+                .collect()
+        };
+        let runs = [
+            ("bin/deisd", "1"),
+            ("units/deis-agent.service", "1"),
+            ("units/deis-router@.service", "1"),
+            ("templates/process.service.hbs", "1"),
+        ];
+        let of = |agents, platform| Stale { agents, platform };
+        assert_eq!(stale(&files(&runs), &files(&runs)), of(false, false));
+        assert_eq!(stale(&files(&[]), &files(&runs)), of(true, true));
+        let wanted = [(true, true), (true, false), (false, true), (true, false)];
+        for (index, (agents, platform)) in wanted.into_iter().enumerate() {
+            let mut staged = runs;
+            staged[index].1 = "2";
+            let name = runs[index].0;
+            assert_eq!(
+                stale(&files(&runs), &files(&staged)),
+                of(agents, platform),
+                "{name}"
+            );
+        }
+    }
 }

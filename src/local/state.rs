@@ -1,6 +1,7 @@
 //! `cluster.yaml`: what a local cluster is and where its things are. The contract with tests and
 //! with the rest of deisctl.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -45,6 +46,9 @@ pub struct Cluster {
     /// The entry point's process.
     #[serde(default)]
     pub forward_pid: Option<u32>,
+    /// Programs, units and templates that agents and platform run: each file's digest.
+    #[serde(default)]
+    pub runs: BTreeMap<String, String>,
     /// How far `up` came.
     pub reached: Reached,
 }

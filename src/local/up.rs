@@ -1,5 +1,6 @@
 //! `deisctl cluster up`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -67,15 +68,16 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     let what = "root file system of the hosts, stack image";
     let (rootfs, stack) = report.step(what, |note| images(in_use, note))?;
     rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
-    let changed = report.step("programs, units and templates", |note| {
-        stage::refresh(&paths.opt(), &source, Some(&stack), note)
+    let staged = report.step("programs, units and templates", |note| {
+        stage::refresh(&paths.opt(), &source, Some(&stack), note)?;
+        stage::digests(&paths.opt())
     })?;
 
-    let changed = if found.is_some() { changed } else { Vec::new() };
     let mut cluster = match found {
         Some(cluster) => cluster,
-        None => plan(&paths, wanted, rootfs, &stack),
+        None => plan(&paths, wanted, rootfs, &stack, staged.clone()),
     };
+    let stale = stage::stale(&cluster.runs, &staged);
     let mtu = net::mtu();
     seed::ensure_keys(&paths, &cluster)?;
     cluster.save(&paths)?;
@@ -104,11 +106,8 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     if cluster.reached < Reached::Hosts {
         cluster.reached = Reached::Hosts;
         cluster.save(&paths)?;
-    } else if changed
-        .iter()
-        .any(|file| file == "bin/deisd" || file == "units/deis-agent.service")
-    {
-        report.step("agents (their program changed)", |_| {
+    } else if stale.agents {
+        report.step("new programs: agents, apps run on", |_| {
             refresh_agents(&cluster)
         })?;
     }
@@ -126,6 +125,15 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         cluster.save(&paths)
     })?;
 
+    if stale.platform && cluster.reached >= Reached::Platform {
+        report.step("new programs: platform, one part after the other", |_| {
+            platform::refresh_platform(&paths, &cluster)
+        })?;
+    }
+    if cluster.runs != staged {
+        cluster.runs = staged;
+        cluster.save(&paths)?;
+    }
     if wanted.until >= Reached::Platform && cluster.reached < Reached::Platform {
         report.step("platform", |_| platform::start_platform(&paths, &cluster))?;
         cluster.reached = Reached::Platform;
@@ -137,7 +145,7 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
         cluster.save(&paths)?;
     }
     say(&format!("\n{}\n", report.summary()));
-    say(&platform::next_commands(&paths, &cluster, &changed));
+    say(&platform::next_commands(&paths, &cluster));
     Ok(())
 }
 
@@ -191,7 +199,13 @@ fn same_shape(cluster: &Cluster, wanted: &Wanted) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn plan(paths: &Paths, wanted: &Wanted, rootfs: PathBuf, stack: &stack::Stack) -> Cluster {
+fn plan(
+    paths: &Paths,
+    wanted: &Wanted,
+    rootfs: PathBuf,
+    stack: &stack::Stack,
+    runs: BTreeMap<String, String>,
+) -> Cluster {
     let hosts = seed::hosts(&wanted.name, wanted.hosts);
     Cluster {
         name: wanted.name.clone(),
@@ -211,6 +225,7 @@ fn plan(paths: &Paths, wanted: &Wanted, rootfs: PathBuf, stack: &stack::Stack) -
         rootfs,
         image_store: stack.store.clone(),
         forward_pid: None,
+        runs,
         reached: Reached::Nothing,
     }
 }
@@ -402,7 +417,7 @@ fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
     let script = "for unit in deis-agent deis-etcd deis-containers; do \
                   cmp -s /opt/deis/units/$unit.service /etc/systemd/system/$unit.service || \
                   { cp /opt/deis/units/$unit.service /etc/systemd/system/; reload=yes; }; done; \
-                  test -z \"$reload\" || systemctl daemon-reload; systemctl restart --no-block deis-agent";
+                  test -z \"$reload\" || systemctl daemon-reload; timeout 100 systemctl restart deis-agent";
     for host in &cluster.hosts {
         let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
             continue;

@@ -438,6 +438,19 @@ impl Connection {
         self.request(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
     }
 
+    /// Sends text on an upgraded connection and reads as many bytes back.
+    pub fn exchange(&mut self, text: &str) -> Result<String, String> {
+        self.0
+            .get_mut()
+            .write_all(text.as_bytes())
+            .map_err(|e| format!("send: {e}"))?;
+        let mut back = vec![0; text.len()];
+        self.0
+            .read_exact(&mut back)
+            .map_err(|e| format!("read: {e}"))?;
+        Ok(String::from_utf8_lossy(&back).into_owned())
+    }
+
     /// Sends text as it is and reads one answer.
     pub fn request(&mut self, text: &str) -> Result<Answer, String> {
         let fail = |what: &str, error: std::io::Error| format!("{what}: {error}");

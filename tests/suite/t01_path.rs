@@ -204,6 +204,14 @@ fn the_router_keeps_the_contract() {
             .is_some_and(|v| v.starts_with("192.0.2.7, ")),
         "{headers}"
     );
+    // A protocol upgrade passes, and bytes go both ways, for longer than one exchange.
+    let mut tunnel = Connection::open("127.0.0.1:80").expect("connection");
+    let upgrade = "GET /echo HTTP/1.1\r\nHost: headers.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(tunnel.request(upgrade).expect("answer").status, 101);
+    for text in ["hello", "\u{0}\u{1} and again"] {
+        assert_eq!(tunnel.exchange(text).expect("echo"), text);
+    }
+    drop(tunnel);
     // IPv6 loopback leads to the same place.
     assert_eq!(
         get("[::1]:80", "headers.localhost", "/")

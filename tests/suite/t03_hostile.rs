@@ -107,7 +107,7 @@ fn procfile_entries_and_branches() {
         "\"web%n\": x\n",
         "../web: x\n",
         "WEB\n",
-        "web: !!python/object:os.system x\n",
+        "web: !python x\n",
         "? [1]\n: x\n",
     ];
     for text in procfiles {

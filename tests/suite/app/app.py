@@ -1,5 +1,5 @@
 """The suite's app: tells who it is, holds requests, prints lines."""
-import base64, http.server, json, os, signal, socketserver, sys, threading, time
+import http.server, json, os, signal, socketserver, sys, threading, time
 from urllib.parse import parse_qs, urlparse
 
 
@@ -29,8 +29,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 sys.stdout.flush()
             threading.Thread(target=lines).start()
             self.answer("printing\n")
-        elif url.path == "/connect":
-            self.answer(connect(query["host"], int(query["port"])))
+        elif url.path == "/echo" and self.headers.get("Upgrade"):
+            self.send_response(101)
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Upgrade", self.headers["Upgrade"])
+            self.end_headers()
+            self.close_connection = True
+            while data := self.connection.recv(4096):
+                self.connection.sendall(data)
         else:
             env = os.environ
             self.answer(json.dumps({
@@ -40,18 +46,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def connect(host, port):
-    import socket
-    started = time.time()
-    try:
-        socket.create_connection((host, port), timeout=3).close()
-        return f"open after {time.time() - started:.2f}"
-    except ConnectionRefusedError:
-        return "refused"
-    except OSError as error:
-        return f"{type(error).__name__}: {error}"
 
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):

@@ -102,6 +102,7 @@ impl Rig {
             run: self.path("run"),
             repositories: self.path("git"),
             pam: self.pam(),
+            given_host_key: self.path("no-key"),
             listen: self.address,
             build: BuildSettings {
                 buildpacks: concat!(env!("CARGO_MANIFEST_DIR"), "/buildpacks").into(),
@@ -430,9 +431,10 @@ async fn all_builders_have_one_host_key() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::memory();
     let key = ClusterKey::parse(KEY).expect("a key");
+    let given = dir.path().join("given");
     let (one, two) = tokio::join!(
-        builder::sshd::host_key(&store, &key, dir.path()),
-        builder::sshd::host_key(&store, &key, dir.path()),
+        builder::sshd::host_key(&store, &key, dir.path(), &given),
+        builder::sshd::host_key(&store, &key, dir.path(), &given),
     );
     let one = one.expect("a key");
     assert_eq!(one, two.expect("a key"));
@@ -449,6 +451,13 @@ async fn all_builders_have_one_host_key() {
         .expect("asked")
         .expect("there");
     assert!(public.value.starts_with("ssh-ed25519 AAAA"), "{public:?}");
+
+    // A host that was given a key brings that one into a cluster that has none.
+    std::fs::write(&given, &one).expect("written");
+    std::fs::write(given.with_extension("pub"), &public.value).expect("written");
+    let fresh = Store::memory();
+    let kept = builder::sshd::host_key(&fresh, &key, dir.path(), &given).await;
+    assert_eq!(kept.expect("a key"), one);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

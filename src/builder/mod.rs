@@ -98,6 +98,8 @@ pub struct Places {
     pub repositories: PathBuf,
     /// The PAM service's file.
     pub pam: PathBuf,
+    /// An SSH host key that this host was given, for a cluster that has none yet.
+    pub given_host_key: PathBuf,
     /// Where sshd listens.
     pub listen: SocketAddr,
     /// How builds are made.
@@ -117,6 +119,7 @@ impl Places {
             socket: "/run/deis/builder.sock".into(),
             repositories: "/var/lib/deis/git".into(),
             pam: "/etc/pam.d/deis-builder-sshd".into(),
+            given_host_key: "/etc/deis/builder/ssh_host_ed25519_key".into(),
             listen: SocketAddr::new(settings.address, PORT),
             build: BuildSettings {
                 buildpacks: "/opt/deis/buildpacks".into(),
@@ -158,7 +161,7 @@ pub async fn run_at(
     let (uid, gid) = sshd::ensure_user(&places.user, &places.repositories).await?;
     build::clean_all(&places.build).await;
     directories(&places, uid, gid)?;
-    let host_key = sshd::host_key(&store, &key, &places.run).await?;
+    let host_key = sshd::host_key(&store, &key, &places.run, &places.given_host_key).await?;
     let sshd = SshdSettings {
         address: places.listen,
         user: places.user.clone(),

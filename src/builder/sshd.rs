@@ -106,17 +106,27 @@ impl SshdSettings {
     }
 }
 
-/// The host key, as a file's text: etcd's, or a fresh one that is put there.
+/// The host key, as a file's text: etcd's; else the one that this host was given, so that a cluster
+/// that is made anew is the same to its users; else a fresh one. What it is then stands in etcd.
 ///
 /// # Errors
 /// When etcd or ssh-keygen fails.
-pub async fn host_key(store: &Store, key: &ClusterKey, run: &Path) -> Result<Vec<u8>, SshdError> {
+pub async fn host_key(
+    store: &Store,
+    key: &ClusterKey,
+    run: &Path,
+    given: &Path,
+) -> Result<Vec<u8>, SshdError> {
     let at = keys::builder_host_key();
     loop {
         if let Some(there) = store.get(&at).await? {
             return Ok(key.open(CONTEXT, &there.value)?.into_inner());
         }
-        let (private, public) = generate(run).await?;
+        let (private, public) = if given.exists() {
+            read_pair(given)?
+        } else {
+            generate(run).await?
+        };
         let sealed: SealedValue = key.seal(CONTEXT, &private);
         let put = Txn::new()
             .absent(&at)
@@ -142,7 +152,12 @@ async fn generate(run: &Path) -> Result<(Vec<u8>, String), SshdError> {
         .args(["-q", "-t", "ed25519", "-N", "", "-C", "deis-builder", "-f"])
         .arg(&path);
     run_quiet(keygen, "ssh-keygen", "openssh-client").await?;
-    let private = std::fs::read(&path).map_err(|source| file(&path, source))?;
+    read_pair(&path)
+}
+
+/// A private key's text, and its public half without the comment.
+fn read_pair(path: &Path) -> Result<(Vec<u8>, String), SshdError> {
+    let private = std::fs::read(path).map_err(|source| file(path, source))?;
     let path = path.with_extension("pub");
     let public = std::fs::read_to_string(&path).map_err(|source| file(&path, source))?;
     let public: Vec<&str> = public.split_ascii_whitespace().take(2).collect();

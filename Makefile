@@ -1,5 +1,5 @@
 # Deis on one machine. `make` tells what there is.
-HOSTS   ?= 3
+HOSTS   ?=
 DEMO    ?= yes
 PROFILE ?= dev
 NAME    ?= default
@@ -21,7 +21,7 @@ help: ## This list
 	@echo "  HOSTS=5 gives five hosts, DEMO=no stops before the first user, PROFILE=release builds fast programs"
 
 up: build ## A cluster of three systemd hosts on this machine, with an example app
-	@$(DEISCTL) cluster up --local --hosts $(HOSTS) --name $(NAME) $(if $(filter no,$(DEMO)),--no-demo)
+	@$(DEISCTL) cluster up --local $(if $(HOSTS),--hosts $(HOSTS)) --name $(NAME) $(if $(filter no,$(DEMO)),--no-demo)
 
 down: ## Stop it and leave nothing behind
 	@if [ -x $(DEISCTL) ]; then $(DEISCTL) cluster down --name $(NAME); \

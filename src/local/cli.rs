@@ -33,9 +33,9 @@ enum Command {
         /// Hosts on this machine, by systemd-nspawn (the only provider so far)
         #[arg(long)]
         local: bool,
-        /// Number of hosts
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
-        hosts: u8,
+        /// Number of hosts [default: 3, or as many as the cluster has]
+        #[arg(long, value_parser = clap::value_parser!(u8).range(1..=20))]
+        hosts: Option<u8>,
         #[command(flatten)]
         name: Name,
         /// Put the cluster into a network namespace of that name

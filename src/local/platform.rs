@@ -227,7 +227,8 @@ pub fn next_commands(paths: &Paths, cluster: &Cluster) -> String {
         );
         add("git push deis main".to_owned(), "by the example's SSH key");
         add(
-            "ls ~/.ssh/id_ed25519 || ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_ed25519".to_owned(),
+            "test -f ~/.ssh/id_ed25519 || ssh-keygen -t ed25519 -N '' -f ~/.ssh/id_ed25519"
+                .to_owned(),
             "",
         );
         add(

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::report::say;
-use super::state::{Cluster, Paths};
+use super::state::{Cluster, Paths, Reached};
 use super::{forward, host, http, net, up};
 
 /// Prints what is up; `false` if something that should be up is not.
@@ -57,7 +57,7 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         {
             Some(Ok((200, _))) => "healthy".to_owned(),
             Some(Ok((status, _))) => format!("says {status}"),
-            _ => "-".to_owned(),
+            Some(Err(_)) | None => "-".to_owned(),
         };
         whole &= running.is_some() && etcd != "unhealthy" && agent == "active";
         say(&format!(
@@ -78,5 +78,23 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         Ok(count) => say(&format!("machines registered: {count}")),
         Err(error) => say(&format!("machines registered: unknown ({error:#})")),
     }
-    Ok(whole)
+    say(&match cluster.reached {
+        Reached::Nothing => {
+            "`make up` did not come to its end: once more, or `make down`".to_owned()
+        }
+        Reached::Hosts => "platform: not started (`make up` does)".to_owned(),
+        Reached::Platform => {
+            format!(
+                "controller: http://deis.{}, no example app (`make up` makes it)",
+                cluster.domain
+            )
+        }
+        Reached::Demo => {
+            format!(
+                "controller: http://deis.{0}, example: http://hello.{0}",
+                cluster.domain
+            )
+        }
+    });
+    Ok(whole && cluster.reached > Reached::Nothing)
 }

@@ -15,13 +15,16 @@ use super::{
     down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage,
 };
 
+/// Hosts of a cluster unless the user says otherwise.
+const HOSTS: u8 = 3;
+
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The cluster's name.
     pub name: String,
-    /// How many hosts.
-    pub hosts: u8,
+    /// How many hosts, if it matters.
+    pub hosts: Option<u8>,
     /// A network namespace of its own.
     pub netns: Option<String>,
     /// How far to go.
@@ -182,8 +185,10 @@ fn expect_ports(report: &mut Report, paths: &Paths) -> anyhow::Result<()> {
 
 /// An existing cluster can't change its shape.
 fn same_shape(cluster: &Cluster, wanted: &Wanted) -> anyhow::Result<()> {
-    let (has, wants) = (cluster.hosts.len(), usize::from(wanted.hosts));
-    if has != wants {
+    let has = cluster.hosts.len();
+    if let Some(wants) = wanted.hosts
+        && has != usize::from(wants)
+    {
         bail!(
             "the cluster {:?} has {has} hosts, not {wants}: `make down` first, then `make up HOSTS={wants}`",
             cluster.name
@@ -206,7 +211,7 @@ fn plan(
     stack: &stack::Stack,
     runs: BTreeMap<String, String>,
 ) -> Cluster {
-    let hosts = seed::hosts(&wanted.name, wanted.hosts);
+    let hosts = seed::hosts(&wanted.name, wanted.hosts.unwrap_or(HOSTS));
     Cluster {
         name: wanted.name.clone(),
         netns: wanted.netns.clone(),

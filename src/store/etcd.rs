@@ -114,7 +114,7 @@ impl Etcd {
                         return Ok(answer);
                     }
                     Ok(Err(error)) => match classify(&error) {
-                        Class::Elsewhere => reason = format!("{endpoint}: {error}"),
+                        Class::Elsewhere => reason = format!("{endpoint}: {}", brief(&error)),
                         Class::Final(error) => return Err(error),
                     },
                     Err(_) => {
@@ -142,6 +142,24 @@ enum Class {
     /// Another member, or the same one later, may do it.
     Elsewhere,
     Final(StoreError),
+}
+
+/// An error in few words: transports say theirs in layers of debug output.
+fn brief(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = match error {
+        Error::GRpcStatus(status) => status,
+        Error::TransportError(error) => error,
+        other => return other.to_string(),
+    };
+    let mut innermost = match error {
+        Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    };
+    while let Some(deeper) = cause.source() {
+        innermost = deeper.to_string();
+        cause = deeper;
+    }
+    innermost
 }
 
 fn classify(error: &Error) -> Class {

@@ -3,7 +3,11 @@
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use super::{Shell, args, client::Client, profile::Profile};
+use super::{
+    Shell, args,
+    client::{Client, Refused},
+    profile::Profile,
+};
 use crate::api::wire::TokenReply;
 
 /// `auth:register`: a new account, and a login with it.
@@ -21,12 +25,20 @@ pub async fn register(shell: &mut Shell<'_>, args: args::Register) -> anyhow::Re
         _ => client,
     };
     let body = json!({ "username": username, "password": password, "email": email });
-    client
-        .post(&["auth", "register"], body)
-        .await
-        .context("Registration failed")?;
+    let mut done = client.post(&["auth", "register"], body.clone()).await;
+    if done.as_ref().is_err_and(is_unauthorized) {
+        // The login that is remembered here has ended, or is from a cluster before this one.
+        let client = Client::new(&args.controller, args.ssl_verify, None)?;
+        done = client.post(&["auth", "register"], body).await;
+    }
+    done.context("Registration failed")?;
     shell.ui.line(&format!("Registered {username}"));
     start(shell, &args.controller, args.ssl_verify, username, password).await
+}
+
+fn is_unauthorized(error: &anyhow::Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| refused.status.starts_with("401"))
 }
 
 /// `auth:login`

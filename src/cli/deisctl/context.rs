@@ -172,6 +172,7 @@ impl Context {
             .hint("unset one of --cluster, --endpoint and --tunnel (or DEISCTL_CLUSTER, _ENDPOINT, _TUNNEL)")
             .into());
         }
+        let guessed = args.endpoint.is_empty() && args.tunnel.is_none();
         let endpoints = match &args.endpoint[..] {
             [] => vec![DEFAULT_ENDPOINT.to_owned()],
             given => given.to_vec(),
@@ -180,8 +181,12 @@ impl Context {
         for endpoint in &endpoints {
             check_endpoint(endpoint, tls.is_some(), args.tunnel.is_some())?;
         }
+        let mut label = endpoints.join(", ");
+        if guessed {
+            label.push_str(" (this machine has no local cluster and is no host of one)");
+        }
         Ok(Self {
-            label: endpoints.join(", "),
+            label,
             etcd: EtcdOptions { endpoints, tls },
             ssh: ssh(args)?,
             netns: None,

@@ -41,6 +41,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::local::cli::{self as local, ClusterArgs};
+use crate::store::StoreError;
 use config::ConfigCommand;
 use context::{Context, ContextArgs};
 use failure::{Failure, Kind};
@@ -177,6 +178,8 @@ pub enum FleetCommand {
 
 const TARGETS_HELP: &str = "Targets: platform (everything), or parts (controller, router, builder, \
                             registry, logger), or instances (router@2).";
+const WHICH_CLUSTER: &str = "`make up` starts a local cluster; --cluster, --endpoint and --tunnel \
+                             say which other one is meant";
 const UNITS_HELP: &str = "A unit is a unit's name, a process (blog_v7.web.1), an instance (router@1), \
                           a part, or the beginning\nof a name that only one has. With --on HOST it \
                           may be any unit of that host (deis-agent, deis-etcd).";
@@ -246,8 +249,9 @@ fn parse_scale(text: &str) -> Result<(Part, u8), String> {
 pub fn run(cli: Cli) -> anyhow::Result<u8> {
     let command = match cli.command {
         Ctl::Completions { shell } => {
-            let mut out = std::io::stdout().lock();
-            clap_complete::generate(shell, &mut Cli::command(), "deisctl", &mut out);
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "deisctl", &mut script);
+            std::io::stdout().write_all(&script)?;
             return Ok(0);
         }
         Ctl::Cluster(args) => return local::run(args).map(|()| 0),
@@ -260,7 +264,9 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let result = runtime.block_on(execute(&context, command));
+    let result = runtime
+        .block_on(execute(&context, command))
+        .map_err(|error| unreachable(&context, error));
     // Threads that wait for a host must not keep a finished command.
     runtime.shutdown_background();
     result
@@ -291,18 +297,22 @@ fn enter_namespace(context: &Context) -> anyhow::Result<()> {
     Err(error).context(refused(format!("can't run {nsenter}")))
 }
 
+/// Says which cluster it was, and what to do, when its etcd didn't answer.
+fn unreachable(context: &Context, error: anyhow::Error) -> anyhow::Error {
+    let of_etcd = error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(StoreError::Unreachable { .. })));
+    if !of_etcd || error.downcast_ref::<Failure>().is_some() {
+        return error;
+    }
+    let message = format!("can't reach etcd of {}", context.label);
+    error.context(Failure::new(Kind::Unreachable, message).hint(WHICH_CLUSTER))
+}
+
 async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8> {
     let connection = context.connect().await?;
     let store = connection.store.clone();
-    let load = async || {
-        Fleet::load(&store).await.with_context(|| {
-            Failure::new(
-                Kind::Unreachable,
-                format!("can't read the fleet of {}", context.label),
-            )
-            .hint("--cluster, --endpoint and --tunnel say which cluster is meant")
-        })
-    };
+    let load = async || Fleet::load(&store).await;
     let mut out = std::io::stdout();
     let lifecycle = |timeout: Option<TimeoutArg>| Lifecycle {
         store: &store,

@@ -458,25 +458,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let spawned = match action {
             Action::Cancel => return,
             Action::Start => {
-                let Some(assigned) = assigned else { return };
-                let kind = kind_of(name, &assigned.assignment.work);
-                let entry =
-                    self.world
-                        .begin(name, assigned.assignment.uuid, kind, Timestamp::now());
-                entry.seen.busy = Some(Busy::Starting);
-                entry.progress = Progress::Preparing;
-                let port = (kind == Kind::Routable).then(|| self.take_port(name));
-                if port == Some(None) {
-                    self.world
-                        .failed(name, &StepError::NoPort, self.clock.elapsed());
+                let Some(job) = assigned.and_then(|assigned| self.job(name, assigned)) else {
                     return;
-                }
-                let job = Job {
-                    name: owned.clone(),
-                    assignment: assigned.assignment,
-                    mod_revision: assigned.mod_revision,
-                    port: port.flatten(),
-                    saved: self.world.saved.get(name).cloned(),
                 };
                 let (events, cancel) = (self.events.0.clone(), cancel.clone());
                 let progress = move |progress| {
@@ -540,6 +523,29 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 cancel,
             },
         );
+    }
+
+    /// What a start needs; none when there is no port to publish it on.
+    fn job(&mut self, name: &str, assigned: Assigned) -> Option<Job> {
+        let kind = kind_of(name, &assigned.assignment.work);
+        let entry = self
+            .world
+            .begin(name, assigned.assignment.uuid, kind, Timestamp::now());
+        entry.seen.busy = Some(Busy::Starting);
+        entry.progress = Progress::Preparing;
+        let port = (kind == Kind::Routable).then(|| self.take_port(name));
+        if port == Some(None) {
+            self.world
+                .failed(name, &StepError::NoPort, self.clock.elapsed());
+            return None;
+        }
+        Some(Job {
+            name: name.to_owned(),
+            assignment: assigned.assignment,
+            mod_revision: assigned.mod_revision,
+            port: port.flatten(),
+            saved: self.world.saved.get(name).cloned(),
+        })
     }
 
     fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {

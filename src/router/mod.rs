@@ -1,9 +1,9 @@
 //! The router: HTTP(S) to the apps and the controller, TCP to the builders.
 //!
 //! - `live` is the route table, kept by `follow` from etcd's feeds, saved by `saved`;
-//! - `front` accepts connections on threads of their own (`pace` bounds how long clients dawdle), `proxy` answers one request: it chooses a
-//!   `backend`, passes heads (`headers`), bodies (`body`) and tunnels (`upgrade`); an `exchange` is
-//!   what one request holds, measures and logs;
+//! - `front` accepts connections on threads of their own (`pace` bounds how long clients dawdle),
+//!   `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
+//!   and tunnels (`upgrade`); an `exchange` is what one request holds, measures and logs;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
 //! - `tcp` is port 2222, `health` is port 9090, `tls` the certificate of port 443.
 //!
@@ -210,26 +210,7 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
         address: SocketAddr::new(options.ip, options.http.port()),
         state: options.state.clone().into(),
     };
-    match timeout(options.etcd_patience, member.join()).await {
-        Ok((presence, following)) => {
-            tasks.spawn(member.acknowledge(presence, following, registered.clone()));
-        }
-        Err(_) => match saved::load(&options.state) {
-            Some(records) => {
-                warn!(
-                    records = records.len(),
-                    "etcd is away: serving the saved table"
-                );
-                live.restore(&records);
-                tasks.spawn(member.join_later(registered.clone()));
-            }
-            None => {
-                warn!("etcd is away and no table is saved: waiting for etcd");
-                let (presence, following) = member.join().await;
-                tasks.spawn(member.acknowledge(presence, following, registered.clone()));
-            }
-        },
-    }
+    first_table(member, &options, &live, &registered, &mut tasks).await;
 
     let stop = CancellationToken::new();
     let listen = |address| {
@@ -303,6 +284,36 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
         live,
         state: options.state,
     })
+}
+
+/// Fills the table: from etcd, or from disk when etcd is away for too long. What keeps it goes into
+/// `tasks`.
+async fn first_table(
+    member: Member,
+    options: &RouterOptions,
+    live: &Live,
+    registered: &Registered,
+    tasks: &mut tokio::task::JoinSet<()>,
+) {
+    let (presence, following) = match timeout(options.etcd_patience, member.join()).await {
+        Ok(joined) => joined,
+        Err(_) => match saved::load(&options.state) {
+            Some(records) => {
+                warn!(
+                    records = records.len(),
+                    "etcd is away: serving the saved table"
+                );
+                live.restore(&records);
+                tasks.spawn(member.join_later(registered.clone()));
+                return;
+            }
+            None => {
+                warn!("etcd is away and no table is saved: waiting for etcd");
+                member.join().await
+            }
+        },
+    };
+    tasks.spawn(member.acknowledge(presence, following, registered.clone()));
 }
 
 impl Router {

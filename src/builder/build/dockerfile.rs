@@ -29,67 +29,9 @@ pub(super) async fn build(
         .map_err(BuildError::io("unpack the source"))?;
 
     let name = format!("localhost/{}", podman::name(job.id));
-    let bundles = super::bundle_dir(settings, job.id);
-    fs::create_dir(&bundles).map_err(BuildError::io("make a directory"))?;
-    let mut build = podman::podman();
-    build.env("TMPDIR", &bundles);
-    build.args([
-        "build",
-        "--format=oci",
-        "--layers=false",
-        "--force-rm",
-        "--memory=2g",
-    ]);
-    build.args(["--tag", &name, "--file"]);
-    build.arg(context.join("Dockerfile"));
-    if podman::network().await {
-        build.args(["--network", super::NETWORK]);
-    }
-    // The host's own settings are there while RUN lines run; none of it gets into the image.
-    for (file, place) in [
-        ("ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"),
-        ("pip.conf", "/etc/pip.conf"),
-    ] {
-        if let Some(path) = host_file(settings, file) {
-            build.arg(format!("--volume={}:{place}:ro", path.display()));
-        }
-    }
-    build
-        .arg(&context)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = build.spawn().map_err(BuildError::io("start podman"))?;
-    let stdout = child.stdout.take().expect("invariant: stdout is piped");
-    let stderr = child.stderr.take().expect("invariant: stderr is piped");
-    let (out, err) = tokio::join!(podman::relay(stdout, output), podman::relay(stderr, output));
-    out.and(err)
-        .map_err(BuildError::io("read the build's output"))?;
-    let status = child
-        .wait()
-        .await
-        .map_err(BuildError::io("wait for podman"))?;
-    if !status.success() {
-        return Err(BuildError::Failed(podman::ended(status)));
-    }
-
+    run(settings, &job, &context, &name, output).await?;
     let saved = job.files.path().join("image");
-    let mut save = podman::podman();
-    save.args(["save", "--quiet", "--format=oci-dir", "--output"])
-        .arg(&saved)
-        .arg(&name);
-    let save = save
-        .stdout(Stdio::null())
-        .output()
-        .await
-        .map_err(BuildError::io("start podman"))?;
-    if !save.status.success() {
-        let why = String::from_utf8_lossy(&save.stderr).trim().to_owned();
-        let source = std::io::Error::other(why);
-        return Err(BuildError::Io {
-            what: "save the image",
-            source,
-        });
-    }
+    save(&name, &saved).await?;
     let layout = Layout::read(&saved)?;
     let about = config::inspect(&layout.config.bytes)?;
     let procfile = job.procfile.unwrap_or_default();
@@ -109,6 +51,81 @@ pub(super) async fn build(
         procfile,
         _files: job.files,
     })
+}
+
+/// `podman build`, with its output to the pusher.
+async fn run(
+    settings: &BuildSettings,
+    job: &Job,
+    context: &Path,
+    name: &str,
+    output: &Output,
+) -> Result<(), BuildError> {
+    let bundles = super::bundle_dir(settings, job.id);
+    fs::create_dir(&bundles).map_err(BuildError::io("make a directory"))?;
+    let mut build = podman::podman();
+    build.env("TMPDIR", &bundles);
+    build.args([
+        "build",
+        "--format=oci",
+        "--layers=false",
+        "--force-rm",
+        "--memory=2g",
+    ]);
+    build.args(["--tag", name, "--file"]);
+    build.arg(context.join("Dockerfile"));
+    if podman::network().await {
+        build.args(["--network", super::NETWORK]);
+    }
+    // The host's own settings are there while RUN lines run; none of it gets into the image.
+    for (file, place) in [
+        ("ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"),
+        ("pip.conf", "/etc/pip.conf"),
+    ] {
+        if let Some(path) = host_file(settings, file) {
+            build.arg(format!("--volume={}:{place}:ro", path.display()));
+        }
+    }
+    build
+        .arg(context)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = build.spawn().map_err(BuildError::io("start podman"))?;
+    let stdout = child.stdout.take().expect("invariant: stdout is piped");
+    let stderr = child.stderr.take().expect("invariant: stderr is piped");
+    let (out, err) = tokio::join!(podman::relay(stdout, output), podman::relay(stderr, output));
+    out.and(err)
+        .map_err(BuildError::io("read the build's output"))?;
+    let status = child
+        .wait()
+        .await
+        .map_err(BuildError::io("wait for podman"))?;
+    if !status.success() {
+        return Err(BuildError::Failed(podman::ended(status)));
+    }
+    Ok(())
+}
+
+/// The image as a layout on disk.
+async fn save(name: &str, saved: &Path) -> Result<(), BuildError> {
+    let mut save = podman::podman();
+    save.args(["save", "--quiet", "--format=oci-dir", "--output"])
+        .arg(saved)
+        .arg(name);
+    let save = save
+        .stdout(Stdio::null())
+        .output()
+        .await
+        .map_err(BuildError::io("start podman"))?;
+    if !save.status.success() {
+        let why = String::from_utf8_lossy(&save.stderr).trim().to_owned();
+        let source = std::io::Error::other(why);
+        return Err(BuildError::Io {
+            what: "save the image",
+            source,
+        });
+    }
+    Ok(())
 }
 
 /// Unpacks a tar of ours. The `tar` crate writes through no link that leads outside; the hook has

@@ -104,6 +104,7 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
     })?;
     boot_missing(&mut report, &paths, &mut cluster, mtu)?;
     report.step("etcd", |note| {
+        start_stopped(&cluster)?;
         wait_etcd(&cluster).map(|said| note.set(said))
     })?;
     if cluster.reached < Reached::Hosts {
@@ -415,6 +416,25 @@ pub fn wait_machines(cluster: &Cluster) -> anyhow::Result<String> {
         }
     }
     Ok(format!("{want} machines registered"))
+}
+
+/// Starts etcd and the agent on hosts where somebody has stopped them; what runs isn't touched.
+fn start_stopped(cluster: &Cluster) -> anyhow::Result<()> {
+    for host in &cluster.hosts {
+        let Some((_, leader)) = host::running(&cluster.name, &host.name) else {
+            continue;
+        };
+        let etcd: &[&str] = if host.etcd_member {
+            &["deis-etcd"]
+        } else {
+            &[]
+        };
+        let mut words = vec!["systemctl", "start", "--no-block", "deis-agent"];
+        words.extend(etcd);
+        super::command::output(&mut host::enter(leader, &words))
+            .with_context(|| format!("start etcd and the agent of {}", host.name))?;
+    }
+    Ok(())
 }
 
 /// Starts the staged agents anew; apps stay as they are.

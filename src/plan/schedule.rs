@@ -375,24 +375,6 @@ mod tests {
         }
     }
 
-    /// A figure, not a law: `cargo nextest run --release --run-ignored only placements_per_second`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn placements_per_second() {
-        let mut pool = pool((0..5000).map(|n| host(n, 1 << 20, (n % 97) as u64)));
-        let (tags, peers) = (BTreeMap::new(), BTreeMap::new());
-        let wanted = Wanted {
-            memory_bytes: 7,
-            tags: &tags,
-            peers: &peers,
-        };
-        let started = std::time::Instant::now();
-        let placed: usize = (0..10_000).map(|_| pool.place(&wanted, 10).len()).sum();
-        let seconds = started.elapsed().as_secs_f64();
-        println!("{:.0} placements/s at 5,000 hosts", placed as f64 / seconds);
-        assert_eq!(placed, 100_000);
-    }
-
     #[test]
     fn a_shortage_is_explained() {
         let tags = [("disk".to_owned(), "ssd".to_owned())].into();

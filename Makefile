@@ -11,7 +11,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build packages fmt lint test test-lib test-cluster test-packages nextest
+.PHONY: help up down status build packages fmt lint test test-lib test-cluster test-leftovers test-packages nextest
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -63,10 +63,16 @@ test-lib: test-packages nextest ## Unit, property and snapshot tests
 test-cluster: build nextest ## Three real hosts, driven as users do
 	@$(CARGO) nextest run --locked --test suite --no-run
 	@$(DEISCTL) cluster down --name test; rm -rf $${TMPDIR:-/tmp}/deis-suite-test
+	@sh tests/leftovers.sh >target/before
 	@$(DEISCTL) cluster up --local --hosts 3 --name test --netns deis-test --no-demo
 	@nsenter --net=/run/netns/deis-test env DEIS_TEST_CLUSTER=test \
 	  $(CARGO) nextest run --locked --offline --test suite --test-threads 1 --no-fail-fast --success-output final $(TESTS); \
-	status=$$?; $(if $(KEEP),,$(DEISCTL) cluster down --name test || status=1;) exit $$status
+	status=$$?; $(if $(KEEP),,$(MAKE) --no-print-directory test-leftovers || status=1;) exit $$status
+
+test-leftovers:
+	@$(DEISCTL) cluster down --name test
+	@sh tests/leftovers.sh >target/after
+	@diff target/before target/after && echo "the cluster left nothing behind"
 
 # Edges are tested against the real thing: etcd members, an sshd, a registry, on loopback.
 test-packages: packages

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -30,25 +30,35 @@ pub struct Pace {
 }
 
 /// What is being waited for on a connection; shared with whoever answers its requests.
+///
+/// Counts how often that has changed: the clock is looked at only now and then, and a connection
+/// that is found idle at each look may have been busy in between.
 #[derive(Debug, Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
+pub struct Phase(Arc<AtomicU64>);
 
-const IDLE: u8 = 0;
-const HEAD: u8 = 1;
-const BUSY: u8 = 2;
+const IDLE: u64 = 0;
+const HEAD: u64 = 1;
+const BUSY: u64 = 2;
+/// The phase is in the lowest bits, the count above.
+const PHASE: u64 = 3;
 
 impl Phase {
     /// A head is complete: the client may take its time now.
     pub fn busy(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.set(BUSY);
     }
 
     /// The answer has been sent: the next head is waited for.
     pub fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.set(IDLE);
     }
 
-    fn get(&self) -> u8 {
+    fn set(&self, phase: u64) {
+        let count = (self.0.load(Ordering::Relaxed) | PHASE).wrapping_add(1);
+        self.0.store(count | phase, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -58,8 +68,8 @@ pub struct Paced<S> {
     stream: S,
     pace: Pace,
     phase: Phase,
-    /// The phase at the last look, and when it began.
-    seen: (u8, Instant),
+    /// Phase and count at the last look, and when that was seen first.
+    seen: (u64, Instant),
     tick: Pin<Box<Sleep>>,
 }
 
@@ -80,7 +90,7 @@ impl<S> Paced<S> {
         if self.seen.0 != phase {
             self.seen = (phase, now);
         }
-        let bound = match phase {
+        let bound = match phase & PHASE {
             HEAD => self.pace.head,
             IDLE => self.pace.idle,
             _ => return false,
@@ -98,8 +108,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut this.stream).poll_read(cx, buf) {
-            if buf.filled().len() > before && this.phase.get() == IDLE {
-                this.phase.0.store(HEAD, Ordering::Relaxed);
+            if buf.filled().len() > before && this.phase.get() & PHASE == IDLE {
+                this.phase.set(HEAD);
             }
             return Poll::Ready(done);
         }
@@ -203,5 +213,27 @@ mod tests {
         phase.idle();
         assert!((70..90).contains(&late(&mut server).await));
         let _ = client.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_used_between_two_looks_at_the_clock_is_not_idle() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let phase = Phase::default();
+        let mut server = Paced::new(server, PACE, phase.clone());
+        let requests = tokio::spawn(async move {
+            // Each is over long before the clock is looked at.
+            for _ in 0..300 {
+                client.write_all(b"G").await.expect("send");
+                sleep(Duration::from_secs(1)).await;
+            }
+            client
+        });
+        for _ in 0..300 {
+            server.read_u8().await.expect("not late");
+            phase.busy();
+            phase.idle();
+        }
+        let _client = requests.await.expect("requests");
+        assert!((70..90).contains(&late(&mut server).await));
     }
 }

@@ -16,4 +16,5 @@ echo "# sysctls"
 echo "# cgroups"
 find /sys/fs/cgroup -name '*deis*' -prune | sort
 echo "# processes"
-ps -eo args | grep -E '[s]ystemd-nspawn|[d]eis-local/|[c]luster forward' | sort || true
+# The dead that PID 1 has not reaped yet are no processes any more.
+ps -eo stat=,args= | grep -v '^Z' | cut -d' ' -f2- | grep -E '[s]ystemd-nspawn|[d]eis-local/|[c]luster forward' | sort || true

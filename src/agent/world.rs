@@ -230,8 +230,9 @@ impl World {
             entry.seen.started = true;
         }
         // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
-        // down is ours to start.
-        if entry.seen.started
+        // down is ours to start. A one-off is never restarted, and somebody waits for its end.
+        if entry.seen.kind != Kind::Run
+            && entry.seen.started
             && entry.seen.running == Running::No
             && running_of(before.active) != Running::No
         {

@@ -136,6 +136,10 @@ pub fn remove_tree(dir: &Path) -> anyhow::Result<()> {
 
 /// Runs a recipe: TARGET SOURCES APTCONF.
 pub fn build(recipe: &str, target: &Path, sources: &Sources) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !sources.list.trim().is_empty(),
+        "apt has no source of a Debian here: add this machine's mirror to /etc/apt/sources.list"
+    );
     let dir = beside(target, "work");
     fs::create_dir_all(&dir)?;
     let [script, list, conf] = ["recipe.sh", "sources.list", "apt.conf"].map(|file| dir.join(file));
@@ -144,7 +148,7 @@ pub fn build(recipe: &str, target: &Path, sources: &Sources) -> anyhow::Result<(
     fs::write(&conf, &sources.conf)?;
     let words = [Path::new("sh"), &script, target, &list, &conf];
     stream(bound(&words).env("LC_ALL", "C.UTF-8").env("TMPDIR", &dir))
-        .context("mmdebstrap could not make a Debian: is mirror.example (or this machine's mirror) in reach?")?;
+        .context("mmdebstrap could not make a Debian: is this machine's Debian mirror in reach?")?;
     remove_tree(&dir)
 }
 
@@ -158,7 +162,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The machine's own mirror of bookworm if it has one, else Debian's.
+    /// The machine's own mirror. Empty on a machine without any: then the recipe fails and says so.
     pub fn of_this_machine() -> Sources {
         let mut lines: Vec<String> = Vec::new();
         let format = "$(CREATED_BY) $(SITE) $(RELEASE) $(COMPONENT)";
@@ -176,13 +180,19 @@ impl Sources {
                 }
             }
         }
-        if !lines.iter().any(|line| line.ends_with(" bookworm main")) {
-            let debian = "http://mirror.example";
-            lines = vec![
-                format!("deb {debian}/debian bookworm main"),
-                format!("deb {debian}/debian bookworm-updates main"),
-                format!("deb {debian}/debian-security bookworm-security main"),
-            ];
+        // Another Debian than 12: its mirror has 12 as well.
+        if lines.is_empty() {
+            let site = targets.lines().find_map(|target| {
+                match target.split_whitespace().collect::<Vec<_>>()[..] {
+                    ["Packages", site, _, "main"]
+                        if site.contains("debian") && !site.contains("security") =>
+                    {
+                        Some(site)
+                    }
+                    _ => None,
+                }
+            });
+            lines.extend(site.map(|site| format!("deb {site} bookworm main")));
         }
         let conf = run(&["apt-config", "dump"]).unwrap_or_default();
         let conf: Vec<&str> = conf.lines().filter(|line| reaches_mirror(line)).collect();

@@ -21,15 +21,12 @@ mmdebstrap --mode=root --variant=minbase --include="$packages" --aptopt="$aptcon
     --dpkgopt='path-exclude=/usr/share/info/*' \
     bookworm "$target" - <"$sources"
 
-# Nothing of this machine stays: how it reaches its package mirror is its own business.
+# How this machine reaches its mirror (proxies and the like) stays its own business; which mirror that
+# is, the hosts need too.
 rm -f "$target"/etc/apt/apt.conf.d/99mmdebstrap "$target"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -rf "$target"/var/lib/apt/lists/* "$target"/var/cache/apt/* "$target"/var/log/*.log "$target"/var/log/apt
 rm -f "$target"/etc/apt/sources.list.d/*
-cat >"$target"/etc/apt/sources.list <<'SOURCES'
-deb http://mirror.example/debian bookworm main
-deb http://mirror.example/debian bookworm-updates main
-deb http://mirror.example/debian-security bookworm-security main
-SOURCES
+cp "$sources" "$target"/etc/apt/sources.list
 printf 'nameserver 127.0.0.1\n' >"$target"/etc/resolv.conf # each host gets its own
 printf 'host\n' >"$target"/etc/hostname                    # this too
 : >"$target"/etc/machine-id                                # and this

@@ -21,11 +21,7 @@ mmdebstrap --mode=root --variant=minbase --include="$packages" --aptopt="$aptcon
 
 rm -f "$target"/etc/apt/apt.conf.d/99mmdebstrap "$target"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 rm -f "$target"/etc/apt/sources.list.d/*
-cat >"$target"/etc/apt/sources.list <<'SOURCES'
-deb http://mirror.example/debian bookworm main
-deb http://mirror.example/debian bookworm-updates main
-deb http://mirror.example/debian-security bookworm-security main
-SOURCES
+cp "$sources" "$target"/etc/apt/sources.list
 rm -rf "$target"/var/lib/apt/lists/* "$target"/var/cache/* "$target"/var/log/* "$target"/tmp/* "$target"/run/*
 mkdir -p "$target"/var/cache/apt/archives/partial "$target"/var/lib/apt/lists/partial
 rm -f "$target"/etc/machine-id "$target"/var/lib/dbus/machine-id "$target"/etc/resolv.conf "$target"/etc/hostname

@@ -476,7 +476,9 @@ async fn feeds(lab: &mut impl Lab) {
     lab.compact().await;
     let after = [("b", true), ("c", true), ("d", true)];
     let txn = Txn::new().delete(&route("a"));
-    while store.commit(txn.clone()).await.is_err() {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = store.commit(txn.clone()).await {
+        assert!(Instant::now() < deadline, "deleting a: {error}");
         sleep(Duration::from_millis(50)).await;
     }
     consumer.until("after a compaction", &after).await;

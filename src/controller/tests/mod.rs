@@ -2,5 +2,7 @@
 
 mod flows;
 mod permissions;
+mod table;
 mod things;
+mod tokens;
 mod wire;

@@ -21,7 +21,7 @@ use crate::{
     git,
     image::layout::Layout,
     model::*,
-    ops::{OpsError, change, follow},
+    ops::{OpsError, audit::Actor, change, follow},
     seal::{SealError, config_context},
     store::{CommitError, StoreError, Txn, keys},
     telemetry::chain,
@@ -264,7 +264,12 @@ async fn launch(
         dockerfile: built.kind == ImageKind::Image,
     };
     let mut say = |text: &str| output.detail_now(text);
-    let change = change::deploy(&daemon.store, app, user, &new, &mut say).await?;
+    let by = Actor {
+        user: user.clone(),
+        token: Some(format!("key {}", asked.fingerprint)),
+        request: None,
+    };
+    let change = change::deploy(&daemon.store, app, by, &new, &mut say).await?;
     let release = change.release;
     if let Some(rollout) = change.rollout {
         let ended = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say).await?;

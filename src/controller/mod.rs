@@ -6,13 +6,16 @@
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
 //! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
+//! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
 //! - `routes`: one file per kind of thing.
 
 mod access;
 mod attach;
+mod attempts;
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod fleet;
@@ -24,6 +27,7 @@ mod server;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -36,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords};
 use crate::{
     leader::{self, LeaderError},
     model::{PartPresence, SCHEMA},
@@ -84,6 +88,7 @@ struct Shared {
     store: Store,
     key: Arc<ClusterKey>,
     passwords: Passwords,
+    attempts: Attempts,
     attach: Attach,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
@@ -97,6 +102,7 @@ impl Shared {
             store,
             key,
             passwords: Passwords::default(),
+            attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
         })

@@ -18,7 +18,7 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
     },
     model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
@@ -94,6 +94,7 @@ pub(super) async fn get(
 pub(super) async fn set(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
@@ -111,8 +112,7 @@ pub(super) async fn set(
         cpu,
         tags,
     };
-    let change =
-        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
+    let change = ops::change::set_config(&ctl.store, &ctl.key, &name, by, &wanted).await?;
     let what = format!("{} changed the config: {}", user.username, change.release);
     ctl.tell(&name, what);
     ctl.settle(&name, &change).await?;

@@ -18,10 +18,11 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{Domain, DomainName, SCHEMA},
+    model::{Action, Domain, DomainName, SCHEMA},
+    ops::audit,
     store::{CommitError, Txn, keys},
 };
 
@@ -50,6 +51,7 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
@@ -74,8 +76,9 @@ pub(super) async fn add(
         .absent(&key)
         .present(&keys::app(&name))
         .put(&key, &record);
-    match ctl.store.commit(txn).await {
-        Ok(_) => Ok(created(wire::Domain::from(&record))),
+    let note = by.note(Action::DomainAdd, domain.as_str());
+    match audit::commit(&ctl.store, &name, txn, note).await {
+        Ok(()) => Ok(created(wire::Domain::from(&record))),
         Err(CommitError::Conflict) => Err(match ctl.store.get(&key).await? {
             Some(other) if other.value.app == name => Refusal::not_unique("domain").into(),
             Some(_) => {
@@ -91,6 +94,7 @@ pub(super) async fn add(
 pub(super) async fn remove(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, domain)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
@@ -106,6 +110,7 @@ pub(super) async fn remove(
         .filter(|found| found.value.app == name);
     let found = found.ok_or(ApiError::NotFound)?;
     let txn = Txn::new().unchanged(&key, found.mod_revision).delete(&key);
-    ctl.store.commit(txn).await?;
+    let note = by.note(Action::DomainRemove, domain.as_str());
+    audit::commit(&ctl.store, &name, txn, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }

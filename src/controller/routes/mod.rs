@@ -104,6 +104,6 @@ impl Shared {
             why.push('\n');
             why.push_str(line);
         }
-        Err(ApiError::Unavailable(why))
+        Err(ApiError::Failed(why))
     }
 }

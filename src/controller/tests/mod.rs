@@ -1,6 +1,8 @@
 //! The API over a real socket, against the store in memory.
 
+mod audit;
 mod flows;
+mod limits;
 mod permissions;
 mod table;
 mod things;

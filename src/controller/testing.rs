@@ -221,8 +221,8 @@ fn unchunk(body: &str) -> String {
     whole
 }
 
-/// Carries out every rollout at once; one whose config has the variable FAIL is given up, and
-/// restarts of the app `stuck` never end.
+/// Carries out every rollout at once; one whose config has the variable FAIL is given up, as are all
+/// while the setting `testFailure` says why, and restarts of the app `stuck` never end.
 async fn lead(store: Store) {
     let mut feed = store.follow("/deis/apps/");
     loop {
@@ -269,9 +269,13 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         .await
         .expect("store");
     let (_, config, _) = contents.expect("release");
-    let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
-    let (result, reason, log) = if failed {
-        let reason = "web.1 exits with 1".to_owned();
+    let failure = store.get(&keys::platform("testFailure")).await;
+    let failure = failure.expect("store").map(|why| why.value);
+    let failure = failure.filter(|why| why != "off");
+    let crash = config.values.keys().any(|key| key.as_str() == "FAIL");
+    let failure = failure.or_else(|| crash.then(|| "web.1 exits with 1".to_owned()));
+    let failed = failure.is_some();
+    let (result, reason, log) = if let Some(reason) = failure {
         (
             OutcomeResult::Failed,
             Some(reason),

@@ -64,7 +64,11 @@ fn fits(kind: &str, text: &str) -> bool {
             })
         }
         "token" => like(&"x".repeat(40)),
-        "name" => text.split('-').count() == 2 && text.chars().all(|c| c == '-' || c.is_ascii_lowercase()),
+        "name" => {
+            let words: Vec<&str> = text.split('-').collect();
+            let letters = |word: &str| word.bytes().all(|b| b.is_ascii_lowercase());
+            words.len() >= 2 && words[..2].iter().all(|word| letters(word))
+        }
         "int" => text.parse::<u64>().is_ok(),
         _ => !text.is_empty(),
     }
@@ -102,19 +106,26 @@ impl Holes {
                 Piece::Hole { kind, whole } => {
                     let end = match pieces.get(at + 1) {
                         Some(Piece::Text(next)) => rest.find(next).ok_or_else(wrong)?,
-                        Some(Piece::Hole { .. }) => panic!("{want}: placeholders need text between"),
+                        Some(Piece::Hole { .. }) => {
+                            panic!("{want}: placeholders need text between")
+                        }
                         None => rest.len(),
                     };
                     let (value, after) = rest.split_at(end);
                     if !fits(kind, value) {
                         return Err(format!("{} ({value:?} is no {kind})", wrong()));
                     }
-                    self.bind(whole, value).map_err(|why| format!("{} ({why})", wrong()))?;
+                    self.bind(whole, value)
+                        .map_err(|why| format!("{} ({why})", wrong()))?;
                     rest = after;
                 }
             }
         }
-        if rest.is_empty() { Ok(()) } else { Err(wrong()) }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(wrong())
+        }
     }
 
     /// A placeholder with a name stands for one text only.
@@ -142,19 +153,22 @@ impl Holes {
                 };
                 if names(want) != names(got) {
                     let (want, got) = (names(want), names(got));
-                    return Err(format!("{at}: expected the fields {want:?}\n     got {got:?}"));
+                    return Err(format!(
+                        "{at}: expected the fields {want:?}\n     got {got:?}"
+                    ));
                 }
-                want.iter()
-                    .try_for_each(|(name, value)| self.json(&format!("{at}.{name}"), value, &got[name]))
+                want.iter().try_for_each(|(name, value)| {
+                    self.json(&format!("{at}.{name}"), value, &got[name])
+                })
             }
             (Value::Array(want), Value::Array(got)) if want.len() == got.len() => want
                 .iter()
                 .zip(got)
                 .enumerate()
                 .try_for_each(|(i, (want, got))| self.json(&format!("{at}[{i}]"), want, got)),
-            (Value::String(want), Value::Number(got)) if want.starts_with("{int") => {
-                self.text(want, &got.to_string()).map_err(|why| format!("{at}: {why}"))
-            }
+            (Value::String(want), Value::Number(got)) if want.starts_with("{int") => self
+                .text(want, &got.to_string())
+                .map_err(|why| format!("{at}: {why}")),
             (Value::String(want), Value::String(got)) if !want.starts_with("{int") => {
                 self.text(want, got).map_err(|why| format!("{at}: {why}"))
             }
@@ -170,8 +184,16 @@ fn placeholders() {
     let uuid = "de1bf5b5-4a72-4f94-a10c-d2a3741cdf75";
     let json = format!(r#"{{"a":"{uuid}","b":"{uuid}"}}"#);
     for (want, got, ok) in [
-        (r#"{"detail":"Not found"}"#, r#"{"detail":"Not found"}"#, true),
-        (r#"{"detail":"Not found"}"#, r#"{"detail": "Not found"}"#, false),
+        (
+            r#"{"detail":"Not found"}"#,
+            r#"{"detail":"Not found"}"#,
+            true,
+        ),
+        (
+            r#"{"detail":"Not found"}"#,
+            r#"{"detail": "Not found"}"#,
+            false,
+        ),
         (r#"{"a":"{uuid:x}","b":"{uuid:x}"}"#, json.as_str(), true),
         ("{uuid:x}", "de1bf5b5-4a72-4f94-a10c-d2a3741cdf76", false),
         ("{uuid}", "DE1BF5B5-4a72-4f94-a10c-d2a3741cdf75", false),

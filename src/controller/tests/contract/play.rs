@@ -42,9 +42,12 @@ pub(super) async fn play(name: &str, story: &Story) -> Vec<String> {
         match step {
             Step::SetUp(line, words) => {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                stage.set_up(&words, &mut holes).await.unwrap_or_else(|why| {
-                    panic!("fixtures/{name}:{line}: @{}: {why}", words.join(" "))
-                });
+                stage
+                    .set_up(&words, &mut holes)
+                    .await
+                    .unwrap_or_else(|why| {
+                        panic!("fixtures/{name}:{line}: @{}: {why}", words.join(" "))
+                    });
             }
             Step::Exchange(exchange) => {
                 let at = format!("fixtures/{name}:{}: {}", exchange.line, exchange.title);
@@ -128,10 +131,17 @@ fn request(request: &Request, holes: &Holes) -> Vec<u8> {
 
 /// What is different in an answer.
 fn differences(exchange: &Exchange, reply: &Reply, holes: &mut Holes) -> Vec<String> {
-    let Answer { status_line, headers, body } = &exchange.answer;
+    let Answer {
+        status_line,
+        headers,
+        body,
+    } = &exchange.answer;
     let mut wrong = Vec::new();
     if reply.line != *status_line {
-        wrong.push(format!("expected {status_line}\n     got {} {}", reply.line, reply.body));
+        wrong.push(format!(
+            "expected {status_line}\n     got {} {}",
+            reply.line, reply.body
+        ));
     }
     let common = COMMON.map(|(name, value)| (name.to_owned(), value.to_owned()));
     for (name, value) in common.iter().chain(headers) {
@@ -149,7 +159,10 @@ fn differences(exchange: &Exchange, reply: &Reply, holes: &mut Holes) -> Vec<Str
                     wrong.push(format!("{name}: {why}"));
                 }
             }
-            (want, got) => wrong.push(format!("{name}: expected {want}\n     got {got:?} in {:?}", reply.headers)),
+            (want, got) => wrong.push(format!(
+                "{name}: expected {want}\n     got {got:?} in {:?}",
+                reply.headers
+            )),
         }
     }
     let head = exchange.request.head[0].starts_with("HEAD ");
@@ -160,6 +173,7 @@ fn differences(exchange: &Exchange, reply: &Reply, holes: &mut Holes) -> Vec<Str
             .and_then(|got| holes.json("body", want, &got))
             .map_err(|why| format!("{why}\n     in {}", reply.body)),
         Body::Text(want) => holes.text(want, &reply.body),
+        Body::Any => Ok(()),
     };
     wrong.extend(compared.err());
     wrong
@@ -171,14 +185,20 @@ fn ill_formed(reply: &Reply, head: bool) -> Vec<String> {
     let mut names: Vec<String> = reply
         .headers
         .iter()
-        .map(|line| line.split_once(": ").map_or(line.as_str(), |(name, _)| name))
+        .map(|line| {
+            line.split_once(": ")
+                .map_or(line.as_str(), |(name, _)| name)
+        })
         .map(str::to_ascii_lowercase)
         .collect();
     names.sort_unstable();
     for two in names.windows(2).filter(|two| two[0] == two[1]) {
         wrong.push(format!("the header {} is there twice", two[0]));
     }
-    for name in names.iter().filter(|name| HOP_BY_HOP.contains(&name.as_str())) {
+    for name in names
+        .iter()
+        .filter(|name| HOP_BY_HOP.contains(&name.as_str()))
+    {
         wrong.push(format!("the header {name} doesn't belong there"));
     }
     let length = reply.header("content-length").map(str::to_owned);

@@ -4,20 +4,24 @@
 //! - `@app blog ada [bob...]`: an app, its owner and its collaborators;
 //! - `@push blog ada [web worker...]`: a pushed build with these process types;
 //! - `@dockerfile blog ada [web...]`: the same from a Dockerfile;
-//! - `@fail create|start|health|off`: how the changes that follow fail;
+//! - `@fail REASON`: why the changes that follow fail; `off` ends it;
 //! - `@restarting blog bob`: a restart by bob that never ends (the app must be called `stuck`);
-//! - `@run NAME`: what the next one-off process does;
-//! - `@logger blog TEXT...`: a logger that has these words as the log of blog; `@logger` one without;
-//! - `@set key value`: a setting of the platform; `@builder-key KEY`: what v1's builder proves itself by.
+//! - `@logger TEXT...`: a logger that has these words, a line each, as every app's log;
+//! - `@set KEY VALUE`: a setting of the platform;
+//! - `@builder-key KEY`: what v1's builder proves itself by;
+//! - `@image NAME`: an image that the registry has.
 
+use axum::extract::Query;
+use tokio::net::TcpListener;
+
+use super::holes::Holes;
 use crate::{
     controller::testing::Site,
-    model::{AppName, ImageKind},
+    logger,
+    model::{AppName, ImageKind, PartPresence, SCHEMA},
     ops,
     store::{Key, Txn, keys},
 };
-
-use super::holes::Holes;
 
 /// A controller with what is set up.
 pub(super) struct Stage {
@@ -51,7 +55,12 @@ impl Stage {
                 self.site.push_types(app, by, ImageKind::Image, types).await;
             }
             ["set", key, value] => self.put(&keys::platform(key), value).await?,
-            ["fail", how] => self.put(&keys::platform("testFailure"), how).await?,
+            ["fail", why] => self.put(&keys::platform("testFailure"), why).await?,
+            ["builder-key", key] => {
+                let at = keys::setting("controller", "builderKey");
+                self.put(&at, key).await?;
+            }
+            ["logger", lines @ ..] => self.logger(lines).await?,
             ["restarting", app, by] => {
                 let app: AppName = parse(app)?;
                 ops::change::restart(&self.site.store, &app, &parse(by)?, None, None)
@@ -66,6 +75,32 @@ impl Stage {
     async fn put(&self, key: &Key<String>, value: &str) -> Result<(), String> {
         let txn = Txn::new().put(key, &value.to_owned());
         let done = self.site.store.commit(txn).await;
+        done.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    /// A logger as the controller sees it; in place of the one before.
+    async fn logger(&self, lines: &[&str]) -> Result<(), String> {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
+        let read = async move |Query(query): Query<std::collections::BTreeMap<String, String>>| {
+            let most = query.get("lines").and_then(|n| n.parse().ok());
+            let first = lines.len().saturating_sub(most.unwrap_or(usize::MAX));
+            match lines[first..].concat() {
+                text if text.is_empty() => (http::StatusCode::NO_CONTENT, text),
+                text => (http::StatusCode::OK, text),
+            }
+        };
+        let forget = async || http::StatusCode::NO_CONTENT;
+        let route = axum::routing::get(read).post(forget).delete(forget);
+        let router = axum::Router::new().route("/logs/{app}", route);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let presence = PartPresence {
+            schema: SCHEMA,
+            id: uuid::Uuid::new_v4(),
+            address: listener.local_addr().expect("address").to_string(),
+        };
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let at = keys::part(logger::PART, "127.0.0.1");
+        let done = self.site.store.commit(Txn::new().put(&at, &presence)).await;
         done.map(|_| ()).map_err(|e| e.to_string())
     }
 

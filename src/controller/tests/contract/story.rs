@@ -25,6 +25,7 @@
 //! value says that a line must not be. What all answers have in common is in `play::COMMON` and in
 //! the fixture `00-conventions.http`. A body is compared as JSON when the content type says so or
 //! behind `<<< json`, else, and behind `<<< exact`, byte by byte; a `␤` at its end is a line break.
+//! `<<< any` leaves it open.
 
 use serde_json::Value;
 
@@ -72,6 +73,8 @@ impl Answer {
 pub(super) enum Body {
     Json(Value),
     Text(String),
+    /// Left open by the reference.
+    Any,
 }
 
 /// What stands below `>>>` or `<<<`: flags, head, body.
@@ -82,17 +85,17 @@ struct Message {
 }
 
 /// Reads a fixture; panics with the line where it is wrong.
-pub(super) fn parse(text: &str) -> Story {
+pub(super) fn parse(file: &str, text: &str) -> Story {
     let lines: Vec<&str> = text.lines().collect();
     let marks = |line: &str| {
-        ["== ", "@", ">>>", "<<<"]
+        ["== ", "@", "# ", ">>>", "<<<"]
             .iter()
             .any(|mark| line.starts_with(mark))
     };
     let message = |at: &mut usize, mark: &str| -> Message {
         let first = lines.get(*at).copied().unwrap_or_default();
         let flags = first.strip_prefix(mark);
-        let flags = flags.unwrap_or_else(|| panic!("line {}: no {mark}", *at + 1));
+        let flags = flags.unwrap_or_else(|| panic!("{file}:{}: no {mark}", *at + 1));
         *at += 1;
         let end = (*at..lines.len()).find(|i| marks(lines[*i]));
         let whole = &lines[*at..end.unwrap_or(lines.len())];
@@ -125,15 +128,17 @@ pub(super) fn parse(text: &str) -> Story {
             at += 1;
             let request = message(&mut at, ">>>");
             let answer = message(&mut at, "<<<");
-            steps.push(Step::Exchange(exchange(number, title, request, answer)));
+            let at = format!("{file}:{number}");
+            let exchange = exchange(&at, number, title, request, answer);
+            steps.push(Step::Exchange(exchange));
         } else {
-            panic!("line {number}: neither a comment, a set-up line nor a title: {line}");
+            panic!("{file}:{number}: neither a comment, a set-up line nor a title: {line}");
         }
     }
     Story { steps }
 }
 
-fn exchange(line: usize, title: &str, request: Message, answer: Message) -> Exchange {
+fn exchange(at: &str, line: usize, title: &str, request: Message, answer: Message) -> Exchange {
     let (numbers, _) = title.split_once(": ").unwrap_or_default();
     let routes = numbers.split(", ").map(str::parse);
     let routes = routes.collect::<Result<_, _>>().unwrap_or_default();
@@ -142,7 +147,7 @@ fn exchange(line: usize, title: &str, request: Message, answer: Message) -> Exch
     let headers: Vec<(String, String)> = head
         .map(|text| match text.split_once(": ") {
             Some((name, value)) => (name.to_owned(), value.to_owned()),
-            None => panic!("line {line}: not a header: {text}"),
+            None => panic!("{at}: not a header: {text}"),
         })
         .collect();
     let of_json = |(name, value): &(String, String)| {
@@ -150,18 +155,20 @@ fn exchange(line: usize, title: &str, request: Message, answer: Message) -> Exch
     };
     let json = match answer.flags.as_str() {
         "json" => true,
-        "exact" => false,
+        "exact" | "any" => false,
         "" => !answer.body.is_empty() && headers.iter().any(of_json),
-        other => panic!("line {line}: unknown flag {other}"),
+        other => panic!("{at}: unknown flag {other}"),
     };
     let typed = headers.iter().any(|(name, _)| name == "Content-Type");
     assert!(
         typed || answer.body.is_empty(),
-        "line {line}: a body without a Content-Type"
+        "{at}: a body without a Content-Type"
     );
-    let body = if json {
+    let body = if answer.flags == "any" {
+        Body::Any
+    } else if json {
         let value = serde_json::from_str(&answer.body);
-        Body::Json(value.unwrap_or_else(|e| panic!("line {line}: {e}: {}", answer.body)))
+        Body::Json(value.unwrap_or_else(|e| panic!("{at}: {e}: {}", answer.body)))
     } else {
         Body::Text(answer.body)
     };

@@ -22,6 +22,9 @@ const MAX_TEXT: usize = 254;
 /// Longest command of `run`, in bytes.
 const MAX_COMMAND: usize = 32 << 10;
 
+/// What v1 says when there is no release to go back to.
+pub const BELOW_FIRST_RELEASE: &str = "version cannot be below 0";
+
 /// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -198,7 +201,7 @@ pub fn credentials(fields: &Fields) -> Result<(String, String), Refusal> {
 /// # Errors
 /// When it is no text.
 pub fn old_password(fields: &Fields) -> Result<Option<&str>, Refusal> {
-    optional(fields, "password")
+    Ok(optional(fields, "password")?.filter(|password| !password.is_empty()))
 }
 
 /// Another user, where the request may name one.
@@ -391,7 +394,7 @@ pub fn rollback(fields: &Fields) -> Result<Option<ReleaseNumber>, Refusal> {
         .map_err(|_| Refusal::field("version", "A valid integer is required."))?;
     match u32::try_from(number) {
         Ok(number) if number > 0 => Ok(Some(ReleaseNumber(number))),
-        _ => Err(Refusal::Detail("version cannot be below 0".to_owned())),
+        _ => Err(Refusal::Detail(BELOW_FIRST_RELEASE.to_owned())),
     }
 }
 
@@ -426,26 +429,30 @@ pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
 /// `POST apps/<app>/domains/`
 ///
 /// # Errors
-/// When it is no domain that can lead to an app: a wildcard, or one that DNS doesn't allow.
+/// When it is no domain that can lead to an app: one that DNS doesn't allow, or that looks like an
+/// address.
 pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
+    let wrong = || Refusal::field("domain", "Hostname does not look valid.");
     let text = required(fields, "domain")?.to_ascii_lowercase();
     let text = text.strip_suffix('.').unwrap_or(&text);
-    if text.contains('*') {
-        return Err(Refusal::field(
-            "domain",
-            "Adding a wildcard subdomain is currently not supported.",
-        ));
+    let name: DomainName = text.parse().map_err(|_| wrong())?;
+    // Names below xip.io hold an address, and lead to it.
+    if text.contains("xip.io") {
+        return Ok(name);
     }
-    let wrong = || Refusal::field("domain", "Hostname does not look valid.");
-    let labels: Vec<&str> = text.split('.').collect();
-    let digits = |label: &&str| label.chars().all(|c| c.is_ascii_digit());
-    // A label of nothing but digits makes it look like an address.
-    if labels.iter().any(digits)
-        || labels
-            .iter()
-            .any(|l| l.contains("--") && !l.starts_with("xn--"))
-    {
+    let (rest, wildcard) = match text.strip_prefix("*.") {
+        Some(rest) => (rest, true),
+        None => (text, false),
+    };
+    let labels: Vec<&str> = rest.split('.').collect();
+    let digit = |c: char| c.is_ascii_digit();
+    let odd = |label: &&str| {
+        label.chars().all(digit) || (label.contains("--") && !label.starts_with("xn--"))
+    };
+    // A wildcard right below a top-level domain would be everybody's.
+    let short = labels.len() == 1 && (wildcard || rest.contains(digit));
+    if short || labels.iter().any(odd) {
         return Err(wrong());
     }
-    text.parse().map_err(|_| wrong())
+    Ok(name)
 }

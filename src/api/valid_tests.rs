@@ -167,14 +167,17 @@ fn rollbacks() {
 #[test]
 fn domains() {
     let wrong = r#"{"domain":["Hostname does not look valid."]}"#;
-    let wild = r#"{"domain":["Adding a wildcard subdomain is currently not supported."]}"#;
     let cases = [
         ("example.com", "ok"),
         ("Example.Com.", "ok"),
         ("domain", "ok"),
         ("xn--bcher-kva.example", "ok"),
-        ("*.example.com", wild),
-        ("*", wild),
+        ("*.example.com", "ok"),
+        ("*", wrong),
+        ("*.com", wrong),
+        ("a.*.example.com", wrong),
+        ("host1", wrong),
+        ("10.0.0.1.xip.io", "ok"),
         ("-a.example.com", wrong),
         ("a--b.example.com", wrong),
         ("10.0.0.1", wrong),

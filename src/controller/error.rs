@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::{
-    api::{containers::NoPlace, valid::Refusal},
+    api::{
+        containers::NoPlace,
+        valid::{BELOW_FIRST_RELEASE, Refusal},
+    },
     ops::OpsError,
     seal::SealError,
     store::{CommitError, StoreError},
@@ -60,6 +63,9 @@ pub(super) enum ApiError {
     /// It can't be done now, or was tried and failed.
     #[error("{0}")]
     Unavailable(String),
+    /// It was tried and failed, where v1 said 500.
+    #[error("{0}")]
+    Failed(String),
     /// This platform can't do that.
     #[error("{0}")]
     NotImplemented(String),
@@ -91,7 +97,7 @@ impl ApiError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -162,11 +168,12 @@ impl From<OpsError> for ApiError {
         match error {
             OpsError::NotFound(_) => Self::NotFound,
             OpsError::Taken(_) => Self::Refused(Refusal::not_unique("id")),
+            // v1's plain rollback counted down from the latest release.
+            OpsError::NothingToRollBackTo(_) => Self::detail(BELOW_FIRST_RELEASE),
             OpsError::Busy { .. } => Self::Busy(error.to_string()),
             OpsError::Contended(_) | OpsError::Destroying(_) => Self::Conflict(error.to_string()),
             OpsError::NoBuild
             | OpsError::UnknownType(_)
-            | OpsError::NothingToRollBackTo(_)
             | OpsError::Invalid(_)
             | OpsError::Name(_) => Self::detail(error.to_string()),
             OpsError::Timeout { .. } => Self::Unavailable(error.to_string()),

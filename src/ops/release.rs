@@ -123,7 +123,7 @@ pub(super) fn config_summary(
 }
 
 /// The wanted processes after a build: types that the Procfile dropped go, and a first build gets
-/// its default: `web=1`, or `cmd=1` for an image that has no `web` of its own.
+/// its default: `cmd=1` for an image by its name or one that has no `web` of its own, else `web=1`.
 #[must_use]
 pub fn structure_for(build: &Build, current: &Structure) -> Structure {
     let cmd = ProcessType::try_from("cmd".to_owned()).expect("invariant: cmd is a type");
@@ -137,7 +137,9 @@ pub fn structure_for(build: &Build, current: &Structure) -> Structure {
         .map(|(kind, count)| (kind.clone(), *count))
         .collect();
     if current.is_empty() {
-        if build.procfile.contains_key(&web) {
+        if build.sha.is_empty() {
+            next.insert(cmd, 1);
+        } else if build.procfile.contains_key(&web) {
             next.insert(web, 1);
         } else if build.kind == ImageKind::Image {
             next.insert(cmd, 1);
@@ -198,7 +200,7 @@ mod tests {
             image: String::new(),
             kind: image,
             port: 5000,
-            sha: String::new(),
+            sha: "0123456".to_owned(),
             procfile: types.iter().map(|t| (kind(t), "run".to_owned())).collect(),
             dockerfile: false,
             created: Timestamp::UNIX_EPOCH,
@@ -232,6 +234,15 @@ mod tests {
             let got = structure_for(&build(*image, types), &structure(current));
             assert_eq!(got, structure(want), "{image:?} {types:?} {current:?}");
         }
+        // An image by its name has no commit: whatever its Procfile says, its own command runs first.
+        let named = Build {
+            sha: String::new(),
+            ..build(ImageKind::Image, &["web"])
+        };
+        assert_eq!(
+            structure_for(&named, &structure(&[])),
+            structure(&[("cmd", 1)])
+        );
     }
 
     #[test]

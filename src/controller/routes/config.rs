@@ -22,7 +22,7 @@ use crate::{
     },
     model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
-        self,
+        self, OpsError,
         change::{self, ConfigChange},
     },
     render,
@@ -112,7 +112,13 @@ pub(super) async fn set(
         tags,
     };
     let change =
-        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
+        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await;
+    let change = change.map_err(|error| match error {
+        busy @ OpsError::Busy { .. } => {
+            ApiError::Busy(format!("Config changes already in progress.\n{busy}"))
+        }
+        other => other.into(),
+    })?;
     let what = format!("{} changed the config: {}", user.username, change.release);
     ctl.tell(&name, what);
     ctl.settle(&name, &change).await?;

@@ -130,9 +130,16 @@ impl Shared {
         if ended.result == OutcomeResult::Succeeded {
             return Ok(());
         }
-        let mut why = ended
+        let reason = ended
             .reason
             .unwrap_or_else(|| "the change was given up".to_owned());
+        let mut why = match ended.result {
+            // v1's words, which scripts know; it never said why.
+            OutcomeResult::Failed => {
+                format!("aborting, failed to create some containers: {reason}")
+            }
+            _ => reason,
+        };
         for line in &ended.log {
             why.push('\n');
             why.push_str(line);

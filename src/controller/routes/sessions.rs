@@ -151,7 +151,11 @@ pub(super) async fn cancel(
             "{name} still has applications assigned. Delete or transfer ownership"
         )));
     }
-    ctl.keep_an_administrator(&name).await?;
+    // The only user of all may go: then the next one is the first again.
+    let last = ctl.users().await?.len() == 1;
+    if !last {
+        ctl.keep_an_administrator(&name).await?;
+    }
     for (app, _) in apps
         .iter()
         .filter(|(_, app)| app.collaborators.contains(&name))
@@ -176,9 +180,11 @@ pub(super) async fn cancel(
         ctl.store.commit(txn).await?;
     }
     let key = keys::user(&name);
-    ctl.store
-        .commit(Txn::new().unchanged(&key, revision).delete(&key))
-        .await?;
+    let mut txn = Txn::new().unchanged(&key, revision).delete(&key);
+    if last {
+        txn = txn.delete(&first_user());
+    }
+    ctl.store.commit(txn).await?;
     auth::end_tokens(&ctl.store, Some(&name)).await?;
     info!(user = %name, "user deleted");
     Ok(StatusCode::NO_CONTENT)
@@ -196,8 +202,8 @@ pub(super) async fn passwd(
         access::administrator(&user)?;
     }
     let proven = match old {
-        // Administrators may leave out a password that they don't know.
-        None => user.is_superuser && fields.get("username").is_some(),
+        // Administrators may leave it out.
+        None => user.is_superuser,
         Some(old) => {
             let whose = match &other {
                 Some(other) => {

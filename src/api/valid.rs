@@ -1,12 +1,16 @@
 //! What requests say, parsed: JSON fields in, parsed names out, refusals in v1's own words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::ssh_key::{self, PublicKey};
 use crate::{
-    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    model::{
+        AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Scope, TokenName,
+        Username,
+    },
     render,
 };
 
@@ -411,6 +415,108 @@ pub fn command(fields: &Fields) -> Result<String, Refusal> {
         ));
     }
     Ok(command.to_owned())
+}
+
+/// A token to be minted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// What to call it.
+    pub name: TokenName,
+    /// What it may be used for.
+    pub scope: Scope,
+    /// The only apps that it is for.
+    pub apps: Option<BTreeSet<AppName>>,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+/// Most apps that a token may be limited to.
+const MAX_TOKEN_APPS: usize = 100;
+
+/// Longest life of a token that has an end, in days.
+const MAX_TOKEN_DAYS: u64 = 3660;
+
+/// `POST tokens/`
+///
+/// # Errors
+/// When a field is missing or not allowed, or the end is in the past.
+pub fn token(fields: &Fields, now: Timestamp) -> Result<NewToken, Refusal> {
+    let name = required(fields, "name")?;
+    let name = name
+        .parse()
+        .map_err(|e| Refusal::field("name", format!("{e}")))?;
+    if fields.get("name").is_some_and(|name| name == "current") {
+        return Err(Refusal::field("name", "current is a reserved name."));
+    }
+    // Nobody shall get a token for everything because he forgot to say for what.
+    let scope = Scope::parse(required(fields, "scope")?)
+        .ok_or_else(|| Refusal::field("scope", "Must be all, deploy or read."))?;
+    let apps = match fields.get("apps") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(names)) => Some(token_apps(names)?),
+        Some(_) => return Err(Refusal::field("apps", "Expected a list of apps.")),
+    };
+    let expires = optional(fields, "expires")?
+        .map(|text| expiry(text, now))
+        .transpose()?;
+    Ok(NewToken {
+        name,
+        scope,
+        apps,
+        expires,
+    })
+}
+
+fn token_apps(names: &[Value]) -> Result<BTreeSet<AppName>, Refusal> {
+    if names.is_empty() || names.len() > MAX_TOKEN_APPS {
+        let why = format!("Name 1 to {MAX_TOKEN_APPS} apps, or leave the field out for all.");
+        return Err(Refusal::field("apps", why));
+    }
+    names
+        .iter()
+        .map(|name| {
+            let text = name.as_str().unwrap_or_default();
+            text.parse()
+                .map_err(|_| Refusal::field("apps", format!("{name} is no app's name.")))
+        })
+        .collect()
+}
+
+/// When something ends that was given as `90d`, `12h`, `30m` or a time (RFC 3339).
+///
+/// # Errors
+/// When it is neither, in the past, or too far away.
+pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let refuse = |why: &str| Refusal::field("expires", why);
+    let most = SignedDuration::from_secs((MAX_TOKEN_DAYS * 86_400).cast_signed());
+    let end = match text.parse::<Timestamp>() {
+        Ok(end) => end,
+        Err(_) => {
+            let wrong = || refuse("Write it as 90d, 12h or 30m, or as 2027-01-31T00:00:00Z.");
+            let unit = match text.as_bytes().last() {
+                Some(b'd') => 86_400,
+                Some(b'h') => 3600,
+                Some(b'm') => 60,
+                _ => return Err(wrong()),
+            };
+            let digits = &text[..text.len() - 1];
+            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(wrong());
+            }
+            // More digits than a number holds are too many in any unit.
+            let seconds = digits.parse::<i64>().ok().and_then(|n| n.checked_mul(unit));
+            let life = seconds.map_or(SignedDuration::MAX, SignedDuration::from_secs);
+            now.saturating_add(life.min(most + most))
+                .map_err(|_| wrong())?
+        }
+    };
+    if end <= now {
+        return Err(refuse("That is not in the future."));
+    }
+    if now.duration_until(end) > most {
+        return Err(refuse(&format!("At most {MAX_TOKEN_DAYS}d.")));
+    }
+    Ok(end)
 }
 
 /// `POST keys/`

@@ -177,7 +177,8 @@ impl Site {
             created: Timestamp::now(),
             last_login: None,
         };
-        let (token, txn) = auth::mint(&username, Timestamp::now()).expect("token");
+        let (token, txn) =
+            auth::mint(&auth::login(username.clone(), Timestamp::now())).expect("token");
         let txn = txn.put(&keys::user(&username), &user);
         self.store.commit(txn).await.expect("user");
         token

@@ -3,5 +3,7 @@
 mod contract;
 mod flows;
 mod permissions;
+mod table;
 mod things;
+mod tokens;
 mod wire;

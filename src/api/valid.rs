@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 
 use super::ssh_key::{self, PublicKey};
 use crate::{
-    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    model::{
+        AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username,
+        WHITELIST_VARIABLE, Whitelist,
+    },
     render,
 };
 
@@ -285,6 +288,10 @@ pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
         if let Some(text) = &value {
             render::env::check_value(&name, text)
                 .map_err(|e| Refusal::field("values", e.to_string()))?;
+            if name.as_str() == WHITELIST_VARIABLE {
+                text.parse::<Whitelist>()
+                    .map_err(|e| Refusal::field("values", e.to_string()))?;
+            }
         }
         request.values.insert(name, value);
     }

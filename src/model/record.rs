@@ -68,6 +68,7 @@ json_record!(
     Rollout,
     Route,
     Domain,
+    Certificate,
     HostRecord,
     Machine,
     Assignment,

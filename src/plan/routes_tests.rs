@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::host::parse_host;
 
 fn put<'a>(key: &'a str, revision: Revision, value: &'a str) -> RecordChange<'a> {
     RecordChange {

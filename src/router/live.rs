@@ -5,7 +5,7 @@
 
 use std::{
     cell::Cell,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
 };
@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use super::backend::{Backend, Held};
 use crate::{
     model::DomainName,
-    plan::routes::{
-        Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target, parse_host,
+    plan::{
+        host::parse_host,
+        routes::{Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target},
     },
     store::Update,
 };
@@ -35,6 +36,8 @@ pub enum Choice {
     NoProcess,
     /// The app's owner has switched it off.
     Maintenance,
+    /// The app's owner doesn't let this client in.
+    Forbidden,
     /// Nobody answers to that name.
     Unknown,
     /// The name is none.
@@ -141,13 +144,14 @@ impl Live {
     /// Chooses who takes a request, but none of `tried`: the less loaded of two at random. Those
     /// that were not reachable lately only when there is no other.
     #[must_use]
-    pub fn choose(&self, host: &str, tried: &[Arc<Backend>]) -> Choice {
+    pub fn choose(&self, host: &str, client: IpAddr, tried: &[Arc<Backend>]) -> Choice {
         let Ok(host) = parse_host(host) else {
             return Choice::InvalidHost;
         };
         let table = self.read();
         let slots = match table.lookup(&host) {
             Target::Unknown => return Choice::Unknown,
+            Target::App(_, app) if !app.admits(client) => return Choice::Forbidden,
             Target::App(_, app) if app.in_maintenance() => return Choice::Maintenance,
             Target::App(_, app) => app.slots(),
             Target::Controller(slots) => slots,

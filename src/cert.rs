@@ -96,6 +96,17 @@ pub enum CertError {
     /// Certificate and key are of different pairs.
     #[error("the private key does not belong to the certificate")]
     Mismatch,
+    /// It is for no domain.
+    #[error("the certificate names no domain, so that no client would take it for one")]
+    Nameless,
+    /// It is not for that domain.
+    #[error("the certificate is not for {name}, but for {names}: clients would refuse it")]
+    NotFor {
+        /// The one that was asked for.
+        name: DomainName,
+        /// Those that it is for.
+        names: String,
+    },
     /// The key's certificate is not the first.
     #[error("the private key belongs to certificate {at} of the chain; that one must stand first")]
     LeafElsewhere {
@@ -105,13 +116,14 @@ pub enum CertError {
 }
 
 impl CertError {
-    /// Whether the key is at fault, rather than the certificate.
+    /// Which field of the API's request is at fault.
     #[must_use]
-    pub const fn is_about_key(&self) -> bool {
-        matches!(
-            self,
-            Self::NoKey | Self::Encrypted | Self::Key(_) | Self::Mismatch
-        )
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::NoKey | Self::Encrypted | Self::Key(_) | Self::Mismatch => "key",
+            Self::Nameless | Self::NotFor { .. } => "common_name",
+            _ => "certificate",
+        }
     }
 }
 
@@ -132,6 +144,38 @@ pub struct Facts {
     pub not_before: Timestamp,
     /// Until when.
     pub not_after: Timestamp,
+}
+
+impl Facts {
+    /// What a certificate is called, and the names that it is served for: the one that was asked for,
+    /// else all that it has.
+    ///
+    /// # Errors
+    /// When it has no names, or not that one.
+    pub fn served_for(
+        &self,
+        asked: Option<DomainName>,
+    ) -> Result<(DomainName, BTreeSet<DomainName>), CertError> {
+        let mut names = self.names.clone();
+        names.extend(self.common_name.clone());
+        if let Some(name) = asked {
+            if covers(&names, &name) {
+                return Ok((name.clone(), BTreeSet::from([name])));
+            }
+            let names: Vec<&str> = names.iter().map(DomainName::as_str).collect();
+            return Err(match names.is_empty() {
+                true => CertError::Nameless,
+                false => CertError::NotFor {
+                    name,
+                    names: names.join(", "),
+                },
+            });
+        }
+        let plain = || names.iter().find(|name| !name.as_str().starts_with('*'));
+        let name = self.common_name.as_ref().or_else(plain);
+        let name = name.or_else(|| names.first()).cloned();
+        Ok((name.ok_or(CertError::Nameless)?, names))
+    }
 }
 
 /// A certificate with its chain and key that can be served.

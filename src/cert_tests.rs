@@ -183,6 +183,46 @@ fn a_certificate_without_alternative_names_is_for_its_common_name() {
 }
 
 #[test]
+fn what_it_is_served_for() {
+    let served = |common_name: &str, alternative: &[&str], asked: Option<&str>| {
+        let facts = Facts {
+            subject: String::new(),
+            issuer: String::new(),
+            common_name: domain(common_name),
+            names: names(alternative),
+            fingerprint: String::new(),
+            not_before: now(),
+            not_after: now(),
+        };
+        let asked = asked.map(|name| name.parse().expect("name"));
+        facts.served_for(asked).map(|(name, all)| {
+            let all: Vec<&str> = all.iter().map(DomainName::as_str).collect();
+            format!("{name}: {}", all.join(" "))
+        })
+    };
+    let cases: &[(&str, &[&str], Option<&str>, &str)] = &[
+        ("b.x", &["a.x", "b.x"], None, "b.x: a.x b.x"),
+        ("The Shop", &["*.a.x", "b.x"], None, "b.x: *.a.x b.x"),
+        ("", &["*.a.x"], None, "*.a.x: *.a.x"),
+        ("c.x", &["a.x"], None, "c.x: a.x c.x"),
+        ("b.x", &["a.x", "b.x"], Some("a.x"), "a.x: a.x"),
+        ("b.x", &["*.a.x"], Some("www.a.x"), "www.a.x: www.a.x"),
+    ];
+    for (common_name, alternative, asked, want) in cases {
+        let got = served(common_name, alternative, *asked).expect(want);
+        assert_eq!(got, *want);
+    }
+    let error = served("b.x", &["a.x"], Some("d.x")).expect_err("not for that");
+    assert_eq!(
+        error.to_string(),
+        "the certificate is not for d.x, but for a.x, b.x: clients would refuse it"
+    );
+    for asked in [None, Some("d.x")] {
+        assert!(matches!(served("Ada", &[], asked), Err(CertError::Nameless)));
+    }
+}
+
+#[test]
 fn wildcards_cover_one_label() {
     let these = names(&["a.example", "*.b.example"]);
     for (host, want) in [

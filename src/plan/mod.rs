@@ -8,6 +8,7 @@ mod actor_tests;
 pub mod admission;
 #[cfg(test)]
 mod case_tests;
+pub mod certs;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;

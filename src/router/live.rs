@@ -13,14 +13,17 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::backend::{Backend, Held};
+use super::{
+    backend::{Backend, Held},
+    certs::Certs,
+};
 use crate::{
     model::DomainName,
     plan::{
         host::parse_host,
         routes::{Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target},
     },
-    store::Update,
+    store::{Update, keys},
 };
 
 type Table = RouteTable<Arc<Backend>>;
@@ -48,6 +51,8 @@ pub enum Choice {
 #[derive(Debug)]
 pub struct Live {
     table: RwLock<Table>,
+    /// The certificates that go with it.
+    pub(super) certs: Arc<Certs>,
     workers: usize,
     started: Instant,
     /// Told when the last holder of a withdrawn backend is gone.
@@ -59,9 +64,10 @@ pub struct Live {
 impl Live {
     /// An empty table for so many workers.
     #[must_use]
-    pub fn new(workers: usize) -> Self {
+    pub fn new(workers: usize, certs: Certs) -> Self {
         Self {
             table: RwLock::default(),
+            certs: Arc::new(certs),
             workers,
             started: Instant::now(),
             released: Arc::default(),
@@ -91,7 +97,11 @@ impl Live {
             revision: change.mod_revision,
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
-        if update.first {
+        if prefix == keys::certs().as_str() {
+            self.certs.update(&records.collect::<Vec<_>>(), update.first);
+            self.version.send_modify(|version| *version += 1);
+            Vec::new()
+        } else if update.first {
             // Of several changes to one key only the last counts; a first listing has one each.
             let records: Vec<_> = records.collect();
             self.change(|table, make| table.replace(prefix, &records, make))
@@ -107,6 +117,8 @@ impl Live {
             revision: record.revision,
             value: Some(record.value.as_bytes()),
         });
+        let records: Vec<_> = records.collect();
+        self.certs.update(&records, true);
         self.change(|table, make| table.apply(records, make));
     }
 
@@ -193,7 +205,9 @@ impl Live {
     /// The table as records.
     #[must_use]
     pub fn export(&self) -> Vec<SavedRecord> {
-        self.read().export()
+        let mut records = self.read().export();
+        records.extend(self.certs.export());
+        records
     }
 
     /// Numbers of apps and backends, and requests in flight.

@@ -2,6 +2,7 @@
 
 mod apps;
 mod builds;
+mod certs;
 mod config;
 mod containers;
 mod domains;
@@ -75,6 +76,9 @@ pub(super) fn router(state: State) -> Router {
         .route(&of("perms/{user}"), delete(perms::revoke))
         .route("/v1/keys", get(keys::list).post(keys::add))
         .route("/v1/keys/{id}", get(keys::get).delete(keys::remove))
+        .route("/v1/certs", get(certs::list).post(certs::add))
+        .route("/v1/certs/{name}", get(certs::get).delete(certs::remove))
+        .route("/v1/certs/{name}/chain", get(certs::chain))
         .route("/v1/users", get(users::list))
         .route(
             "/v1/admin/perms",

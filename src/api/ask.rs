@@ -151,6 +151,19 @@ pub struct Run {
     pub command: String,
 }
 
+/// `POST certs/`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "CertRequest")]
+pub struct Cert {
+    /// The certificate with its chain, its own first, as PEM.
+    pub certificate: String,
+    /// Its private key, as PEM.
+    pub key: String,
+    /// The one name to serve it for; else all that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_name: Option<String>,
+}
+
 /// `POST apps/<app>/domains/`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "DomainRequest")]

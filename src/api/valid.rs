@@ -9,7 +9,7 @@ use super::ssh_key::{self, PublicKey};
 use crate::{
     model::{
         AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Scope, TokenName,
-        Username,
+        Username, WHITELIST_VARIABLE, Whitelist,
     },
     render,
 };
@@ -28,6 +28,11 @@ const MAX_COMMAND: usize = 32 << 10;
 
 /// What v1 says when there is no release to go back to.
 pub const BELOW_FIRST_RELEASE: &str = "version cannot be below 0";
+/// Longest chain of certificates, in bytes.
+const MAX_CHAIN: usize = 64 << 10;
+
+/// Longest private key, in bytes.
+const MAX_KEY: usize = 16 << 10;
 
 /// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -292,6 +297,10 @@ pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
         if let Some(text) = &value {
             render::env::check_value(&name, text)
                 .map_err(|e| Refusal::field("values", e.to_string()))?;
+            if name.as_str() == WHITELIST_VARIABLE {
+                text.parse::<Whitelist>()
+                    .map_err(|e| Refusal::field("values", e.to_string()))?;
+            }
         }
         request.values.insert(name, value);
     }
@@ -532,33 +541,78 @@ pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     Ok((id, key))
 }
 
-/// `POST apps/<app>/domains/`
+/// `POST apps/<app>/domains/`. Unlike v1, wildcards are taken: `*.` before at least two labels.
 ///
 /// # Errors
-/// When it is no domain that can lead to an app: one that DNS doesn't allow, or that looks like an
-/// address.
+/// When it is no domain that can lead to an app.
 pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
-    let wrong = || Refusal::field("domain", "Hostname does not look valid.");
     let text = required(fields, "domain")?.to_ascii_lowercase();
-    let text = text.strip_suffix('.').unwrap_or(&text);
-    let name: DomainName = text.parse().map_err(|_| wrong())?;
-    // Names below xip.io hold an address, and lead to it.
-    if text.contains("xip.io") {
-        return Ok(name);
+    if text.len() > 255 {
+        let why = "Hostname must be 255 characters or less.";
+        return Err(Refusal::field("domain", why));
     }
-    let (rest, wildcard) = match text.strip_prefix("*.") {
-        Some(rest) => (rest, true),
-        None => (text, false),
+    let text = text.strip_suffix('.').unwrap_or(&text);
+    let wrong = || Refusal::field("domain", "Hostname does not look valid.");
+    let (is_wildcard, rest) = match text.strip_prefix("*.") {
+        Some(rest) => (true, rest),
+        None => (false, text),
     };
     let labels: Vec<&str> = rest.split('.').collect();
     let digit = |c: char| c.is_ascii_digit();
     let odd = |label: &&str| {
+        // A label of nothing but digits makes it look like an address.
         label.chars().all(digit) || (label.contains("--") && !label.starts_with("xn--"))
     };
-    // A wildcard right below a top-level domain would be everybody's.
-    let short = labels.len() == 1 && (wildcard || rest.contains(digit));
-    if short || labels.iter().any(odd) {
+    // Names of xip.io are addresses, and meant to be.
+    let is_odd = labels.iter().any(odd) && !text.contains("xip.io");
+    let is_short = labels.len() == 1 && (is_wildcard || text.contains(digit));
+    if is_odd || is_short {
         return Err(wrong());
     }
-    Ok(name)
+    text.parse().map_err(|_| wrong())
+}
+
+/// Whether a name is the platform's own: its domain, those right below it (the apps' and the
+/// controller's), and wildcards over either.
+#[must_use]
+pub fn is_platforms(name: &DomainName, platform: &str) -> bool {
+    let name = name.as_str();
+    let below = name
+        .strip_suffix(platform)
+        .and_then(|n| n.strip_suffix('.'));
+    let above = name.strip_prefix("*.").zip(platform.split_once('.'));
+    name == platform
+        || below.is_some_and(|label| !label.contains('.'))
+        || above.is_some_and(|(parent, (_, platforms))| parent == platforms)
+}
+
+/// What `POST certs/` brings.
+pub struct CertRequest<'f> {
+    /// The chain, as PEM.
+    pub certificate: &'f str,
+    /// The private key, as PEM.
+    pub key: &'f str,
+    /// The name to serve it for, instead of all that it has.
+    pub common_name: Option<DomainName>,
+}
+
+/// `POST certs/`
+///
+/// # Errors
+/// When a part is missing or too long, or the name is none.
+pub fn cert(fields: &Fields) -> Result<CertRequest<'_>, Refusal> {
+    let text = |name, limit| at_most(name, required(fields, name)?, limit);
+    let asked = optional(fields, "common_name")?.filter(|name| !name.is_empty());
+    let common_name = asked
+        .map(|name| {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name.to_ascii_lowercase().parse()
+        })
+        .transpose()
+        .map_err(|_| Refusal::field("common_name", "Hostname does not look valid."))?;
+    Ok(CertRequest {
+        certificate: text("certificate", MAX_CHAIN)?,
+        key: text("key", MAX_KEY)?,
+        common_name,
+    })
 }

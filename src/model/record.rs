@@ -69,6 +69,7 @@ json_record!(
     Rollout,
     Route,
     Domain,
+    Certificate,
     HostRecord,
     Machine,
     Assignment,

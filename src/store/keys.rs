@@ -106,6 +106,8 @@ keys! {
     route(app: &AppName) -> Route = "/deis/routes/{app}";
     /// A custom domain.
     domain(domain: &DomainName) -> Domain = "/deis/domains/{domain}";
+    /// A certificate.
+    cert(name: &DomainName) -> Certificate = "/deis/certs/{name}";
     /// A host's durable record.
     host(id: &MachineId) -> HostRecord = "/deis/hosts/{id}";
     /// A host's presence.
@@ -159,6 +161,8 @@ prefixes! {
     routes() -> Route = "/deis/routes/";
     /// All custom domains.
     domains() -> Domain = "/deis/domains/";
+    /// All certificates.
+    certs() -> Certificate = "/deis/certs/";
     /// All hosts' durable records.
     hosts() -> HostRecord = "/deis/hosts/";
     /// All hosts that are present.

@@ -3,6 +3,7 @@
 mod apps;
 mod audit;
 mod builds;
+mod certs;
 mod config;
 mod containers;
 mod domains;

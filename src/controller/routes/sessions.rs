@@ -179,6 +179,12 @@ pub(super) async fn cancel(
         });
         ctl.store.commit(txn).await?;
     }
+    for some in ctl.certs_of(&name).await?.chunks(100) {
+        let txn = some.iter().fold(Txn::new(), |txn, cert| {
+            txn.delete(&keys::cert(&cert.value.name))
+        });
+        ctl.store.commit(txn).await?;
+    }
     let key = keys::user(&name);
     let mut txn = Txn::new().unchanged(&key, revision).delete(&key);
     if last {

@@ -25,8 +25,8 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, config, containers, domains, health, keys, logs, openapi, perms, releases,
-    root, run, sessions, tokens, users,
+    apps, audit, builds, certs, config, containers, domains, health, keys, logs, openapi, perms,
+    releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
@@ -135,6 +135,12 @@ routes! {
     GET "/v1/apps/{app}/perms" Read perms::list => 200 One<wire::Perms>, "Lists who may use an app besides its owner";
     POST "/v1/apps/{app}/perms" All perms::grant, One<ask::Username> => 201 Nothing, "Lets a user use an app";
     DELETE "/v1/apps/{app}/perms/{user}" All perms::revoke => 204 Nothing, "Takes that back";
+
+    GET "/v1/certs" All certs::list => 200 Pages<wire::Cert>, "Lists one's own certificates";
+    POST "/v1/certs" All certs::add, One<ask::Cert> => 201 One<wire::Cert>, "Adds a certificate with its key";
+    GET "/v1/certs/{name}" All certs::get => 200 One<wire::Cert>, "Shows a certificate";
+    DELETE "/v1/certs/{name}" All certs::remove => 204 Nothing, "Removes a certificate";
+    GET "/v1/certs/{name}/chain" All certs::chain => 200 One<wire::CertChain>, "Shows what stands in a certificate and its chain";
 
     GET "/v1/users" All users::list => 200 Pages<wire::User>, "Lists users, for administrators";
     GET "/v1/admin/perms" All users::administrators => 200 Pages<wire::Administrator>, "Lists administrators, for administrators";

@@ -60,9 +60,6 @@ pub(super) enum ApiError {
     /// It can't be done now, or was tried and failed.
     #[error("{0}")]
     Unavailable(String),
-    /// This platform can't do that.
-    #[error("{0}")]
-    NotImplemented(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -90,7 +87,6 @@ impl ApiError {
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -79,6 +79,7 @@ json_record!(
     Token,
     SshKey,
     UnitFile,
+    Push,
     PushLock,
     GitHead,
     SealedValue,

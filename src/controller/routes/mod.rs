@@ -5,6 +5,7 @@ mod builds;
 mod config;
 mod containers;
 mod domains;
+mod hooks;
 mod keys;
 mod logs;
 mod perms;
@@ -73,6 +74,9 @@ pub(super) fn router(state: State) -> Router {
         .route(&of("domains/{domain}"), delete(domains::remove))
         .route(&of("perms"), get(perms::list).post(perms::grant))
         .route(&of("perms/{user}"), delete(perms::revoke))
+        .route("/v1/hooks/push", post(hooks::push))
+        .route("/v1/hooks/build", post(hooks::build))
+        .route("/v1/hooks/config", post(hooks::config))
         .route("/v1/keys", get(keys::list).post(keys::add))
         .route("/v1/keys/{id}", get(keys::get).delete(keys::remove))
         .route("/v1/users", get(users::list))

@@ -97,6 +97,7 @@ impl Host {
             .put(
                 &keys::build(&app(), build),
                 &Build {
+                    source: None,
                     schema: SCHEMA,
                     uuid: build,
                     app: app(),

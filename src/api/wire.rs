@@ -70,7 +70,7 @@ pub struct Build {
     pub owner: String,
     /// The application.
     pub app: String,
-    /// The image.
+    /// The image by the name that it was deployed by; the app's name for a push.
     pub image: String,
     /// Git commit; empty for an image.
     pub sha: String,
@@ -91,7 +91,10 @@ impl From<&model::Build> for Build {
         Self {
             owner: build.owner.to_string(),
             app: build.app.to_string(),
-            image: build.image.clone(),
+            image: build
+                .source
+                .clone()
+                .unwrap_or_else(|| build.app.to_string()),
             sha: build.sha.clone(),
             procfile: build
                 .procfile
@@ -104,6 +107,60 @@ impl From<&model::Build> for Build {
             uuid: build.uuid,
         }
     }
+}
+
+/// A push, as the original builder tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Push {
+    /// Its id.
+    pub uuid: Uuid,
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl From<&model::Push> for Push {
+    fn from(push: &model::Push) -> Self {
+        Self {
+            uuid: push.uuid,
+            owner: push.owner.to_string(),
+            app: push.app.to_string(),
+            sha: push.sha.clone(),
+            fingerprint: push.fingerprint.clone(),
+            receive_user: push.receive_user.clone(),
+            receive_repo: push.receive_repo.clone(),
+            ssh_connection: push.ssh_connection.clone(),
+            ssh_original_command: push.ssh_original_command.clone(),
+            created: push.created.into(),
+            updated: push.created.into(),
+        }
+    }
+}
+
+/// Answer to `hooks/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HookReply {
+    /// The release that runs now.
+    pub release: RollbackReply,
+    /// Where the app is served.
+    pub domains: Vec<String>,
 }
 
 /// Config variables and limits.

@@ -33,7 +33,7 @@ type Ctl = State<controller::State>;
 
 impl Shared {
     /// The config of a release.
-    pub(super) async fn config(
+    pub(in crate::controller) async fn config(
         &self,
         app: &AppName,
         version: ReleaseNumber,
@@ -43,7 +43,10 @@ impl Shared {
     }
 
     /// A config's variables in clear, for whoever may see them.
-    fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
+    pub(in crate::controller) fn unseal(
+        &self,
+        config: &Config,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let values = self.open(config)?;
         let texts = values
             .into_iter()

@@ -2,6 +2,7 @@
 
 mod contract;
 mod flows;
+mod images;
 mod permissions;
 mod table;
 mod things;

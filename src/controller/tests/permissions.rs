@@ -37,8 +37,8 @@ async fn who_may_do_what_with_an_app() {
         (
             "POST",
             "builds/",
-            json!({ "image": "x" }),
-            [401, 403, 501, 501, 501],
+            json!({ "image": "deis/controller" }),
+            [401, 403, 403, 403, 403],
         ),
         ("GET", "releases/", none.clone(), read),
         ("GET", "releases/v2/", none.clone(), read),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{ssh_key, time::WireTime};
-use crate::model;
+use crate::{cert, model};
 
 /// A list, page by page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,7 +70,7 @@ pub struct Build {
     pub owner: String,
     /// The application.
     pub app: String,
-    /// The image.
+    /// The image by the name that it was deployed by; the app's name for a push.
     pub image: String,
     /// Git commit; empty for an image.
     pub sha: String,
@@ -91,7 +91,10 @@ impl From<&model::Build> for Build {
         Self {
             owner: build.owner.to_string(),
             app: build.app.to_string(),
-            image: build.image.clone(),
+            image: build
+                .source
+                .clone()
+                .unwrap_or_else(|| build.app.to_string()),
             sha: build.sha.clone(),
             procfile: build
                 .procfile
@@ -104,6 +107,60 @@ impl From<&model::Build> for Build {
             uuid: build.uuid,
         }
     }
+}
+
+/// A push, as the original builder tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Push {
+    /// Its id.
+    pub uuid: Uuid,
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl From<&model::Push> for Push {
+    fn from(push: &model::Push) -> Self {
+        Self {
+            uuid: push.uuid,
+            owner: push.owner.to_string(),
+            app: push.app.to_string(),
+            sha: push.sha.clone(),
+            fingerprint: push.fingerprint.clone(),
+            receive_user: push.receive_user.clone(),
+            receive_repo: push.receive_repo.clone(),
+            ssh_connection: push.ssh_connection.clone(),
+            ssh_original_command: push.ssh_original_command.clone(),
+            created: push.created.into(),
+            updated: push.created.into(),
+        }
+    }
+}
+
+/// Answer to `hooks/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HookReply {
+    /// The release that runs now.
+    pub release: RollbackReply,
+    /// Where the app is served.
+    pub domains: Vec<String>,
 }
 
 /// Config variables and limits.
@@ -250,6 +307,79 @@ impl From<&model::Domain> for Domain {
             updated: domain.created.into(),
             app: domain.app.to_string(),
             domain: domain.domain.to_string(),
+        }
+    }
+}
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cert {
+    /// Its number: a JSON number, and unique.
+    pub id: i64,
+    /// Whose it is.
+    pub owner: String,
+    /// What it is called by.
+    pub common_name: String,
+    /// When it expires.
+    pub expires: WireTime,
+    /// When it was added.
+    pub created: WireTime,
+    /// When it was added.
+    pub updated: WireTime,
+}
+
+impl Cert {
+    /// The certificate as clients see it; `revision` is the one at which it came into being.
+    #[must_use]
+    pub fn new(cert: &model::Certificate, revision: model::Revision) -> Self {
+        Self {
+            id: revision,
+            owner: cert.owner.to_string(),
+            common_name: cert.name.to_string(),
+            expires: cert.expires.into(),
+            created: cert.created.into(),
+            updated: cert.created.into(),
+        }
+    }
+}
+
+/// What stands in a certificate and its chain. Not v1's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CertChain {
+    /// What it is called by.
+    pub common_name: String,
+    /// The names that it is served for.
+    pub names: Vec<String>,
+    /// Certificate by certificate, its own first.
+    pub chain: Vec<CertFacts>,
+}
+
+/// What stands in one certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CertFacts {
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// The domains that it is for.
+    pub names: Vec<String>,
+    /// SHA-256, pairs of digits with colons.
+    pub fingerprint: String,
+    /// From when it is valid.
+    pub not_before: WireTime,
+    /// Until when.
+    pub not_after: WireTime,
+}
+
+impl From<&cert::Facts> for CertFacts {
+    fn from(facts: &cert::Facts) -> Self {
+        Self {
+            subject: facts.subject.clone(),
+            issuer: facts.issuer.clone(),
+            names: facts.names.iter().map(ToString::to_string).collect(),
+            fingerprint: facts.fingerprint.clone(),
+            not_before: facts.not_before.into(),
+            not_after: facts.not_after.into(),
         }
     }
 }
@@ -519,6 +649,10 @@ mod tests {
         same::<Domain>(json!({
             "app": "example-go", "created": time, "domain": "example.example.com",
             "owner": "test", "updated": time,
+        }));
+        same::<Cert>(json!({
+            "id": 22, "owner": "test", "common_name": "www.example.com", "expires": time,
+            "created": time, "updated": time,
         }));
         same::<Key>(json!({
             "created": time, "id": "test@example.com", "owner": "test", "public": "ssh-rsa AAAA",

@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::{
-    api::{containers::NoPlace, grant::Denied, valid::Refusal},
+    api::{
+        containers::NoPlace,
+        grant::Denied,
+        valid::{BELOW_FIRST_RELEASE, Refusal},
+    },
     ops::OpsError,
     seal::SealError,
     store::{CommitError, StoreError},
@@ -74,13 +78,13 @@ pub(super) enum ApiError {
     Version(String),
     /// It was tried, and the app itself is why it failed.
     #[error("{0}")]
-    Failed(String),
+    GaveUp(String),
     /// The platform can't do it at the moment.
     #[error("{0}")]
     Unavailable(String),
-    /// This platform can't do that.
+    /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
-    NotImplemented(String),
+    Failed(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -108,11 +112,10 @@ impl ApiError {
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Failed(_) | Self::Unavailable(_) | Self::Store(_) => {
+            Self::GaveUp(_) | Self::Unavailable(_) | Self::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -128,7 +131,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.body();
-        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) = &self {
+        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) | Self::Failed(_) = &self {
             let id = request_id().unwrap_or_default();
             error!(request.id = %id, error = chain(&self), "request failed");
             body["request_id"] = id.into();
@@ -201,11 +204,12 @@ impl From<OpsError> for ApiError {
         match error {
             OpsError::NotFound(_) => Self::NotFound,
             OpsError::Taken(_) => Self::Refused(Refusal::not_unique("id")),
+            // v1's plain rollback counted down from the latest release.
+            OpsError::NothingToRollBackTo(_) => Self::detail(BELOW_FIRST_RELEASE),
             OpsError::Busy { .. } => Self::Busy(error.to_string()),
             OpsError::Contended(_) | OpsError::Destroying(_) => Self::Conflict(error.to_string()),
             OpsError::NoBuild
             | OpsError::UnknownType(_)
-            | OpsError::NothingToRollBackTo(_)
             | OpsError::Invalid(_)
             | OpsError::Name(_) => Self::detail(error.to_string()),
             OpsError::Timeout { .. } => Self::Unavailable(error.to_string()),

@@ -9,6 +9,7 @@
 //! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
+//! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
 mod access;
@@ -20,6 +21,8 @@ mod error;
 mod extract;
 mod fleet;
 mod gate;
+mod hook_key;
+mod images;
 mod page;
 mod routes;
 mod server;
@@ -40,7 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, attempts::Attempts, auth::Passwords};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
     model::{PartPresence, SCHEMA},
@@ -90,6 +93,7 @@ struct Shared {
     passwords: Passwords,
     attempts: Attempts,
     attach: Attach,
+    images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
 }
@@ -97,8 +101,9 @@ struct Shared {
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
+            images: Images::new(store.clone(), local),
             store,
             key,
             passwords: Passwords::default(),
@@ -129,7 +134,7 @@ pub async fn run(
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,
@@ -148,6 +153,7 @@ pub async fn run(
     if let Err(error) = attach::sweep(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
+    let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
     info!(%address, "controller serves the API");
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
@@ -165,6 +171,7 @@ pub async fn run(
     };
     let ((), (), led) = tokio::join!(api, attach, leader);
     presence.leave().await;
+    let _ = making_key.await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
         .await

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     model::*,
+    plan::admission,
     seal::{ClusterKey, config_context},
     store::{CommitError, Store, Txn, Versioned, keys},
 };
@@ -51,6 +52,7 @@ struct Base {
     name: AppName,
     app: Versioned<App>,
     rollout: Option<Versioned<Rollout>>,
+    route: Option<Versioned<Route>>,
     /// The active release with its config and build.
     release: Release,
     config: Config,
@@ -75,6 +77,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         return Err(OpsError::Destroying(name.clone()));
     }
     let rollout = store.get(&keys::rollout(name)).await?;
+    let route = store.get(&keys::route(name)).await?;
     let (release, config, build) = contents(store, name, app.value.active)
         .await?
         .ok_or_else(|| missing("the active release"))?;
@@ -82,6 +85,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         name: name.clone(),
         app,
         rollout,
+        route,
         release,
         config,
         build,
@@ -183,7 +187,7 @@ impl Base {
     ) -> Result<(Txn, Change, Note), OpsError> {
         let by = &actor.user;
         let (action, next) = match wish {
-            Wish::Config(key, change) => (Action::Config, self.reconfigured(key, change, by, now)),
+            Wish::Config(key, change) => (Action::Config, self.reconfigured(key, change, by, now)?),
             Wish::Deploy(new) => (Action::Deploy, self.built(new, by, now)),
             Wish::Rollback(to) => (Action::Rollback, self.rolled_back(store, *to, by).await?),
             Wish::Scale(wanted) => {
@@ -234,7 +238,7 @@ impl Base {
         change: &ConfigChange,
         by: &Username,
         now: Timestamp,
-    ) -> Next {
+    ) -> Result<Next, OpsError> {
         let name = &self.name;
         let mut config = Config {
             uuid: Uuid::new_v4(),
@@ -263,14 +267,20 @@ impl Base {
         let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
             old == new
         });
-        Next {
+        if let Some(value) = change.values.get(WHITELIST_VARIABLE) {
+            let list = value.as_deref().map(str::parse).transpose();
+            config.whitelist = list
+                .map_err(|error: InvalidWhitelist| OpsError::Invalid(error.to_string()))?
+                .unwrap_or_default();
+        }
+        Ok(Next {
             summary: config_summary(by, &values, &memory, &cpu, &tags),
             config,
             new_config: true,
             build: self.build.clone(),
             new_build: false,
             structure: self.app.value.structure.clone(),
-        }
+        })
     }
 
     /// The active release's config with a new build.
@@ -281,6 +291,7 @@ impl Base {
             app: self.name.clone(),
             owner: by.clone(),
             image: new.image.clone(),
+            source: new.source.clone(),
             kind: new.kind,
             port: new.port,
             sha: new.sha.clone(),
@@ -289,7 +300,7 @@ impl Base {
             created: now,
         };
         let what = if build.sha.is_empty() {
-            build.image.as_str()
+            build.source.as_deref().unwrap_or(&build.image)
         } else {
             short(&build.sha)
         };
@@ -454,7 +465,13 @@ impl Base {
         } else {
             // Nothing runs before the first build: the release is active at once.
             app.active = version;
-            txn = txn.put(&keys::outcome(name, version), &succeeded(version, now));
+            txn = txn
+                .put(&keys::outcome(name, version), &succeeded(version, now))
+                .and(admission::admit(
+                    name,
+                    self.route.as_ref(),
+                    &next.config.whitelist,
+                ));
             None
         };
         (

@@ -92,6 +92,8 @@ keys! {
     rollout(app: &AppName) -> Rollout = "/deis/apps/{app}/rollout";
     /// The push in progress.
     push_lock(app: &AppName) -> PushLock = "/deis/apps/{app}/push";
+    /// A push that was told of by a hook.
+    push(app: &AppName, id: Uuid) -> Push = "/deis/apps/{app}/pushes/{id}";
     /// The commit that was deployed last.
     git_head(app: &AppName) -> GitHead = "/deis/apps/{app}/git";
     /// What somebody did to the app; ids grow with time.
@@ -106,6 +108,8 @@ keys! {
     route(app: &AppName) -> Route = "/deis/routes/{app}";
     /// A custom domain.
     domain(domain: &DomainName) -> Domain = "/deis/domains/{domain}";
+    /// A certificate.
+    cert(name: &DomainName) -> Certificate = "/deis/certs/{name}";
     /// A host's durable record.
     host(id: &MachineId) -> HostRecord = "/deis/hosts/{id}";
     /// A host's presence.
@@ -155,10 +159,14 @@ prefixes! {
     tokens_like(id: &str) -> Token = "/deis/tokens/{id}";
     /// An app's outcomes.
     outcomes(app: &AppName) -> Outcome = "/deis/apps/{app}/outcomes/";
+    /// An app's pushes that were told of by hooks.
+    pushes(app: &AppName) -> Push = "/deis/apps/{app}/pushes/";
     /// All routes.
     routes() -> Route = "/deis/routes/";
     /// All custom domains.
     domains() -> Domain = "/deis/domains/";
+    /// All certificates.
+    certs() -> Certificate = "/deis/certs/";
     /// All hosts' durable records.
     hosts() -> HostRecord = "/deis/hosts/";
     /// All hosts that are present.

@@ -3,9 +3,11 @@
 mod apps;
 mod audit;
 mod builds;
+mod certs;
 mod config;
 mod containers;
 mod domains;
+mod hooks;
 mod keys;
 mod logs;
 mod perms;
@@ -97,13 +99,20 @@ impl Shared {
         if ended.result == OutcomeResult::Succeeded {
             return Ok(());
         }
-        let mut why = ended
+        let reason = ended
             .reason
             .unwrap_or_else(|| "the change was given up".to_owned());
+        let mut why = match ended.result {
+            // v1's words, which scripts know; it never said why.
+            OutcomeResult::Failed => {
+                format!("aborting, failed to create some containers: {reason}")
+            }
+            _ => reason,
+        };
         for line in &ended.log {
             why.push('\n');
             why.push_str(line);
         }
-        Err(ApiError::Failed(why))
+        Err(ApiError::GaveUp(why))
     }
 }

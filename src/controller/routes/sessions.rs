@@ -205,7 +205,11 @@ pub(super) async fn cancel(
             "{name} still has applications assigned. Delete or transfer ownership"
         )));
     }
-    ctl.keep_an_administrator(&name).await?;
+    // The only user of all may go: then the next one is the first again.
+    let last = ctl.users().await?.len() == 1;
+    if !last {
+        ctl.keep_an_administrator(&name).await?;
+    }
     for (app, _) in apps
         .iter()
         .filter(|(_, app)| app.collaborators.contains(&name))
@@ -229,8 +233,17 @@ pub(super) async fn cancel(
         });
         ctl.store.commit(txn).await?;
     }
+    for some in ctl.certs_of(&name).await?.chunks(100) {
+        let txn = some.iter().fold(Txn::new(), |txn, cert| {
+            txn.delete(&keys::cert(&cert.value.name))
+        });
+        ctl.store.commit(txn).await?;
+    }
     let key = keys::user(&name);
-    let txn = Txn::new().unchanged(&key, revision).delete(&key);
+    let mut txn = Txn::new().unchanged(&key, revision).delete(&key);
+    if last {
+        txn = txn.delete(&first_user());
+    }
     let note = by.note(Action::Cancel, name.as_str());
     audit::commit_platform(&ctl.store, txn, note).await?;
     auth::end_tokens(&ctl.store, |_, token| token.user == name).await?;
@@ -255,8 +268,8 @@ pub(super) async fn passwd(
         access::administrator(user)?;
     }
     let proven = match old {
-        // Administrators may leave out a password that they don't know.
-        None => user.is_superuser && fields.get("username").is_some(),
+        // Administrators may leave it out.
+        None => user.is_superuser,
         Some(old) => {
             let whose = match &other {
                 Some(other) => {

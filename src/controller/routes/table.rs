@@ -11,7 +11,7 @@
 //!   called `{app}`, so that tokens for some apps only are held to it.
 //! - Access is the narrowest scope that a token must have: `Read`, `Deploy` or `All` (for what touches
 //!   accounts, lets somebody in or takes something away for good); `Open` when the route looks at no
-//!   token (health, builder hooks), `Optional` when it works without one, too. A route that upgrades
+//!   token (health), `Optional` when it works without one, too (a first registration, builder hooks). A route that upgrades
 //!   to a websocket is a `GET`, with the access of what it does: `Deploy` for `run`.
 //! - `Takes` (left out when there is no body) and `Gives` are `Nothing`, `Text`, `One<T>` or `Pages<T>`
 //!   with a shape of `api::ask` or `api::wire`, which derives `JsonSchema`.
@@ -25,8 +25,8 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, config, containers, domains, health, keys, logs, openapi, perms, releases,
-    root, run, sessions, tokens, users,
+    apps, audit, builds, certs, config, containers, domains, health, hooks, keys, logs, openapi,
+    perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
@@ -135,6 +135,16 @@ routes! {
     GET "/v1/apps/{app}/perms" Read perms::list => 200 One<wire::Perms>, "Lists who may use an app besides its owner";
     POST "/v1/apps/{app}/perms" All perms::grant, One<ask::Username> => 201 Nothing, "Lets a user use an app";
     DELETE "/v1/apps/{app}/perms/{user}" All perms::revoke => 204 Nothing, "Takes that back";
+
+    GET "/v1/certs" All certs::list => 200 Pages<wire::Cert>, "Lists one's own certificates";
+    POST "/v1/certs" All certs::add, One<ask::Cert> => 201 One<wire::Cert>, "Adds a certificate with its key";
+    GET "/v1/certs/{name}" All certs::get => 200 One<wire::Cert>, "Shows a certificate";
+    DELETE "/v1/certs/{name}" All certs::remove => 204 Nothing, "Removes a certificate";
+    GET "/v1/certs/{name}/chain" All certs::chain => 200 One<wire::CertChain>, "Shows what stands in a certificate and its chain";
+
+    POST "/v1/hooks/push" Optional hooks::push, One<ask::Pushed> => 201 One<wire::Push>, "Tells of a push; for the original builder, with its key in X-Deis-Builder-Auth";
+    POST "/v1/hooks/build" Optional hooks::build, One<ask::Built> => 200 One<wire::HookReply>, "Deploys what the builder has pushed to the registry; answers when that is done";
+    POST "/v1/hooks/config" Optional hooks::config, One<ask::Received> => 200 One<wire::Config>, "Shows the config that a build may need";
 
     GET "/v1/users" All users::list => 200 Pages<wire::User>, "Lists users, for administrators";
     GET "/v1/admin/perms" All users::administrators => 200 Pages<wire::Administrator>, "Lists administrators, for administrators";

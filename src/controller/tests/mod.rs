@@ -1,7 +1,9 @@
 //! The API over a real socket, against the store in memory.
 
 mod audit;
+mod contract;
 mod flows;
+mod images;
 mod limits;
 mod permissions;
 mod table;

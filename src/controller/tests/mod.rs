@@ -2,6 +2,7 @@
 
 mod contract;
 mod flows;
+mod hostile;
 mod permissions;
 mod things;
 mod wire;

@@ -121,6 +121,7 @@ impl Host {
                     memory: BTreeMap::new(),
                     cpu: BTreeMap::new(),
                     tags: BTreeMap::new(),
+                    whitelist: Default::default(),
                     created,
                 },
             );

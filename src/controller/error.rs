@@ -11,6 +11,7 @@ use tracing::error;
 use crate::{
     api::{
         containers::NoPlace,
+        grant::Denied,
         valid::{BELOW_FIRST_RELEASE, Refusal},
     },
     ops::OpsError,
@@ -24,12 +25,17 @@ tokio::task_local! {
     pub(super) static REQUEST_ID: String;
 }
 
+/// The id of the request that is being answered.
+pub(super) fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}
+
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     /// Nobody has said who asks, or with a token that is none.
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthorized(String),
     /// Whoever asks may not do that.
     #[error("You do not have permission to perform this action.")]
     Forbidden,
@@ -126,6 +132,15 @@ impl IntoResponse for ApiError {
                 .insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Expired(_) => Self::Unauthorized(denied.to_string()),
+            Denied::Scope { .. } | Denied::Apps(_) => Self::ForbiddenBecause(denied.to_string()),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
+//! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
 //! - `routes`: one file per kind of thing.
@@ -15,6 +16,7 @@ mod auth;
 mod error;
 mod extract;
 mod fleet;
+mod gate;
 mod page;
 mod routes;
 mod server;

@@ -22,6 +22,7 @@ use super::{Shared, State, attach, auth, routes, server};
 use crate::{
     model::*,
     ops,
+    plan::admission::admit,
     seal::ClusterKey,
     store::{Store, Txn, keys},
 };
@@ -177,7 +178,8 @@ impl Site {
             created: Timestamp::now(),
             last_login: None,
         };
-        let (token, txn) = auth::mint(&username, Timestamp::now()).expect("token");
+        let (token, txn) =
+            auth::mint(&auth::login(username.clone(), Timestamp::now())).expect("token");
         let txn = txn.put(&keys::user(&username), &user);
         self.store.commit(txn).await.expect("user");
         token
@@ -250,11 +252,22 @@ async fn lead(store: Store) {
 }
 
 async fn destroy(store: &Store, name: &AppName) {
-    let txn = Txn::new()
+    let mut txn = Txn::new()
         .delete_prefix(&keys::app_tree(name))
         .delete(&keys::route(name))
         .delete(&keys::app(name));
+    let domains = store.list(&keys::domains()).await.expect("domains");
+    for (_, domain) in domains.entries {
+        if domain.value.app == *name {
+            txn = txn.delete(&keys::domain(&domain.value.domain));
+        }
+    }
     store.commit(txn).await.expect("destroyed");
+}
+
+async fn config_of(store: &Store, name: &AppName, release: ReleaseNumber) -> Config {
+    let contents = ops::change::contents(store, name, release);
+    contents.await.expect("store").expect("release").1
 }
 
 async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
@@ -265,10 +278,7 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         .expect("app")
         .value;
     let release = rollout.release;
-    let contents = ops::change::contents(store, name, release)
-        .await
-        .expect("store");
-    let (_, config, _) = contents.expect("release");
+    let config = config_of(store, name, release).await;
     let failure = store.get(&keys::platform("testFailure")).await;
     let failure = failure.expect("store").map(|why| why.value);
     let failure = failure.filter(|why| why != "off");
@@ -291,9 +301,12 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         result,
         reason: reason.clone(),
     });
+    let route = store.get(&keys::route(name)).await.expect("route");
+    let admitted = config_of(store, name, app.active).await.whitelist;
     let mut txn = Txn::new()
         .put(&keys::app(name), &app)
-        .delete(&keys::rollout(name));
+        .delete(&keys::rollout(name))
+        .and(admit(name, route.as_ref(), &admitted));
     if rollout.change == RolloutKind::Release {
         let outcome = Outcome {
             schema: SCHEMA,

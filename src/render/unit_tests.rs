@@ -73,6 +73,7 @@ fn sample(
             memory: BTreeMap::new(),
             cpu: BTreeMap::new(),
             tags: BTreeMap::new(),
+            whitelist: Default::default(),
             created,
         },
     }

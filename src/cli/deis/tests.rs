@@ -46,6 +46,7 @@ impl User {
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
+            browser: None,
         };
         Self {
             site: Site::start().await,

@@ -4,5 +4,7 @@ mod contract;
 mod flows;
 mod hostile;
 mod permissions;
+mod table;
 mod things;
+mod tokens;
 mod wire;

@@ -2,6 +2,7 @@
 
 mod contract;
 mod flows;
+mod hostile;
 mod images;
 mod permissions;
 mod table;

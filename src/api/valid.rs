@@ -416,6 +416,7 @@ pub fn command(fields: &Fields) -> Result<String, Refusal> {
 /// When the name or the key is none.
 pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     let id = required(fields, "id")?
+        .trim()
         .parse()
         .map_err(|e| Refusal::field("id", format!("{e}")))?;
     let public = at_most("public", required(fields, "public")?, 16 << 10)?;

@@ -74,7 +74,7 @@ pub(super) fn router(state: State) -> Router {
         .route(&of("perms"), get(perms::list).post(perms::grant))
         .route(&of("perms/{user}"), delete(perms::revoke))
         .route("/v1/keys", get(keys::list).post(keys::add))
-        .route("/v1/keys/{id}", get(keys::get).delete(keys::remove))
+        .route("/v1/keys/{*id}", get(keys::get).delete(keys::remove))
         .route("/v1/users", get(users::list))
         .route(
             "/v1/admin/perms",

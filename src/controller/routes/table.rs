@@ -103,8 +103,8 @@ routes! {
 
     GET "/v1/keys" All keys::list => 200 Pages<wire::Key>, "Lists one's own SSH keys";
     POST "/v1/keys" All keys::add, One<ask::Key> => 201 One<wire::Key>, "Adds an SSH key";
-    GET "/v1/keys/{id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
-    DELETE "/v1/keys/{id}" All keys::remove => 204 Nothing, "Removes an SSH key";
+    GET "/v1/keys/{*id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
+    DELETE "/v1/keys/{*id}" All keys::remove => 204 Nothing, "Removes an SSH key";
 
     GET "/v1/apps" Read apps::list => 200 Pages<wire::App>, "Lists the apps that one may use";
     POST "/v1/apps" All apps::create, One<ask::App> => 201 One<wire::App>, "Creates an app";

@@ -15,6 +15,9 @@ const QUICK: Duration = Duration::from_secs(60);
 /// Bound of a call that waits for a rollout or a command: more than the controller's own bound.
 const SLOW: Duration = Duration::from_secs(25 * 60);
 
+/// Bound of an answer that goes on for as long as it is read.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -124,6 +127,27 @@ impl Client {
     /// Reads something with a query.
     pub async fn query(&self, path: &[&str], query: &[(&str, String)]) -> anyhow::Result<Answer> {
         self.call(Method::GET, path, query, None, QUICK).await
+    }
+
+    /// Begins to read something that has no end.
+    pub async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Response> {
+        let path = [&["v1"], path, &[""]].concat();
+        let sent = self.send(Method::GET, &path, query, None, ENDLESS);
+        let response = tokio::time::timeout(QUICK, sent).await;
+        let response = response.map_err(|_| {
+            let (controller, limit) = (self.controller(), QUICK.as_secs());
+            anyhow!("{controller} gives no answer within {limit} s")
+        })??;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = status_line(&response);
+        let text = explanation(&read(response).await?);
+        Err(Refused { status, text }.into())
     }
 
     /// Changes something at once.

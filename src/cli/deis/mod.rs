@@ -13,6 +13,7 @@ mod dotenv;
 mod git;
 mod keys;
 mod limits;
+mod logs;
 mod profile;
 mod ps;
 mod releases;
@@ -110,6 +111,7 @@ pub async fn run(argv: &[OsString], env: &Env, ui: &mut Ui) -> u8 {
         Ok(cli) => cli,
         Err(error) => return show_usage(&error, ui),
     };
+    ui.set_format(cli.output);
     match dispatch(cli.command, &mut Shell { env, ui }).await {
         Ok(code) => code,
         Err(error) => {
@@ -139,6 +141,7 @@ fn show_usage(error: &clap::Error, ui: &mut Ui) -> u8 {
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => return apps::run(shell, args).await,
+        Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
         Command::Logout => auth::logout(shell),
@@ -151,7 +154,6 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Info(args) => apps::info(shell, args).await,
         Command::Destroy(args) => apps::destroy(shell, args).await,
         Command::Transfer(args) => apps::transfer(shell, args).await,
-        Command::Logs(args) => apps::logs(shell, args).await,
         Command::GitRemote(args) => apps::git_remote(shell, args),
         Command::Config(args) => config::list(shell, args).await,
         Command::ConfigSet(args) => config::set(shell, args).await,

@@ -11,6 +11,16 @@ use anyhow::{Context as _, bail};
 /// How often the spinner turns.
 const TURN: Duration = Duration::from_millis(100);
 
+/// How a command shows what it was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Text for people, and for scripts that know Deis 1.13's
+    #[default]
+    Text,
+    /// JSON, with the names of the API
+    Json,
+}
+
 /// stdin, stdout and stderr, or stand-ins for them.
 pub struct Ui {
     out: Box<dyn Write>,
@@ -21,6 +31,9 @@ pub struct Ui {
     /// Whether stdin is one: passwords are not echoed.
     in_terminal: bool,
     colour: bool,
+    format: Format,
+    /// Why stdout takes no more.
+    broken: Option<std::io::Error>,
 }
 
 impl Ui {
@@ -35,6 +48,8 @@ impl Ui {
             out_terminal,
             in_terminal: std::io::stdin().is_terminal(),
             colour: colour && out_terminal,
+            format: Format::Text,
+            broken: None,
         }
     }
 
@@ -48,6 +63,8 @@ impl Ui {
             out_terminal: false,
             in_terminal: false,
             colour: false,
+            format: Format::Text,
+            broken: None,
         }
     }
 
@@ -61,6 +78,31 @@ impl Ui {
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
         self.out_terminal
+    }
+
+    /// Sets how things are shown from now on.
+    pub const fn set_format(&mut self, format: Format) {
+        self.format = format;
+    }
+
+    /// How things are shown.
+    #[must_use]
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether nobody reads stdout any more (`| head`): whoever follows something may stop.
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        self.broken.is_some()
+    }
+
+    /// Writes to stdout what is not ours to format: a log, a command's output.
+    pub fn data(&mut self, bytes: &[u8]) {
+        if self.broken.is_none() {
+            let done = self.out.write_all(bytes).and_then(|()| self.out.flush());
+            self.broken = done.err();
+        }
     }
 
     /// Writes to stdout. A reader that has gone away (`| head`) is no error of ours.

@@ -13,8 +13,6 @@ mod run;
 mod sessions;
 mod users;
 
-use std::sync::Arc;
-
 use axum::{
     Json, Router,
     response::{IntoResponse, Response},
@@ -22,11 +20,10 @@ use axum::{
 };
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{Shared, State, error::ApiError, extract::Caller};
 use crate::{
-    logger::client,
     model::{AppName, OutcomeResult, ReleaseNumber},
     ops::{self, change::Change},
 };
@@ -107,15 +104,14 @@ fn with_release(mut response: Response, release: ReleaseNumber) -> Response {
 }
 
 impl Shared {
-    /// Writes into an app's log what somebody did, as v1's controller did. Best effort: nobody waits
-    /// for a logger.
-    fn tell(self: &Arc<Self>, app: &AppName, what: String) {
-        let (shared, app) = (self.clone(), app.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = client::event(&shared.store, &app, &what).await {
-                debug!(%app, %error, "event not logged");
-            }
-        });
+    /// Writes into an app's log what somebody did, as v1's controller did. Nobody waits for a logger.
+    fn tell(&self, app: &AppName, what: &str) {
+        self.teller.say(app, what);
+    }
+
+    /// The same of a release: its summary says who made it, and what it is.
+    fn tell_release(&self, app: &AppName, change: &Change) {
+        self.teller.say_release(app, change.release);
     }
 
     /// Waits until a change has come about.

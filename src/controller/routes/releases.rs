@@ -75,9 +75,7 @@ pub(super) async fn rollback(
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let to = valid::rollback(&fields)?;
     let change = ops::change::rollback(&ctl.store, &name, &user.username, to).await?;
-    let to = to.map_or_else(|| "the release before".to_owned(), |to| to.to_string());
-    let what = format!("{} rolls back to {to} as {}", user.username, change.release);
-    ctl.tell(&name, what);
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let reply = wire::RollbackReply {
         version: change.release.0,

@@ -6,6 +6,7 @@
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
 //! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
+//! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
 //! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
@@ -13,7 +14,9 @@
 
 mod access;
 mod attach;
+mod attempts;
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod fleet;
@@ -27,6 +30,7 @@ mod server;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -39,7 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords, images::Images};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
     logger::tell::Teller,
@@ -91,6 +95,7 @@ struct Shared {
     store: Store,
     key: Arc<ClusterKey>,
     passwords: Passwords,
+    attempts: Attempts,
     attach: Attach,
     images: Images,
     /// Work that outlives its request: the end of one-off processes.
@@ -114,6 +119,7 @@ impl Shared {
             store,
             key,
             passwords: Passwords::default(),
+            attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),

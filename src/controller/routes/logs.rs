@@ -114,7 +114,7 @@ pub(super) async fn get(
             let error = chain(&error);
             warn!(app, error, "log not read");
             let why = format!("Error accessing logs for {app}: {error}");
-            return Err(ApiError::Failed(why));
+            return Err(ApiError::Broken(why));
         }
     };
     let flow = Flow {

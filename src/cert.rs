@@ -9,8 +9,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use rustls::{
     Error as TlsError, InconsistentKeys, RootCertStore,
-    client::verify_server_cert_signed_by_trust_anchor, crypto::aws_lc_rs, server::ParsedCertificate,
-    sign::CertifiedKey,
+    client::verify_server_cert_signed_by_trust_anchor, crypto::aws_lc_rs,
+    server::ParsedCertificate, sign::CertifiedKey,
 };
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, UnixTime,
@@ -41,7 +41,9 @@ pub enum CertError {
     #[error("its PEM is broken: {0}")]
     Pem(pem::Error),
     /// Too long a chain.
-    #[error("it holds {0} certificates, and a chain may have {MAX_CHAIN}; leave out what clients have")]
+    #[error(
+        "it holds {0} certificates, and a chain may have {MAX_CHAIN}; leave out what clients have"
+    )]
     TooMany(usize),
     /// Broken DER.
     #[error("certificate {at} is broken: {source}")]
@@ -156,8 +158,7 @@ impl Facts {
         &self,
         asked: Option<DomainName>,
     ) -> Result<(DomainName, BTreeSet<DomainName>), CertError> {
-        let mut names = self.names.clone();
-        names.extend(self.common_name.clone());
+        let names = self.names.clone();
         if let Some(name) = asked {
             if covers(&names, &name) {
                 return Ok((name.clone(), BTreeSet::from([name])));
@@ -172,7 +173,12 @@ impl Facts {
             });
         }
         let plain = || names.iter().find(|name| !name.as_str().starts_with('*'));
-        let name = self.common_name.as_ref().or_else(plain);
+        // As clients do, one that is not among the names is taken for words.
+        let common_name = self
+            .common_name
+            .as_ref()
+            .filter(|name| names.contains(*name));
+        let name = common_name.or_else(plain);
         let name = name.or_else(|| names.first()).cloned();
         Ok((name.ok_or(CertError::Nameless)?, names))
     }
@@ -260,12 +266,12 @@ pub fn pair(
     match belongs(0) {
         Ok(()) => Ok(CertifiedKey::new(chain, key)),
         // A key that tells nothing about its public half is none that we know.
-        Err(TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch | InconsistentKeys::Unknown)) => {
-            Err(match (1..chain.len()).find(|at| belongs(*at).is_ok()) {
-                Some(at) => CertError::LeafElsewhere { at: at + 1 },
-                None => CertError::Mismatch,
-            })
-        }
+        Err(TlsError::InconsistentKeys(
+            InconsistentKeys::KeyMismatch | InconsistentKeys::Unknown,
+        )) => Err(match (1..chain.len()).find(|at| belongs(*at).is_ok()) {
+            Some(at) => CertError::LeafElsewhere { at: at + 1 },
+            None => CertError::Mismatch,
+        }),
         Err(error) => Err(CertError::Unusable(error)),
     }
 }
@@ -292,7 +298,9 @@ fn linked(chain: &[CertificateDer<'static>], now: Timestamp) -> Result<(), CertE
         &anchor,
         between,
         UnixTime::since_unix_epoch(Duration::from_secs(now)),
-        aws_lc_rs::default_provider().signature_verification_algorithms.all,
+        aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .all,
     )
     .map_err(CertError::Chain)
 }
@@ -315,17 +323,18 @@ fn facts(der: &CertificateDer<'_>, at: usize) -> Result<Facts, CertError> {
     let inner = certificate.tbs_certificate();
     let common_name = inner.subject().common_name().ok().flatten();
     let common_name = common_name.and_then(|name| domain(&name.value()));
-    let names: BTreeSet<DomainName> = match inner.get_extension::<SubjectAltName>().map_err(broken)? {
-        Some((_, SubjectAltName(all))) => all
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::DnsName(name) => domain(name.as_str()),
-                _ => None,
-            })
-            .collect(),
-        // Before there were alternative names, the common name was it.
-        None => common_name.iter().cloned().collect(),
-    };
+    let names: BTreeSet<DomainName> =
+        match inner.get_extension::<SubjectAltName>().map_err(broken)? {
+            Some((_, SubjectAltName(all))) => all
+                .iter()
+                .filter_map(|name| match name {
+                    GeneralName::DnsName(name) => domain(name.as_str()),
+                    _ => None,
+                })
+                .collect(),
+            // Before there were alternative names, the common name was it.
+            None => common_name.iter().cloned().collect(),
+        };
     if names.len() > MAX_NAMES {
         return Err(CertError::Names(names.len()));
     }

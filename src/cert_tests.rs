@@ -40,13 +40,16 @@ impl Authority {
         let key = new_key();
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = to_pem("CERTIFICATE", params.self_signed(&key).expect("signed").der());
+        let pem = to_pem(
+            "CERTIFICATE",
+            params.self_signed(&key).expect("signed").der(),
+        );
         let issuer = Issuer::new(params, key);
         Self { issuer, pem }
     }
 
     /// An authority below this one.
-    fn below(&self, name: &str) -> Self {
+    pub(crate) fn below(&self, name: &str) -> Self {
         let key = new_key();
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -86,26 +89,40 @@ fn now() -> Timestamp {
 }
 
 fn names(names: &[&str]) -> BTreeSet<DomainName> {
-    names.iter().map(|name| name.parse().expect("name")).collect()
+    names
+        .iter()
+        .map(|name| name.parse().expect("name"))
+        .collect()
 }
 
 #[test]
 fn a_chain_and_its_key_are_read() {
     let root = Authority::new("Root");
     let middle = root.below("Middle");
-    let leaf = middle.sign(&["www.example.com", "Example.COM", "*.shop.example.com", "192.0.2.1"]);
+    let leaf = middle.sign(&[
+        "www.example.com",
+        "Example.COM",
+        "*.shop.example.com",
+        "192.0.2.1",
+    ]);
     // What else stands in the files is no business of ours: a key in the certificate's, say.
     let file = format!(
         "Bag Attributes\n{}\n{}{}{}",
         leaf.key, leaf.certificate, middle.pem, root.pem
     );
     let checked = check(&file, &leaf.key, now()).expect("good");
-    assert_eq!(checked.chain, format!("{}{}{}", leaf.certificate, middle.pem, root.pem));
+    assert_eq!(
+        checked.chain,
+        format!("{}{}{}", leaf.certificate, middle.pem, root.pem)
+    );
     assert_eq!(*checked.key.expose(), leaf.key);
     let facts = checked.facts;
     assert_eq!(facts.subject, "CN=www.example.com");
     assert_eq!(facts.issuer, "CN=Middle");
-    assert_eq!(facts.common_name, Some("www.example.com".parse().expect("name")));
+    assert_eq!(
+        facts.common_name,
+        Some("www.example.com".parse().expect("name"))
+    );
     assert_eq!(
         facts.names,
         names(&["www.example.com", "example.com", "*.shop.example.com"])
@@ -135,18 +152,50 @@ fn what_a_client_would_refuse_is_refused() {
         (vec![&many], key, "it holds 11 certificates"),
         (vec![&broken], key, "certificate 1 is broken"),
         (vec![cert, &broken], key, "certificate 2 is broken"),
-        (vec!["-----BEGIN CERTIFICATE-----\nAAAA"], key, "its PEM is broken"),
+        (
+            vec!["-----BEGIN CERTIFICATE-----\nAAAA"],
+            key,
+            "its PEM is broken",
+        ),
         (vec![cert], "", "there is no private key in it"),
         (vec![cert], cert, "there is no private key in it"),
         (vec![cert], &locked, "has a passphrase"),
-        (vec![cert], &stranger.key, "does not belong to the certificate"),
-        (vec![&old.certificate], &old.key, "certificate 1 has expired, on 2024-02-03T00:00:00Z"),
-        (vec![cert, &root.pem], key, "certificate 1 is not issued by the one after it"),
-        (vec![cert, &root.pem, &middle.pem], key, "certificate 1 is not issued"),
-        (vec![cert, &middle.pem, &stranger.certificate], key, "certificate 2 is not issued"),
-        (vec![&middle.pem, cert], key, "belongs to certificate 2 of the chain"),
+        (
+            vec![cert],
+            &stranger.key,
+            "does not belong to the certificate",
+        ),
+        (
+            vec![&old.certificate],
+            &old.key,
+            "certificate 1 has expired, on 2024-02-03T00:00:00Z",
+        ),
+        (
+            vec![cert, &root.pem],
+            key,
+            "certificate 1 is not issued by the one after it",
+        ),
+        (
+            vec![cert, &root.pem, &middle.pem],
+            key,
+            "certificate 1 is not issued",
+        ),
+        (
+            vec![cert, &middle.pem, &stranger.certificate],
+            key,
+            "certificate 2 is not issued",
+        ),
+        (
+            vec![&middle.pem, cert],
+            key,
+            "belongs to certificate 2 of the chain",
+        ),
         // Of the right name, and not the one that signed.
-        (vec![cert, &middle.pem, &other.pem], key, "its chain does not hold"),
+        (
+            vec![cert, &middle.pem, &other.pem],
+            key,
+            "its chain does not hold",
+        ),
     ] {
         let error = check(&chain.concat(), key, now()).expect_err(want);
         assert!(error.to_string().contains(want), "{want}: {error}");
@@ -157,7 +206,9 @@ fn what_a_client_would_refuse_is_refused() {
 fn kinds_of_keys() {
     let sign = |kind| {
         let key = KeyPair::generate_for(kind).expect("key");
-        let signed = params("a.example", &["a.example"]).self_signed(&key).expect("signed");
+        let signed = params("a.example", &["a.example"])
+            .self_signed(&key)
+            .expect("signed");
         let (cert, key) = (
             to_pem("CERTIFICATE", signed.der()),
             to_pem("PRIVATE KEY", key.serialized_der()),
@@ -174,7 +225,9 @@ fn a_certificate_without_alternative_names_is_for_its_common_name() {
     let root = Authority::new("Root");
     let facts = |common_name: &str| {
         let files = root.sign_params(params(common_name, &[]));
-        check(&files.certificate, &files.key, now()).expect("good").facts
+        check(&files.certificate, &files.key, now())
+            .expect("good")
+            .facts
     };
     assert_eq!(facts("WWW.example.com").names, names(&["www.example.com"]));
     let person = facts("Ada \u{1b}[31mLovelace");
@@ -204,7 +257,7 @@ fn what_it_is_served_for() {
         ("b.x", &["a.x", "b.x"], None, "b.x: a.x b.x"),
         ("The Shop", &["*.a.x", "b.x"], None, "b.x: *.a.x b.x"),
         ("", &["*.a.x"], None, "*.a.x: *.a.x"),
-        ("c.x", &["a.x"], None, "c.x: a.x c.x"),
+        ("c.x", &["a.x"], None, "a.x: a.x"),
         ("b.x", &["a.x", "b.x"], Some("a.x"), "a.x: a.x"),
         ("b.x", &["*.a.x"], Some("www.a.x"), "www.a.x: www.a.x"),
     ];
@@ -215,10 +268,13 @@ fn what_it_is_served_for() {
     let error = served("b.x", &["a.x"], Some("d.x")).expect_err("not for that");
     assert_eq!(
         error.to_string(),
-        "the certificate is not for d.x, but for a.x, b.x: clients would refuse it"
+        "the certificate is not for d.x, but for a.x: clients would refuse it"
     );
     for asked in [None, Some("d.x")] {
-        assert!(matches!(served("Ada", &[], asked), Err(CertError::Nameless)));
+        assert!(matches!(
+            served("Ada", &[], asked),
+            Err(CertError::Nameless)
+        ));
     }
 }
 

@@ -472,7 +472,9 @@ pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
 #[must_use]
 pub fn is_platforms(name: &DomainName, platform: &str) -> bool {
     let name = name.as_str();
-    let below = name.strip_suffix(platform).and_then(|n| n.strip_suffix('.'));
+    let below = name
+        .strip_suffix(platform)
+        .and_then(|n| n.strip_suffix('.'));
     let above = name.strip_prefix("*.").zip(platform.split_once('.'));
     name == platform
         || below.is_some_and(|label| !label.contains('.'))

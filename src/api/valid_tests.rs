@@ -254,7 +254,10 @@ fn whitelists() {
     };
     assert_eq!(set("10.0.0.0/8:vpn,192.0.2.1:office"), Ok(()));
     let error = set("10.0.0.0/8:vpn,office").expect_err("no address");
-    assert!(error.starts_with("values: DEIS_WHITELIST: \"office\" is neither"), "{error}");
+    assert!(
+        error.starts_with("values: DEIS_WHITELIST: \"office\" is neither"),
+        "{error}"
+    );
     let gone = json!({"values": {"DEIS_WHITELIST": null}});
     assert!(config(&fields(gone)).is_ok());
 }

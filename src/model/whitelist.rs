@@ -126,14 +126,16 @@ fn network(text: &str) -> Option<IpNet> {
         Err(_) => text.parse().ok()?,
     };
     let mapped = |address: Ipv6Addr| address.to_ipv4_mapped();
-    Some(match network {
-        IpNet::V6(six) if six.prefix_len() >= 96 => match mapped(six.addr()) {
-            Some(four) => IpNet::V4(Ipv4Net::new(four, six.prefix_len() - 96).ok()?),
-            None => network,
-        },
-        _ => network,
-    }
-    .trunc())
+    Some(
+        match network {
+            IpNet::V6(six) if six.prefix_len() >= 96 => match mapped(six.addr()) {
+                Some(four) => IpNet::V4(Ipv4Net::new(four, six.prefix_len() - 96).ok()?),
+                None => network,
+            },
+            _ => network,
+        }
+        .trunc(),
+    )
 }
 
 impl fmt::Display for Whitelist {
@@ -226,7 +228,9 @@ mod tests {
 
     #[test]
     fn who_comes_in() {
-        let list: Whitelist = "192.0.2.7:a,10.1.0.0/16:b,2001:db8::/32".parse().expect("list");
+        let list: Whitelist = "192.0.2.7:a,10.1.0.0/16:b,2001:db8::/32"
+            .parse()
+            .expect("list");
         for (client, want) in [
             ("192.0.2.7", true),
             ("192.0.2.8", false),

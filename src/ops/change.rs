@@ -444,7 +444,11 @@ impl Base {
             app.active = version;
             txn = txn
                 .put(&keys::outcome(name, version), &succeeded(version, now))
-                .and(admission::admit(name, self.route.as_ref(), &next.config.whitelist));
+                .and(admission::admit(
+                    name,
+                    self.route.as_ref(),
+                    &next.config.whitelist,
+                ));
             None
         };
         (

@@ -59,9 +59,7 @@ mod tests {
         }
         let key = keys::route(&app);
         // The rest of the route stays as it is.
-        let want = Txn::new()
-            .unchanged(&key, 5)
-            .put(&key, &there(&list).value);
+        let want = Txn::new().unchanged(&key, 5).put(&key, &there(&list).value);
         assert_eq!(admit(&app, Some(&there(&open)), &list), want);
         let first = Route {
             schema: SCHEMA,

@@ -180,12 +180,20 @@ mod tests {
 
     fn put((key, value): &(String, String), revision: Revision) -> RecordChange<'_> {
         let value = Some(value.as_bytes());
-        RecordChange { key, revision, value }
+        RecordChange {
+            key,
+            revision,
+            value,
+        }
     }
 
     fn delete((key, _): &(String, String), revision: Revision) -> RecordChange<'_> {
         let value = None;
-        RecordChange { key, revision, value }
+        RecordChange {
+            key,
+            revision,
+            value,
+        }
     }
 
     /// What is served is the number in the chain.
@@ -228,12 +236,21 @@ mod tests {
     #[test]
     fn a_bad_record_harms_only_itself() {
         let good = record("good.x", &["good.x"], 1);
-        let lies = (record("lies.x", &[], 0).0, record("good.x", &["lies.x"], 2).1);
+        let lies = (
+            record("lies.x", &[], 0).0,
+            record("good.x", &["lies.x"], 2).1,
+        );
         let broken = ("/deis/certs/broken.x".to_owned(), "no JSON".to_owned());
         let strange = ("/deis/certs/a/b".to_owned(), good.1.clone());
         let mut turned = record("turned.x", &["turned.x"], 3);
         let mut table = CertTable::default();
-        let all = [put(&lies, 1), put(&good, 2), put(&broken, 3), put(&strange, 4), put(&turned, 5)];
+        let all = [
+            put(&lies, 1),
+            put(&good, 2),
+            put(&broken, 3),
+            put(&strange, 4),
+            put(&turned, 5),
+        ];
         let bad = table.apply(all, &mut number);
         let keys: Vec<&str> = bad.iter().map(|bad| bad.key.as_str()).collect();
         assert_eq!(keys, [&lies.0, &broken.0, &strange.0]);

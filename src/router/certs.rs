@@ -68,7 +68,10 @@ impl Certs {
         // Handshakes go on meanwhile: keys are opened and parsed outside of the lock.
         let mut made: BTreeMap<&str, Result<Arc<CertifiedKey>, String>> = BTreeMap::new();
         for change in changes {
-            if let Some(record) = change.value.and_then(|v| crate::model::Record::decode(v).ok()) {
+            if let Some(record) = change
+                .value
+                .and_then(|v| crate::model::Record::decode(v).ok())
+            {
                 made.insert(change.key, self.open(&record));
             }
         }
@@ -86,9 +89,15 @@ impl Certs {
         let (served, left_out) = table.counts();
         drop(table);
         for BadRecord { key, why } in &bad {
-            warn!(key, why, "certificate left out: its names get the platform's");
+            warn!(
+                key,
+                why, "certificate left out: its names get the platform's"
+            );
         }
-        info!(changes = changes.len(), served, left_out, "certificates changed");
+        info!(
+            changes = changes.len(),
+            served, left_out, "certificates changed"
+        );
     }
 
     /// A record as rustls serves it.

@@ -98,7 +98,8 @@ impl Live {
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
         if prefix == keys::certs().as_str() {
-            self.certs.update(&records.collect::<Vec<_>>(), update.first);
+            self.certs
+                .update(&records.collect::<Vec<_>>(), update.first);
             self.version.send_modify(|version| *version += 1);
             Vec::new()
         } else if update.first {

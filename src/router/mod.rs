@@ -235,7 +235,10 @@ pub async fn start(
     };
     match tls::platform(&options.tls, &options.state, domain.as_ref()).await {
         Ok(pair) => live.certs.set_platform(pair),
-        Err(error) => say(&error, "no HTTPS but for domains with a certificate of their own"),
+        Err(error) => say(
+            &error,
+            "no HTTPS but for domains with a certificate of their own",
+        ),
     }
     let tls = tls::acceptor(Arc::clone(&live.certs) as Arc<_>)
         .inspect_err(|error| say(error, "no HTTPS"))

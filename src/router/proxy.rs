@@ -93,9 +93,7 @@ impl Refusal {
                 "400 Bad Request\n\nThe request's body may be chunked, but not coded otherwise.\n"
             }
             Self::NoTunnel => "405 Method Not Allowed\n\nThis is no forward proxy.\n",
-            Self::Forbidden => {
-                "403 Forbidden\n\nThis app lets nobody in from your address.\n"
-            }
+            Self::Forbidden => "403 Forbidden\n\nThis app lets nobody in from your address.\n",
             Self::Unknown => "404 Not Found\n\nNo app answers to this host name.\n",
             Self::NoProcess => {
                 "503 Service Unavailable\n\nThis app has no process that serves requests.\n"

@@ -134,6 +134,19 @@ pub enum Command {
     #[command(name = "domains:remove")]
     DomainsRemove(DomainArg),
 
+    /// List your certificates
+    #[command(name = "certs:list", visible_alias = "certs")]
+    Certs(List),
+    /// Add a certificate: HTTPS for your domains
+    #[command(name = "certs:add")]
+    CertsAdd(CertsAdd),
+    /// Remove a certificate
+    #[command(name = "certs:remove")]
+    CertsRemove(CertArg),
+    /// Show what stands in a certificate and its chain
+    #[command(name = "certs:info")]
+    CertsInfo(CertArg),
+
     /// List who may use an app, or the platform's administrators
     #[command(name = "perms:list", visible_aliases = ["perms", "sharing", "sharing:list"])]
     Perms(PermsList),
@@ -461,6 +474,34 @@ pub struct DomainArg {
     pub app: App,
     /// The domain
     pub domain: String,
+}
+
+/// `deis certs:add`
+#[derive(Debug, Args)]
+pub struct CertsAdd {
+    /// File of the certificate in PEM, followed by those that it is signed by
+    pub certificate: PathBuf,
+    /// File of its private key in PEM, without a passphrase
+    pub key: PathBuf,
+    /// Serve it for this name alone; else for all that it has
+    #[arg(long, value_name = "NAME")]
+    pub common_name: Option<String>,
+    /// Serve it for each of these names, as certificates of their own
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        conflicts_with = "common_name"
+    )]
+    pub subject_alt_names: Vec<String>,
+}
+
+/// `deis certs:remove` and `certs:info`
+#[derive(Debug, Args)]
+pub struct CertArg {
+    /// Its common name, as certs:list shows it
+    #[arg(value_name = "COMMON NAME")]
+    pub name: String,
 }
 
 /// `deis perms:list`

@@ -64,7 +64,10 @@ impl Shared {
     async fn may_certify(&self, user: &User, names: &BTreeSet<DomainName>) -> Result<(), ApiError> {
         let refuse = |why: String| Err(Refusal::field("common_name", why).into());
         let platform = self.domain().await?;
-        if let Some(name) = names.iter().find(|name| valid::is_platforms(name, &platform)) {
+        if let Some(name) = names
+            .iter()
+            .find(|name| valid::is_platforms(name, &platform))
+        {
             return refuse(format!(
                 "{name} belongs to the platform; give a common name to use the certificate for that \
                  name alone"
@@ -75,7 +78,9 @@ impl Shared {
             let domain = domain.value;
             if cert::covers(names, &domain.domain) && !self.may_use(user, &domain.app).await? {
                 let domain = domain.domain;
-                return refuse(format!("The domain {domain} is already in use by another app"));
+                return refuse(format!(
+                    "The domain {domain} is already in use by another app"
+                ));
             }
         }
         Ok(())
@@ -97,7 +102,9 @@ pub(super) async fn list(
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::Cert>>, ApiError> {
     let own = ctl.certs_of(&user.username).await?;
-    let shapes = own.iter().map(|c| wire::Cert::new(&c.value, c.create_revision));
+    let shapes = own
+        .iter()
+        .map(|c| wire::Cert::new(&c.value, c.create_revision));
     Ok(Json(paging.cut(shapes.collect())?))
 }
 

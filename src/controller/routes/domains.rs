@@ -75,7 +75,11 @@ pub(super) async fn add(
         }
         if let Some(other) = ctl.store.get(&key).await? {
             let same = other.value.app == name;
-            return Err(if same { Refusal::not_unique("domain").into() } else { taken() });
+            return Err(if same {
+                Refusal::not_unique("domain").into()
+            } else {
+                taken()
+            });
         }
         // An app that is being destroyed gets nothing that its end would overlook.
         let mut txn = Txn::new()

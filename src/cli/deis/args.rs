@@ -7,7 +7,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{access, apps, auth, completion, config, help, keys, limits, manual, ps, releases, ui};
+use super::{
+    access, apps, auth, certs, completion, config, help, keys, limits, manual, ps, releases, ui,
+};
 
 /// Deploy and manage apps on a Deis platform
 ///
@@ -155,6 +157,19 @@ pub enum Command {
     /// Remove a domain from an app
     #[command(name = "domains:remove")]
     DomainsRemove(access::DomainArg),
+
+    /// List your certificates
+    #[command(name = "certs:list", visible_alias = "certs")]
+    Certs(List),
+    /// Add a certificate: HTTPS for your domains
+    #[command(name = "certs:add")]
+    CertsAdd(certs::Add),
+    /// Remove a certificate
+    #[command(name = "certs:remove")]
+    CertsRemove(certs::Named),
+    /// Show what stands in a certificate and its chain
+    #[command(name = "certs:info")]
+    CertsInfo(certs::Named),
 
     /// List who may use an app, or the platform's administrators
     #[command(name = "perms:list", visible_aliases = ["perms", "sharing", "sharing:list"])]

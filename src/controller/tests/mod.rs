@@ -1,6 +1,7 @@
 //! The API over a real socket, against the store in memory.
 
 mod audit;
+mod certs;
 mod contract;
 mod flows;
 mod hostile;

@@ -30,7 +30,10 @@ pub(super) async fn keep(shared: State, stop: CancellationToken) {
     loop {
         match shared.builder_key().await {
             Ok(_) => return,
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "no builder key yet"),
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "no builder key yet"
+            ),
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -181,7 +181,8 @@ impl Shared {
         let source = Source::of(&net, image, credentials)?;
         info!(app = %name, %image, "fetching an image");
         let found = source.find(image.wanted(), architecture()).await?;
-        self.keep(name, app, &source, &found, None, &addresses).await
+        self.keep(name, app, &source, &found, None, &addresses)
+            .await
     }
 
     /// Takes an image that the original builder pushed to one of our registries, as
@@ -207,7 +208,9 @@ impl Shared {
             match source.find(&format!("git-{sha}"), architecture()).await {
                 Ok(found) => {
                     let from = Some(name.as_str());
-                    return self.keep(name, app, &source, &found, from, &addresses).await;
+                    return self
+                        .keep(name, app, &source, &found, from, &addresses)
+                        .await;
                 }
                 Err(error) => last = Some(error),
             }
@@ -264,10 +267,12 @@ impl Shared {
         let mut values: BTreeMap<String, String> = self.unseal(&config)?;
         let username = values.remove("REGISTRY_USERNAME");
         let password = values.remove("REGISTRY_PASSWORD");
-        Ok(username.zip(password).map(|(username, password)| Credentials {
-            username,
-            password: Secret::new(password),
-        }))
+        Ok(username
+            .zip(password)
+            .map(|(username, password)| Credentials {
+                username,
+                password: Secret::new(password),
+            }))
     }
 }
 

@@ -26,7 +26,9 @@ const MAX_LAYERS: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// Not a manifest that we know.
-    #[error("its manifest is of the type {0:?}, which is not supported; push it anew with a current docker or podman")]
+    #[error(
+        "its manifest is of the type {0:?}, which is not supported; push it anew with a current docker or podman"
+    )]
     Type(String),
     /// Not what its type says.
     #[error("its {what} can't be read: {why}")]
@@ -263,7 +265,10 @@ mod tests {
 
     #[test]
     fn both_dialects() {
-        let good = [config::LAYER, "application/vnd.docker.image.rootfs.diff.tar.gzip"];
+        let good = [
+            config::LAYER,
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ];
         for kind in [
             DOCKER_MANIFEST,
             config::MANIFEST,
@@ -285,7 +290,10 @@ mod tests {
     fn what_can_not_be_used() {
         let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
         for (kind, bytes) in [
-            ("application/vnd.docker.distribution.manifest.v1+prettyjws", image(&digest("01"), &[])),
+            (
+                "application/vnd.docker.distribution.manifest.v1+prettyjws",
+                image(&digest("01"), &[]),
+            ),
             ("text/html", b"{}".to_vec()),
             (config::MANIFEST, b"<html>".to_vec()),
             (config::MANIFEST, b"{}".to_vec()),
@@ -293,7 +301,10 @@ mod tests {
             (config::MANIFEST, image("../../etc", &[])),
             (config::MANIFEST, image(&digest("01"), &[foreign])),
             (config::MANIFEST, image(&digest("01"), &["text/plain"])),
-            (config::MANIFEST, image(&digest("01"), &[config::LAYER; 501])),
+            (
+                config::MANIFEST,
+                image(&digest("01"), &[config::LAYER; 501]),
+            ),
         ] {
             assert!(Manifest::parse(kind, &bytes).is_err(), "{kind}");
         }
@@ -317,7 +328,11 @@ mod tests {
         let Manifest::List(list) = manifest else {
             panic!("{manifest:?}");
         };
-        for (architecture, want) in [("amd64", Some("03")), ("arm64", Some("02")), ("s390x", None)] {
+        for (architecture, want) in [
+            ("amd64", Some("03")),
+            ("arm64", Some("02")),
+            ("s390x", None),
+        ] {
             let chosen = choose(&list, architecture).ok().map(|d| d.digest.clone());
             assert_eq!(chosen, want.map(digest), "{architecture}");
         }

@@ -229,7 +229,10 @@ mod tests {
 
     #[test]
     fn urls() {
-        let listed = Listed::parse("10.0.0.9:5000, plain.example", "inner.example,10.0.0.8:8443");
+        let listed = Listed::parse(
+            "10.0.0.9:5000, plain.example",
+            "inner.example,10.0.0.8:8443",
+        );
         let plain = |host: &str| Err(Unreachable::Plain(host.to_owned()));
         let private = |host: &str| Err(Unreachable::Private(host.to_owned()));
         let (any, public) = (Ok(AnyAddress(true)), Ok(AnyAddress(false)));
@@ -248,7 +251,10 @@ mod tests {
             ("http://registry.example/", plain("registry.example")),
             ("https://127.0.0.1:2379/", private("127.0.0.1:2379")),
             ("https://[::1]:2379/", private("[::1]:2379")),
-            ("https://[::ffff:169.254.169.254]/", private("[::ffff:a9fe:a9fe]")),
+            (
+                "https://[::ffff:169.254.169.254]/",
+                private("[::ffff:a9fe:a9fe]"),
+            ),
             // Other ways to write 127.0.0.1.
             ("https://0x7f.1/", private("127.0.0.1")),
             ("https://2130706433/", private("127.0.0.1")),
@@ -270,6 +276,9 @@ mod tests {
         let name: Name = "localhost".parse().expect("a name");
         let found = PublicOnly.resolve(name).await;
         let error = found.err().expect("refused");
-        assert!(error.to_string().contains("not on the public internet"), "{error}");
+        assert!(
+            error.to_string().contains("not on the public internet"),
+            "{error}"
+        );
     }
 }

@@ -48,7 +48,9 @@ pub enum SourceError {
     #[error("image not found: {0}")]
     NotFound(String),
     /// The credentials are wrong, or there are none.
-    #[error("image not found: {0} says that it needs other credentials; set REGISTRY_USERNAME and REGISTRY_PASSWORD with deis config:set")]
+    #[error(
+        "image not found: {0} says that it needs other credentials; set REGISTRY_USERNAME and REGISTRY_PASSWORD with deis config:set"
+    )]
     Denied(String),
     /// Not to be asked.
     #[error(transparent)]
@@ -317,7 +319,10 @@ impl<'n> Source<'n> {
             (media_type, document, manifest) = self.manifest(&chosen).await?;
         }
         let Manifest::Image { config, layers } = manifest else {
-            return Err(protocol(&self.root, "has a list of images in a list of images"));
+            return Err(protocol(
+                &self.root,
+                "has a list of images in a list of images",
+            ));
         };
         let config = self.document(&config).await?;
         manifest::fits(&config.bytes, architecture)?;
@@ -330,14 +335,19 @@ impl<'n> Source<'n> {
     }
 
     async fn manifest(&self, wanted: &str) -> Result<(String, Document, Manifest), SourceError> {
-        let answer = self.ask(&format!("manifests/{wanted}"), manifest::ACCEPT).await?;
+        let answer = self
+            .ask(&format!("manifests/{wanted}"), manifest::ACCEPT)
+            .await?;
         let kind = answer.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.to_owned();
         let bytes = small(&self.root, answer, MAX_DOCUMENT).await?;
         let digest = digest_of(&bytes);
         if manifest::is_digest(wanted) && digest != wanted {
-            return Err(protocol(&self.root, format!("sent {digest} when asked for {wanted}")));
+            return Err(protocol(
+                &self.root,
+                format!("sent {digest} when asked for {wanted}"),
+            ));
         }
         let (media_type, parsed) = Manifest::parse(&kind, &bytes)?;
         Ok((media_type, Document { bytes, digest }, parsed))
@@ -447,7 +457,10 @@ impl<'n> Source<'n> {
             let scope = format!("repository:{}:pull", self.repository);
             query.append_pair("scope", &scope);
         }
-        let answer = self.net.get(url.clone(), "application/json", basic.as_ref()).await?;
+        let answer = self
+            .net
+            .get(url.clone(), "application/json", basic.as_ref())
+            .await?;
         if !answer.status().is_success() {
             return Err(self.denied());
         }
@@ -518,7 +531,13 @@ mod tests {
             service: Some("registry.example".into()),
         };
         assert_eq!(Challenge::parse(hub), want);
-        for text in ["", "Basic realm=\"x\"", "Bearer", "Bearer realm=", "Bearer realm=\"x"] {
+        for text in [
+            "",
+            "Basic realm=\"x\"",
+            "Bearer",
+            "Bearer realm=",
+            "Bearer realm=\"x",
+        ] {
             assert_eq!(Challenge::parse(text), Challenge::default(), "{text}");
         }
     }

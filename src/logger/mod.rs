@@ -13,6 +13,7 @@ pub mod reader;
 pub mod record;
 pub mod render;
 pub mod shelf;
+mod sweep;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -102,8 +103,8 @@ pub async fn run(
     };
     let bound = bind(&place).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let register = tokio::spawn(register(store, place.http, stop.clone()));
-    let result = serve(bound, place, stop).await;
+    let register = tokio::spawn(register(store.clone(), place.http, stop.clone()));
+    let result = serve_and_sweep(bound, place, Some(store), stop).await;
     // It withdraws the registration, and is bounded.
     let _ = register.await;
     result
@@ -137,12 +138,26 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, LoggerError> {
 /// # Errors
 /// When the folder can't be used, or the HTTP side fails.
 pub async fn serve(bound: Bound, place: Place, stop: CancellationToken) -> Result<(), LoggerError> {
+    serve_and_sweep(bound, place, None, stop).await
+}
+
+/// As [`serve`]; logs of apps that the store does not know go.
+async fn serve_and_sweep(
+    bound: Bound,
+    place: Place,
+    store: Option<Store>,
+    stop: CancellationToken,
+) -> Result<(), LoggerError> {
     let Bound { lines, http } = bound;
     let (folder, limits) = (place.folder.clone(), place.limits);
     let shelf = Arc::new(lines::blocking(move || Shelf::open(folder, limits)).await?);
     info!(lines = %place.lines, http = %place.http, folder = %place.folder.display(), "logger runs");
     let sync = tokio::spawn(sync_often(Arc::clone(&shelf), stop.clone()));
     let lines = tokio::spawn(lines::serve(lines, Arc::clone(&shelf), stop.clone()));
+    if let Some(store) = store {
+        let (shelf, folder) = (Arc::clone(&shelf), place.folder.clone());
+        tokio::spawn(sweep::run(store, shelf, folder, stop.clone()));
+    }
     let routes = http::routes(shelf, stop.clone());
     axum::serve(http, routes)
         .with_graceful_shutdown(stop.clone().cancelled_owned())

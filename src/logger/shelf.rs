@@ -137,6 +137,33 @@ impl Shelf {
         Ok(())
     }
 
+    /// Names of all apps that have a log.
+    #[must_use]
+    pub fn apps(&self) -> Vec<AppName> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Removes an app's log with its files: its app is gone, and nobody writes there any more.
+    ///
+    /// # Errors
+    /// When its files can't be removed.
+    pub fn remove(&self, app: &AppName) -> Result<(), AppLogError> {
+        let mut books = lock(&self.books);
+        if let Some(book) = books.remove(app) {
+            self.delete(&book)?;
+        }
+        let dir = self.root.join(app.as_str());
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(super::app_log::failed("remove", &dir)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn wrote(&self, book: &Book) {
         book.pulse.send_modify(|pulse| pulse.writes += 1);
         self.written.notify_one();

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod change;
 pub mod follow;
+pub mod gone;
 mod names;
 pub mod release;
 

@@ -101,8 +101,11 @@ fn opened(
         return Ok(value);
     }
     let sealed = || {
-        Failure::new(Kind::Refused, format!("{target}/{name} is sealed with the cluster key"))
-            .hint("ask on a host of the cluster, as root: the key is /etc/deis/cluster.key there")
+        Failure::new(
+            Kind::Refused,
+            format!("{target}/{name} is sealed with the cluster key"),
+        )
+        .hint("ask on a host of the cluster, as root: the key is /etc/deis/cluster.key there")
     };
     let path = cluster_key.ok_or_else(sealed)?;
     let key = ClusterKey::load(path).with_context(sealed)?;

@@ -83,7 +83,10 @@ impl Shared {
         request: &BuildRequest,
     ) -> Result<(ReleaseNumber, Build), ApiError> {
         let change = self.deploy_image(name, app, user, request).await?;
-        let what = format!("{} deployed {}: {}", user.username, request.image, change.release);
+        let what = format!(
+            "{} deployed {}: {}",
+            user.username, request.image, change.release
+        );
         self.tell(name, what);
         self.settle(name, &change).await?;
         let found = change::contents(&self.store, name, change.release).await?;

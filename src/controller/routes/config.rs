@@ -43,7 +43,10 @@ impl Shared {
     }
 
     /// A config's variables in clear, for whoever may see them.
-    pub(in crate::controller) fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
+    pub(in crate::controller) fn unseal(
+        &self,
+        config: &Config,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let values = self.open(config)?;
         let texts = values
             .into_iter()

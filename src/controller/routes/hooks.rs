@@ -55,10 +55,7 @@ impl FromRequestParts<controller::State> for Builder {
 
 impl Shared {
     /// The app and the user that a hook is about, if this user may use it.
-    async fn received(
-        &self,
-        fields: &valid::Fields,
-    ) -> Result<(AppName, App, User), ApiError> {
+    async fn received(&self, fields: &valid::Fields) -> Result<(AppName, App, User), ApiError> {
         let (user, repository) = valid::hook(fields)?;
         let name: AppName = repository.parse().map_err(|_| ApiError::NotFound)?;
         let app = ops::app::get(&self.store, &name).await?.value;

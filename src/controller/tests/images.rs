@@ -1,10 +1,7 @@
 //! Images by name and the original builder's hooks, with real registries on loopback: one that is
 //! somebody's, and two replicas of the platform's.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::{
     Router,
@@ -16,111 +13,19 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::flows::site_with_app;
 use crate::{
     controller::testing::{Reply, Site},
     image::{digest_of, manifest},
-    model::{AppName, ImageKind, PartPresence, ReleaseNumber, SCHEMA},
+    model::{AppName, ImageKind, ReleaseNumber},
     ops,
-    registry::{self, Places},
+    registry::testing::{Registry, config},
     store::{Store, Txn, keys},
 };
 
-/// A real registry, as long as this lives.
-struct Registry {
-    address: SocketAddr,
-    _dir: TempDir,
-    _stop: DropGuard,
-}
-
-impl Registry {
-    async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
-        let dir = tempfile::tempdir().expect("a directory");
-        let places = Places {
-            program: "/usr/bin/docker-registry".into(),
-            storage: dir.path().join("storage"),
-            run: dir.path().join("run"),
-            listen: address,
-            tls: None,
-        };
-        let (store, stop) = (Store::memory(), CancellationToken::new());
-        tokio::spawn(registry::run_at(places, store.clone(), stop.clone()));
-        let key = keys::part("registry", "127.0.0.1");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while store.get(&key).await.expect("asked").is_none() {
-            assert!(Instant::now() < deadline, "no registry");
-            sleep(Duration::from_millis(20)).await;
-        }
-        Self {
-            address,
-            _dir: dir,
-            _stop: stop.drop_guard(),
-        }
-    }
-
-    /// Puts an image there, under a tag; returns its digest.
-    async fn put(&self, repository: &str, tag: &str, config: &Value) -> String {
-        let root = format!("http://{}/v2/{repository}", self.address);
-        let mut blobs = Vec::new();
-        for bytes in [config.to_string().into_bytes(), b"a layer".to_vec()] {
-            let begun = client().post(format!("{root}/blobs/uploads/")).send().await;
-            let begun = begun.expect("begun");
-            let to = begun.headers()[header::LOCATION].to_str().expect("a place");
-            let (to, digest, size) = (to.to_owned(), digest_of(&bytes), bytes.len());
-            let put = client().put(format!("{to}&digest={digest}")).body(bytes);
-            let done = put.send().await.expect("sent");
-            assert_eq!(done.status(), 201);
-            blobs.push(json!({"digest": digest, "size": size}));
-        }
-        blobs[1]["mediaType"] = json!("application/vnd.docker.image.rootfs.diff.tar.gzip");
-        blobs[0]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
-        let kind = "application/vnd.docker.distribution.manifest.v2+json";
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": kind, "config": blobs[0], "layers": [blobs[1]],
-        });
-        self.put_manifest(repository, tag, kind, &manifest).await
-    }
-
-    async fn put_manifest(&self, repository: &str, tag: &str, kind: &str, what: &Value) -> String {
-        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
-        let text = what.to_string();
-        let digest = digest_of(text.as_bytes());
-        let put = client().put(url).header(header::CONTENT_TYPE, kind);
-        let done = put.body(text).send().await.expect("sent");
-        assert_eq!(done.status(), 201, "{}", done.text().await.expect("text"));
-        digest
-    }
-
-    async fn has(&self, image: &str) -> bool {
-        let (repository, digest) = image.split_once('@').expect("an image");
-        let url = format!("http://{}/v2/{repository}/manifests/{digest}", self.address);
-        let asked = client().get(url).header(header::ACCEPT, manifest::ACCEPT);
-        asked.send().await.expect("asked").status() == 200
-    }
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .expect("a client")
-}
-
 fn here() -> &'static str {
     manifest::architecture(std::env::consts::ARCH)
-}
-
-fn config(run: Value) -> Value {
-    json!({
-        "architecture": here(), "os": "linux", "config": run,
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(b"a layer")]},
-    })
 }
 
 fn blog() -> AppName {
@@ -131,30 +36,28 @@ fn blog() -> AppName {
 struct Rig {
     site: Site,
     ada: String,
-    replicas: [Registry; 2],
+    replicas: Vec<Registry>,
     world: Registry,
+    _dir: TempDir,
 }
 
 impl Rig {
     async fn start() -> Self {
         let (site, ada) = site_with_app().await;
-        let (one, two) = tokio::join!(Registry::start(), Registry::start());
-        for (at, replica) in [&one, &two].into_iter().enumerate() {
-            let there = PartPresence {
-                schema: SCHEMA,
-                id: uuid::Uuid::new_v4(),
-                address: replica.address.to_string(),
-            };
-            // Their places in etcd go by IP address, and here all have the same.
-            let place = keys::part("registry", &format!("10.0.0.{at}"));
-            let put = Txn::new().put(&place, &there);
-            site.store.commit(put).await.expect("registered");
-        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| dir.path().join(name);
+        let elsewhere = Store::memory();
+        let (one, two, world) = tokio::join!(
+            Registry::start(&site.store, "127.0.0.1", place("one")),
+            Registry::start(&site.store, "127.0.0.2", place("two")),
+            Registry::start(&elsewhere, "127.0.0.3", place("world")),
+        );
         Self {
             site,
             ada,
-            replicas: [one, two],
-            world: Registry::start().await,
+            replicas: vec![one, two],
+            world,
+            _dir: dir,
         }
     }
 
@@ -191,27 +94,47 @@ async fn an_image_by_its_name() {
     let rig = Rig::start().await;
     let world = rig.world.address;
     let run = json!({"Cmd": ["serve"], "ExposedPorts": {"8080/tcp": {}, "9000/tcp": {}}});
-    let digest = rig.world.put("team/app", "v1", &config(run)).await;
+    let digest = rig.world.put("team/app", Some("v1"), &config(run)).await;
     let image = format!("{world}/team/app:v1");
 
     // Loopback is where the platform's own services are.
     let reply = rig.deploy(json!({ "image": image })).await;
-    assert_eq!((reply.status(), rig.latest().await.0), (403, 1), "{reply:?}");
-    assert!(reply.body.contains("deisctl config registry set"), "{reply:?}");
+    assert_eq!(
+        (reply.status(), rig.latest().await.0),
+        (403, 1),
+        "{reply:?}"
+    );
+    assert!(
+        reply.body.contains("deisctl config registry set"),
+        "{reply:?}"
+    );
 
-    rig.setting("registry", "insecure", &format!("other:1,{world}")).await;
+    rig.setting("registry", "insecure", &format!("other:1,{world}"))
+        .await;
     let reply = rig.deploy(json!({ "image": image })).await;
     assert_eq!(reply.status(), 201, "{reply:?}");
     assert_eq!(reply.header("deis-release"), Some("2"));
     assert_eq!(reply.header("x-deis-release"), Some("2"));
     let build = reply.json();
-    assert_eq!((&build["image"], &build["sha"]), (&json!(image), &json!("")));
-    assert_eq!((&build["dockerfile"], &build["procfile"]), (&json!(""), &json!({})));
+    assert_eq!(
+        (&build["image"], &build["sha"]),
+        (&json!(image), &json!(""))
+    );
+    assert_eq!(
+        (&build["dockerfile"], &build["procfile"]),
+        (&json!(""), &json!({}))
+    );
     let (stored, kind) = rig.image_of(2).await;
     assert!(stored.ends_with(&format!("@{digest}")), "{stored}");
     assert_eq!(kind, ImageKind::Image);
-    let app = ops::app::get(&rig.site.store, &blog()).await.expect("app").value;
-    assert_eq!(serde_json::to_value(&app.structure).expect("json"), json!({"cmd": 1}));
+    let app = ops::app::get(&rig.site.store, &blog())
+        .await
+        .expect("app")
+        .value;
+    assert_eq!(
+        serde_json::to_value(&app.structure).expect("json"),
+        json!({"cmd": 1})
+    );
     let release = "/v1/apps/blog/releases/v2/";
     let release = rig.site.call(&rig.ada, "GET", release, Value::Null).await;
     assert_eq!(release.json()["summary"], format!("ada deployed {image}"));
@@ -219,7 +142,9 @@ async fn an_image_by_its_name() {
     // By digest, with a Procfile, as an object or as v1's clients may send it: a text.
     let pinned = format!("{world}/team/app@{digest}");
     for procfile in [json!({"web": "bash run"}), json!(r#"{"web": "bash run"}"#)] {
-        let reply = rig.deploy(json!({ "image": pinned, "procfile": procfile })).await;
+        let reply = rig
+            .deploy(json!({ "image": pinned, "procfile": procfile }))
+            .await;
         assert_eq!(reply.status(), 201, "{reply:?}");
         assert_eq!(reply.json()["procfile"], json!({"web": "bash run"}));
     }
@@ -236,22 +161,27 @@ async fn an_image_by_its_name() {
         "schemaVersion": 2, "mediaType": list,
         "manifests": [entry(&digest, "windows", here()), entry(&digest, "linux", here())],
     });
-    rig.world.put_manifest("team/app", "both", list, &both).await;
-    let reply = rig.deploy(json!({ "image": format!("{world}/team/app:both") })).await;
+    rig.world
+        .put_manifest("team/app", Some("both"), list, &both)
+        .await;
+    let reply = rig
+        .deploy(json!({ "image": format!("{world}/team/app:both") }))
+        .await;
     assert_eq!(reply.status(), 201, "{reply:?}");
     assert_eq!(rig.image_of(5).await.0, stored);
 }
 
 #[tokio::test]
 async fn what_fails_takes_no_number() {
-    let rig = Rig::start().await;
+    let mut rig = Rig::start().await;
     let world = rig.world.address;
-    rig.setting("registry", "insecure", &world.to_string()).await;
+    rig.setting("registry", "insecure", &world.to_string())
+        .await;
     let idle = config(json!({}));
-    rig.world.put("team/idle", "latest", &idle).await;
+    rig.world.put("team/idle", Some("latest"), &idle).await;
     let mut other = config(json!({"Cmd": ["x"]}));
     other["architecture"] = json!("s390x");
-    rig.world.put("team/other", "latest", &other).await;
+    rig.world.put("team/other", Some("latest"), &other).await;
     let ours = rig.replicas[0].address;
     let image = |name: &str| json!({ "image": name });
     let at = |name: &str| json!({ "image": format!("{world}/{name}") });
@@ -264,16 +194,44 @@ async fn what_fails_takes_no_number() {
         (at("team/idle:v9"), 400, "image not found: "),
         (at("team/idle"), 400, "neither CMD nor ENTRYPOINT"),
         (at("team/other"), 400, "it is for linux/s390x"),
-        (image("deis/controller"), 403, r#"{"detail":"Repository name deis/controller is not allowed"}"#),
+        (
+            image("deis/controller"),
+            403,
+            r#"{"detail":"Repository name deis/controller is not allowed"}"#,
+        ),
         (image("127.0.0.1:2379/x"), 403, "not on the public internet"),
-        (image("169.254.169.254/x"), 403, "not on the public internet"),
+        (
+            image("169.254.169.254/x"),
+            403,
+            "not on the public internet",
+        ),
         (image("localhost:2379/x"), 403, "not on the public internet"),
-        (image(&format!("{ours}/x")), 403, "the platform's own registry"),
-        (json!({"image": "nginx", "procfile": {"run": "x"}}), 400, "procfile"),
-        (json!({"image": "nginx", "procfile": {"web": 1}}), 400, "procfile"),
+        (
+            image(&format!("{ours}/x")),
+            403,
+            "the platform's own registry",
+        ),
+        (
+            json!({"image": "nginx", "procfile": {"run": "x"}}),
+            400,
+            "procfile",
+        ),
+        (
+            json!({"image": "nginx", "procfile": {"web": 1}}),
+            400,
+            "procfile",
+        ),
         (json!({"image": "nginx", "sha": "zzz"}), 400, "sha"),
-        (json!({"image": "other", "sha": "01234567"}), 400, "the image must be blog"),
-        (json!({"image": "blog", "sha": "01234567"}), 400, "image not found: "),
+        (
+            json!({"image": "other", "sha": "01234567"}),
+            400,
+            "the image must be blog",
+        ),
+        (
+            json!({"image": "blog", "sha": "01234567"}),
+            400,
+            "image not found: ",
+        ),
     ];
     for (body, status, text) in cases {
         let reply = rig.deploy(body.clone()).await;
@@ -282,10 +240,15 @@ async fn what_fails_takes_no_number() {
         assert_eq!(rig.latest().await, ReleaseNumber(1), "{body}");
     }
     // Without a registry of ours.
-    let none = Txn::new().delete_prefix(&keys::parts("registry"));
-    rig.site.store.commit(none).await.expect("gone");
+    for replica in std::mem::take(&mut rig.replicas) {
+        replica.stop().await;
+    }
     let reply = rig.deploy(at("team/idle")).await;
-    assert_eq!((reply.status(), rig.latest().await.0), (503, 1), "{reply:?}");
+    assert_eq!(
+        (reply.status(), rig.latest().await.0),
+        (503, 1),
+        "{reply:?}"
+    );
 }
 
 /// A registry that lies: `private` wants ada's credentials, `moved` leads to loopback, `forged` sends
@@ -300,7 +263,9 @@ async fn liar() -> SocketAddr {
             "layers": [{"mediaType": layer, "digest": digest_of(b"a layer"), "size": 7}],
         });
         let given = headers.get(header::AUTHORIZATION);
-        let given = given.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let given = given
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let (repository, what) = path.split_once('/').unwrap_or((&path, ""));
         let host = headers[header::HOST].to_str().expect("a host");
         match (repository, what.split('/').next()) {
@@ -310,7 +275,11 @@ async fn liar() -> SocketAddr {
             ("token", _) => StatusCode::UNAUTHORIZED.into_response(),
             ("private", _) if given != "Bearer abc" => {
                 let realm = format!("Bearer realm=\"http://{host}/v2/token\",service=\"x\"");
-                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, realm)]).into_response()
+                (
+                    StatusCode::UNAUTHORIZED,
+                    [(header::WWW_AUTHENTICATE, realm)],
+                )
+                    .into_response()
             }
             ("moved", _) => {
                 let to = [(header::LOCATION, "http://127.0.0.1:2379/version")];
@@ -347,16 +316,22 @@ async fn registries_that_lie_and_those_that_are_private() {
         ("moved", 403, "127.0.0.1:2379 would be asked in clear"),
         ("private", 400, "image not found: "),
     ] {
-        let reply = rig.deploy(json!({ "image": format!("{liar}/{name}") })).await;
+        let reply = rig
+            .deploy(json!({ "image": format!("{liar}/{name}") }))
+            .await;
         assert_eq!(reply.status(), status, "{name}: {reply:?}");
         assert!(reply.body.contains(text), "{name}: {reply:?}");
         assert_eq!(rig.latest().await, ReleaseNumber(1), "{name}");
     }
     let values = json!({"REGISTRY_USERNAME": "ada", "REGISTRY_PASSWORD": "secret"});
     let path = "/v1/apps/blog/config/";
-    let set = rig.site.call(&rig.ada, "POST", path, json!({ "values": values }));
+    let set = rig
+        .site
+        .call(&rig.ada, "POST", path, json!({ "values": values }));
     assert_eq!(set.await.status(), 201);
-    let reply = rig.deploy(json!({ "image": format!("{liar}/private") })).await;
+    let reply = rig
+        .deploy(json!({ "image": format!("{liar}/private") }))
+        .await;
     assert_eq!(reply.status(), 201, "{reply:?}");
     rig.image_of(3).await;
 }
@@ -389,7 +364,10 @@ async fn hooks_of_the_original_builder() {
         ("", 401),
         ("X-Deis-Builder-Auth: \r\n", 401),
         ("X-Deis-Builder-Auth: s3cr3t+/\r\n", 401),
-        ("Authorization: token 0000000000000000000000000000000000000000\r\n", 401),
+        (
+            "Authorization: token 0000000000000000000000000000000000000000\r\n",
+            401,
+        ),
         (token.as_str(), 403),
         (key, 201),
     ] {
@@ -398,7 +376,13 @@ async fn hooks_of_the_original_builder() {
     }
     // What an operator set in clear does not stay so.
     let stored = keys::setting("controller", "builderKey");
-    let stored = rig.site.store.get(&stored).await.expect("read").expect("a key");
+    let stored = rig
+        .site
+        .store
+        .get(&stored)
+        .await
+        .expect("read")
+        .expect("a key");
     assert!(stored.value.starts_with("sealed1:"), "{}", stored.value);
 
     let reply = rig.hook("push/", key, &push).await;
@@ -406,7 +390,10 @@ async fn hooks_of_the_original_builder() {
     for (field, value) in push.as_object().expect("fields") {
         assert_eq!(&shape[field], value, "{field}");
     }
-    assert_eq!((&shape["owner"], &shape["app"]), (&json!("ada"), &json!("blog")));
+    assert_eq!(
+        (&shape["owner"], &shape["app"]),
+        (&json!("ada"), &json!("blog"))
+    );
     assert_eq!(shape.as_object().expect("fields").len(), 11, "{shape}");
 
     // About whom, and what?
@@ -416,36 +403,67 @@ async fn hooks_of_the_original_builder() {
         "procfile": {"web": "serve", "worker": "work"}, "dockerfile": "",
     });
     for path in ["push/", "build/", "config/"] {
-        for (user, repository, status) in
-            [("ada", "none", 404), ("nobody", "blog", 404), ("bob", "blog", 403), ("ada", "../x", 404)]
-        {
-            let mut body = if path == "push/" { push.clone() } else { built.clone() };
+        for (user, repository, status) in [
+            ("ada", "none", 404),
+            ("nobody", "blog", 404),
+            ("bob", "blog", 403),
+            ("ada", "../x", 404),
+        ] {
+            let mut body = if path == "push/" {
+                push.clone()
+            } else {
+                built.clone()
+            };
             body["receive_user"] = json!(user);
             body["receive_repo"] = json!(repository);
             let reply = rig.hook(path, key, &body).await;
-            assert_eq!(reply.status(), status, "{path} {user} {repository}: {reply:?}");
+            assert_eq!(
+                reply.status(),
+                status,
+                "{path} {user} {repository}: {reply:?}"
+            );
         }
     }
 
     let values = json!({"values": {"NAME": "zoë\n%n"}});
-    rig.site.call(&rig.ada, "POST", "/v1/apps/blog/config/", values).await;
+    rig.site
+        .call(&rig.ada, "POST", "/v1/apps/blog/config/", values)
+        .await;
     let who = json!({"receive_user": "ada", "receive_repo": "blog"});
     let reply = rig.hook("config/", key, &who).await;
-    assert_eq!((reply.status(), &reply.json()["values"]["NAME"]), (200, &json!("zoë\n%n")));
-    assert!(reply.json()["created"].as_str().expect("a time").ends_with("UTC"), "{reply:?}");
+    assert_eq!(
+        (reply.status(), &reply.json()["values"]["NAME"]),
+        (200, &json!("zoë\n%n"))
+    );
+    assert!(
+        reply.json()["created"]
+            .as_str()
+            .expect("a time")
+            .ends_with("UTC"),
+        "{reply:?}"
+    );
 
     // The builder has pushed to one of the replicas.
     let reply = rig.hook("build/", key, &built).await;
-    assert_eq!((reply.status(), rig.latest().await.0), (400, 2), "{reply:?}");
+    assert_eq!(
+        (reply.status(), rig.latest().await.0),
+        (400, 2),
+        "{reply:?}"
+    );
     let slug = config(json!({"Entrypoint": ["/runner/init"]}));
-    rig.replicas[1].put("blog", "git-01234567", &slug).await;
+    rig.replicas[1]
+        .put("blog", Some("git-01234567"), &slug)
+        .await;
     let reply = rig.hook("build/", key, &built).await;
     assert_eq!(reply.status(), 200, "{reply:?}");
     let want = json!({"release": {"version": 3}, "domains": ["blog.example.com"]});
     assert_eq!(reply.json(), want);
     let (_, kind) = rig.image_of(3).await;
     assert_eq!(kind, ImageKind::Runner);
-    let release = rig.site.call(&rig.ada, "GET", "/v1/apps/blog/releases/v3/", Value::Null).await;
+    let release = rig
+        .site
+        .call(&rig.ada, "GET", "/v1/apps/blog/releases/v3/", Value::Null)
+        .await;
     assert_eq!(release.json()["summary"], "ada deployed 0123456");
     built["dockerfile"] = json!("true");
     assert_eq!(rig.hook("build/", key, &built).await.status(), 200);

@@ -13,6 +13,7 @@ mod agent;
 mod cache;
 mod events;
 mod files;
+mod images;
 mod isolation;
 mod journal;
 mod machine;
@@ -151,9 +152,15 @@ pub async fn run(
     // The socket opens after adoption: announcers that come at once find their processes known.
     socket::serve(&paths, store.clone(), word_sender, stop.clone())
         .map_err(host("agent.sock can't be made"))?;
-    tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
+    tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
     notify_ready(&machine);
     let ended = stop.child_token();
+    tokio::spawn(images::sweep_often(
+        store.clone(),
+        runtime,
+        state_receiver.clone(),
+        ended.clone(),
+    ));
     let registered = tokio::spawn(register(
         store.clone(),
         machine.clone(),

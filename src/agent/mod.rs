@@ -11,7 +11,9 @@
 )]
 mod agent;
 mod cache;
+mod events;
 mod files;
+mod images;
 mod isolation;
 mod journal;
 mod machine;
@@ -37,6 +39,7 @@ use tracing::{error, info, warn};
 pub use oneoff::{Header as RunHeader, OUTPUT_MAX as RUN_OUTPUT_MAX};
 
 use crate::{
+    logger::tell::Teller,
     model::{Machine, MachineId},
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
@@ -141,6 +144,7 @@ pub async fn run(
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
         starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        teller: Teller::start(store.clone()),
     });
     let agent = agent::Agent::new(edges.clone(), words, states)
         .await
@@ -148,9 +152,15 @@ pub async fn run(
     // The socket opens after adoption: announcers that come at once find their processes known.
     socket::serve(&paths, store.clone(), word_sender, stop.clone())
         .map_err(host("agent.sock can't be made"))?;
-    tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
+    tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
     notify_ready(&machine);
     let ended = stop.child_token();
+    tokio::spawn(images::sweep_often(
+        store.clone(),
+        runtime,
+        state_receiver.clone(),
+        ended.clone(),
+    ));
     let registered = tokio::spawn(register(
         store.clone(),
         machine.clone(),

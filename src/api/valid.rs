@@ -586,6 +586,7 @@ pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
 /// When the name or the key is none.
 pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     let id = required(fields, "id")?
+        .trim()
         .parse()
         .map_err(|e| Refusal::field("id", format!("{e}")))?;
     let public = at_most("public", required(fields, "public")?, 16 << 10)?;

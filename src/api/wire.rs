@@ -230,22 +230,42 @@ pub struct Release {
     pub created: WireTime,
     /// When.
     pub updated: WireTime,
+    /// Why it does not run. Only where a single release is shown, and not for one that succeeded: v1,
+    /// which deleted failed ones, has no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ReleaseFailure>,
+}
+
+/// How a release's rollout ended when it did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseFailure {
+    /// Whether a rollback took over before it was done, rather than that it failed.
+    pub superseded: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Last lines of the process that failed.
+    pub log: Vec<String>,
+}
+
+impl From<&model::Outcome> for ReleaseFailure {
+    fn from(outcome: &model::Outcome) -> Self {
+        Self {
+            superseded: outcome.result == model::OutcomeResult::Superseded,
+            reason: outcome.reason.clone(),
+            log: outcome.log.clone(),
+        }
+    }
 }
 
 impl Release {
-    /// The release as clients see it. One whose rollout failed keeps its number and says so.
+    /// The release as clients see it in a list. One whose rollout failed keeps its number and says so.
     #[must_use]
     pub fn new(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
         let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
-        let summary = match failed {
+        let summary = match failed.map(|outcome| outcome.result) {
             None => release.summary.clone(),
-            Some(outcome) => {
-                let word = match outcome.result {
-                    model::OutcomeResult::Superseded => "superseded",
-                    _ => "failed",
-                };
-                format!("{} ({word})", release.summary)
-            }
+            Some(model::OutcomeResult::Superseded) => format!("{} (superseded)", release.summary),
+            Some(_) => format!("{} (failed)", release.summary),
         };
         Self {
             uuid: release.uuid,
@@ -257,6 +277,17 @@ impl Release {
             build: release.build,
             created: release.created.into(),
             updated: outcome.map_or(release.created, |o| o.finished).into(),
+            failure: None,
+        }
+    }
+
+    /// The same by itself: it says why it failed, if it did.
+    #[must_use]
+    pub fn alone(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
+        let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
+        Self {
+            failure: failed.map(ReleaseFailure::from),
+            ..Self::new(release, outcome)
         }
     }
 }
@@ -694,9 +725,14 @@ mod tests {
             finished: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(Release::new(&release, None).summary, "ada added FOO");
+        let listed = Release::new(&release, Some(&outcome));
         assert_eq!(
-            Release::new(&release, Some(&outcome)).summary,
-            "ada added FOO (failed)"
+            (listed.failure, listed.summary.as_str()),
+            (None, "ada added FOO (failed)")
         );
+        let failed = Release::alone(&release, Some(&outcome));
+        assert_eq!(failed.summary, "ada added FOO (failed)");
+        let failure = failed.failure.expect("why");
+        assert_eq!(failure.reason.as_deref(), Some("web.1 exits with 1"));
     }
 }

@@ -276,6 +276,7 @@ async fn launch(
     };
     let change = change::deploy(&daemon.store, app, by, &new, &mut say).await?;
     let release = change.release;
+    daemon.teller.say_release(app, release);
     if let Some(rollout) = change.rollout {
         let ended = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say).await?;
         match ended.result {

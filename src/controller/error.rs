@@ -78,13 +78,13 @@ pub(super) enum ApiError {
     Version(String),
     /// It was tried, and the app itself is why it failed.
     #[error("{0}")]
-    GaveUp(String),
+    Failed(String),
     /// The platform can't do it at the moment.
     #[error("{0}")]
     Unavailable(String),
     /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
-    Failed(String),
+    Broken(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -112,10 +112,10 @@ impl ApiError {
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::GaveUp(_) | Self::Unavailable(_) | Self::Store(_) => {
+            Self::Failed(_) | Self::Unavailable(_) | Self::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Broken(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -131,7 +131,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.body();
-        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) | Self::Failed(_) = &self {
+        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) = &self {
             let id = request_id().unwrap_or_default();
             error!(request.id = %id, error = chain(&self), "request failed");
             body["request_id"] = id.into();

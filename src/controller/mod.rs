@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -46,6 +46,7 @@ use uuid::Uuid;
 use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
     seal::ClusterKey,
     settings::HostSettings,
@@ -60,6 +61,9 @@ pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
 const PRESENCE_TTL: Duration = Duration::from_secs(10);
+
+/// Logs that are followed at once: each holds one of the server's connections.
+const FOLLOWERS: usize = 512;
 
 /// How long requests may take to finish at a shutdown; shorter than the unit's TimeoutStopSec.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
@@ -96,6 +100,12 @@ struct Shared {
     images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
+    /// Places for those who follow a log.
+    followers: Arc<Semaphore>,
+    /// Says in apps' logs what was done to them.
+    teller: Teller,
+    /// The controller ends: what goes on for ever ends now.
+    closing: CancellationToken,
 }
 
 type State = Arc<Shared>;
@@ -104,12 +114,15 @@ impl Shared {
     fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
             images: Images::new(store.clone(), local),
+            teller: Teller::start(store.clone()),
+            closing: CancellationToken::new(),
             store,
             key,
             passwords: Passwords::default(),
             attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
         })
     }
 }
@@ -159,6 +172,12 @@ pub async fn run(
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status("serving the API"),
     ]);
+    let closing = shared.closing.clone();
+    let ends = stop.clone().cancelled_owned();
+    tokio::spawn(async move {
+        ends.await;
+        closing.cancel();
+    });
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.

@@ -353,6 +353,21 @@ async fn config() {
     detail: aborting, failed to create some containers: web.1 exits with 1
     no such module
     ");
+    let releases = user.ok(&["releases"]).await;
+    let failed = releases.lines().nth(1).expect("the newest");
+    let failed = failed.split_whitespace().next().expect("its number");
+    insta::assert_snapshot!(user.ok(&["releases:info", failed]).await, @r"
+    === blog Release v6
+    build:    [uuid]
+    config:   [uuid]
+    owner:    ada
+    created:  [time]
+    summary:  ada added FAIL (failed)
+    updated:  [time]
+    uuid:     [uuid]
+    failed:   web.1 exits with 1
+              no such module
+    ");
     insta::assert_snapshot!(user.ok(&["limits"]).await, @r"
     === blog Limits
 
@@ -442,8 +457,8 @@ async fn processes_and_releases() {
     );
     insta::assert_snapshot!(user.fails(&["pull", "deis/example"]).await, @r"
     Creating build... 
-    Error: 501 NOT IMPLEMENTED
-    detail: This platform can't deploy images by name yet. Push blog with git instead: an app with a Dockerfile is built as an image.
+    Error: 503 SERVICE UNAVAILABLE
+    detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
     assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
@@ -490,6 +505,93 @@ async fn keys_and_sharing() {
     assert_eq!(
         user.ok(&["apps:transfer", "bob"]).await,
         "Transferring blog to bob... done\n"
+    );
+}
+
+#[tokio::test]
+async fn certificates() {
+    let user = User::with_app().await;
+    let root = crate::cert::tests::Authority::new("Root");
+    let files = root.sign(&["www.example.org", "example.org"]);
+    let write = |name: &str, text: &str| std::fs::write(user.env.cwd.join(name), text);
+    let chain = format!("{}{}", files.certificate, root.pem);
+    write("www.crt", &chain).expect("file");
+    write("www.key", &files.key).expect("file");
+    assert_eq!(user.ok(&["certs"]).await, "No certs\n");
+    assert_eq!(
+        user.ok(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... done\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:list"]).await,
+        "Common Name         Expires\n\
+         ---------------     ----------------------\n\
+         www.example.org     [time]\n"
+    );
+    let info = user.ok(&["certs:info", "www.example.org"]).await;
+    let fingerprints = |text: &str| -> String {
+        let plain = |line: &str| match line.strip_prefix("fingerprint: ") {
+            Some(pairs) => format!("fingerprint: {} pairs", pairs.split(':').count()),
+            None => line.to_owned(),
+        };
+        text.lines().map(|line| plain(line) + "\n").collect()
+    };
+    insta::assert_snapshot!(fingerprints(&info), @r"
+    === www.example.org Certificate
+    served for:  example.org, www.example.org
+    expires:     [time]
+    owner:       ada
+    added:       [time]
+
+    --- 1: CN=www.example.org
+    issuer:      CN=Root
+    names:       example.org, www.example.org
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+
+    --- 2: CN=Root
+    issuer:      CN=Root
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+    ");
+    assert_eq!(
+        user.fails(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... \nError: 400 BAD REQUEST\n\
+         common_name: This field must be unique.\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:remove", "www.example.org"]).await,
+        "Removing www.example.org... done\n"
+    );
+    // As many certificates as there are names; the first refusal ends it, and says what is there.
+    let names = "--subject-alt-names=example.org,other.org";
+    let text = user
+        .fails(&["certs:add", "www.crt", "www.key", names])
+        .await;
+    assert_eq!(
+        text,
+        "Adding SSL endpoint... \nError: added for example.org only: 400 BAD REQUEST\n\
+         common_name: the certificate is not for other.org, but for example.org, \
+         www.example.org: clients would refuse it\n"
+    );
+    let args = [
+        "certs:add",
+        "www.crt",
+        "www.key",
+        "--common-name=www.example.org",
+    ];
+    user.ok(&args).await;
+    let list = user.ok(&["certs"]).await;
+    assert!(
+        list.contains("\nexample.org") && list.contains("\nwww.example.org"),
+        "{list}"
+    );
+    let text = user.fails(&["certs:info", "none.example.org"]).await;
+    assert_eq!(text, "Error: 404 NOT FOUND\ndetail: Not found\n");
+    let text = user.fails(&["certs:add", "none.crt", "www.key"]).await;
+    assert!(
+        text.contains("can't read") && text.contains("none.crt"),
+        "{text}"
     );
 }
 

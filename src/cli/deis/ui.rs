@@ -393,7 +393,7 @@ pub fn columns<'r>(rows: impl IntoIterator<Item = (&'r str, String)>, space: usi
 }
 
 /// The end of a list's heading: says when it is not the whole list.
-fn part_of(shown: usize, count: u64) -> String {
+pub fn part_of(shown: usize, count: u64) -> String {
     if shown as u64 == count {
         String::new()
     } else {

@@ -122,8 +122,7 @@ pub(super) async fn set(
         }
         other => other.into(),
     })?;
-    let what = format!("{} changed the config: {}", user.username, change.release);
-    ctl.tell(&name, what);
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let config = ctl.config(&name, change.release).await?;
     let mut values = ctl.unseal(&config)?;

@@ -103,8 +103,8 @@ routes! {
 
     GET "/v1/keys" All keys::list => 200 Pages<wire::Key>, "Lists one's own SSH keys";
     POST "/v1/keys" All keys::add, One<ask::Key> => 201 One<wire::Key>, "Adds an SSH key";
-    GET "/v1/keys/{id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
-    DELETE "/v1/keys/{id}" All keys::remove => 204 Nothing, "Removes an SSH key";
+    GET "/v1/keys/{*id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
+    DELETE "/v1/keys/{*id}" All keys::remove => 204 Nothing, "Removes an SSH key";
 
     GET "/v1/apps" Read apps::list => 200 Pages<wire::App>, "Lists the apps that one may use";
     POST "/v1/apps" All apps::create, One<ask::App> => 201 One<wire::App>, "Creates an app";
@@ -127,7 +127,7 @@ routes! {
     GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
-    GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged", "log_lines";
+    GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
     GET "/v1/apps/{app}/domains" Read domains::list => 200 Pages<wire::Domain>, "Lists an app's domains";
     POST "/v1/apps/{app}/domains" All domains::add, One<ask::Domain> => 201 One<wire::Domain>, "Adds a domain to an app";

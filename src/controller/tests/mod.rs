@@ -1,8 +1,10 @@
 //! The API over a real socket, against the store in memory.
 
 mod audit;
+mod certs;
 mod contract;
 mod flows;
+mod hostile;
 mod images;
 mod limits;
 mod permissions;

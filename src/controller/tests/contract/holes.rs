@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// What the placeholders with names stand for.
 #[derive(Default)]
-pub(super) struct Holes(BTreeMap<String, String>);
+pub(in crate::controller::tests) struct Holes(BTreeMap<String, String>);
 
 /// A piece of a text with placeholders.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,11 +75,11 @@ fn fits(kind: &str, text: &str) -> bool {
 }
 
 impl Holes {
-    pub(super) fn set(&mut self, name: &str, value: &str) {
+    pub(in crate::controller::tests) fn set(&mut self, name: &str, value: &str) {
         self.0.insert(name.to_owned(), value.to_owned());
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in crate::controller::tests) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 

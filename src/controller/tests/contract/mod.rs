@@ -2,9 +2,9 @@
 //! and never from what this server answers. `story` says how to read and write one.
 
 mod coverage;
-mod holes;
+pub(super) mod holes;
 mod play;
-mod stage;
+pub(super) mod stage;
 mod story;
 
 use std::{fs, path::PathBuf};

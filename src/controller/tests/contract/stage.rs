@@ -24,22 +24,26 @@ use crate::{
 };
 
 /// A controller with what is set up.
-pub(super) struct Stage {
+pub(in crate::controller::tests) struct Stage {
     site: Site,
 }
 
 impl Stage {
-    pub(super) async fn empty() -> Self {
+    pub(in crate::controller::tests) async fn empty() -> Self {
         Self {
             site: Site::start().await,
         }
     }
 
-    pub(super) fn site(&self) -> &Site {
+    pub(in crate::controller::tests) fn site(&self) -> &Site {
         &self.site
     }
 
-    pub(super) async fn set_up(&mut self, words: &[&str], holes: &mut Holes) -> Result<(), String> {
+    pub(in crate::controller::tests) async fn set_up(
+        &mut self,
+        words: &[&str],
+        holes: &mut Holes,
+    ) -> Result<(), String> {
         match words {
             ["user", name, rest @ ..] => {
                 let token = self.site.user(name, rest.contains(&"admin")).await;

@@ -19,11 +19,11 @@ use super::{
     protocol::{Ask, KeyAnswer, MAX_FRAME, MAX_LINE, OpenAnswer, PushAnswer},
     push,
     refs::Sha,
-    registries::Registries,
 };
 use crate::{
     logger::tell::Teller,
     model::{AppName, PartPresence, Username},
+    registry::replicas::Registries,
     seal::ClusterKey,
     store::{Presence, Store, StoreError, keys},
 };

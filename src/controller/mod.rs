@@ -5,8 +5,10 @@
 //!
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
+//! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
+//! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
 mod access;
@@ -15,6 +17,9 @@ mod auth;
 mod error;
 mod extract;
 mod fleet;
+mod gate;
+mod hook_key;
+mod images;
 mod page;
 mod routes;
 mod server;
@@ -34,7 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords};
+use self::{attach::Attach, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
     logger::tell::Teller,
@@ -87,6 +92,7 @@ struct Shared {
     key: Arc<ClusterKey>,
     passwords: Passwords,
     attach: Attach,
+    images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
     /// Places for those who follow a log.
@@ -100,8 +106,9 @@ struct Shared {
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
+            images: Images::new(store.clone(), local),
             teller: Teller::start(store.clone()),
             closing: CancellationToken::new(),
             store,
@@ -134,7 +141,7 @@ pub async fn run(
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,
@@ -153,6 +160,7 @@ pub async fn run(
     if let Err(error) = attach::sweep(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
+    let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
     info!(%address, "controller serves the API");
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
@@ -176,6 +184,7 @@ pub async fn run(
     };
     let ((), (), led) = tokio::join!(api, attach, leader);
     presence.leave().await;
+    let _ = making_key.await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
         .await

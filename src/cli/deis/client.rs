@@ -25,10 +25,16 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{status}{text}")]
 pub struct Refused {
+    /// The status code.
+    pub code: u16,
     /// The status line's end, `404 NOT FOUND`.
     pub status: String,
     /// What it says besides, each line after a line break.
     pub text: String,
+    /// The same as it came, if that was JSON.
+    pub body: Value,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Speaks to one controller, for one user or nobody.
@@ -145,9 +151,9 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let status = status_line(&response);
-        let text = explanation(&read(response).await?);
-        Err(Refused { status, text }.into())
+        let (code, status) = (response.status(), status_line(&response));
+        let body = read(response).await?;
+        Err(self.refused(code, status, &body).into())
     }
 
     /// Changes something at once.
@@ -183,11 +189,20 @@ impl Client {
         if code.is_success() {
             return Ok(Answer { body });
         }
-        Err(Refused {
+        Err(self.refused(code, status, &body).into())
+    }
+
+    fn refused(&self, code: StatusCode, status: String, body: &[u8]) -> Refused {
+        let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
+        let controller = self.controller();
+        Refused {
+            code: code.as_u16(),
             status,
-            text: explanation(&body),
+            text: explanation(body),
+            body: serde_json::from_slice(body).unwrap_or_default(),
+            hint: stale
+                .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
-        .into())
     }
 
     async fn send(
@@ -212,20 +227,34 @@ impl Client {
         }
         request.send().await.map_err(|error| {
             // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &dyn std::error::Error = &error;
+            let mut cause: &(dyn std::error::Error + 'static) = &error;
             while let Some(source) = cause.source() {
                 cause = source;
             }
-            if error.is_timeout() {
-                anyhow!("{} gives no answer within {} s", self.controller(), limit.as_secs())
+            let controller = self.controller();
+            let timeout = error.is_timeout() && !error.is_connect();
+            if timeout {
+                anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+            } else if is_certificate(cause) {
+                anyhow!(
+                    "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                     its operators made themselves: deis login {controller} --ssl-verify=false"
+                )
             } else {
                 anyhow!(
-                    "can't reach the controller at {}: {cause}. Is the address right and the platform up?",
-                    self.controller()
+                    "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
                 )
             }
         })
     }
+}
+
+/// Whether rustls has refused the controller's certificate.
+fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        cause.downcast_ref(),
+        Some(rustls::Error::InvalidCertificate(_))
+    )
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {

@@ -8,11 +8,11 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{FromRequestParts as _, Path, Query, State, rejection::QueryRejection},
+    extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use http::{StatusCode, header, request::Parts};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -21,12 +21,13 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    controller::{self, Shared, access::Wish, error::ApiError, extract::Caller},
+    controller::{self, access::Wish, error::ApiError, extract::Caller, gate},
     logger::{
         client::Whose,
         query::{self, MAX_LINES},
         view::{self, Piece, View},
     },
+    model::Scope,
     telemetry::chain,
 };
 
@@ -34,6 +35,9 @@ type Ctl = State<controller::State>;
 
 /// Lines unless the request says otherwise.
 const LINES: usize = 1000;
+/// Most bytes of an answer that is not streamed.
+const WHOLE: usize = 4 << 20;
+const TEXT: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
 /// Between two signs of life on a quiet stream.
 const PING: Duration = Duration::from_secs(15);
 /// Between two looks at whether the caller may still read.
@@ -74,11 +78,13 @@ fn parse(pairs: &[(String, String)], now: Timestamp) -> Result<query::Query, Api
 
 pub(super) async fn get(
     State(ctl): Ctl,
-    mut parts: Parts,
+    Caller(user): Caller,
+    headers: HeaderMap,
     Path(app): Path<String>,
     pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let whose = ctl.readable(&mut parts, &app).await?;
+    let (name, record) = ctl.app(&user, &app, Wish::Use).await?;
+    let whose = Whose::of(&name, &record);
     // A query that can't be read at all is as good as none.
     let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
     let query = parse(&pairs, Timestamp::now())?;
@@ -98,14 +104,29 @@ pub(super) async fn get(
             let error = chain(&error);
             warn!(app, error, "log not read");
             let why = format!("Error accessing logs for {app}: {error}");
-            return Err(ApiError::Unavailable(why));
+            return Err(ApiError::Failed(why));
         }
     };
+    let mut view = view;
+    let mut begin = String::new();
+    if !follows {
+        // What is short goes out as a whole, with its length, as v1's did.
+        loop {
+            match view.next().await {
+                Some(Piece::Text(text)) => begin.push_str(&text),
+                Some(Piece::Ended) | None => return Ok((TEXT, begin).into_response()),
+            }
+            if begin.len() > WHOLE {
+                break;
+            }
+        }
+    }
     let flow = Flow {
+        begin,
         view,
         guard: follows.then(|| Guard {
             ctl,
-            parts,
+            headers,
             whose,
             checked: Instant::now(),
             next: Instant::now() + RIGHT,
@@ -116,24 +137,13 @@ pub(super) async fn get(
         let piece = flow.next().await?;
         Some((Ok::<_, Infallible>(piece), flow))
     }));
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
-}
-
-impl Shared {
-    /// Whose log it is, when whoever asks may read it.
-    async fn readable(
-        self: &controller::State,
-        parts: &mut Parts,
-        app: &str,
-    ) -> Result<Whose, ApiError> {
-        let Caller(user) = Caller::from_request_parts(parts, self).await?;
-        let (name, app) = self.app(&user, app, Wish::Use).await?;
-        Ok(Whose::of(&name, &app))
-    }
+    Ok((TEXT, body).into_response())
 }
 
 /// An answer on its way.
 struct Flow {
+    /// Lines that were taken out of the view already.
+    begin: String,
     view: View,
     guard: Option<Guard>,
 }
@@ -141,7 +151,7 @@ struct Flow {
 /// What ends a stream that is followed.
 struct Guard {
     ctl: controller::State,
-    parts: Parts,
+    headers: HeaderMap,
     whose: Whose,
     /// When the right to read was last known, and when to look again.
     checked: Instant,
@@ -151,6 +161,9 @@ struct Guard {
 
 impl Flow {
     async fn next(&mut self) -> Option<String> {
+        if !self.begin.is_empty() {
+            return Some(std::mem::take(&mut self.begin));
+        }
         let Some(guard) = &mut self.guard else {
             return match self.view.next().await? {
                 Piece::Text(text) => Some(text),
@@ -184,15 +197,18 @@ impl Guard {
     /// Whether the app is there, and the caller may still read its log. A store that doesn't answer
     /// takes nobody's right away, for a while.
     async fn may_go_on(&mut self) -> bool {
-        let app = self.whose.app.clone();
-        let look = self.ctl.readable(&mut self.parts, app.as_str());
+        let (ctl, app) = (&self.ctl, &self.whose.app);
+        let look = async {
+            let caller = gate::again(ctl, &self.headers, Scope::Read, app).await?;
+            ctl.app(&caller.user, app.as_str(), Wish::Use).await
+        };
         let right = timeout(RIGHT, look).await;
         let now = Instant::now();
         self.next = now + RIGHT;
         match right {
-            Ok(Ok(whose)) => {
+            Ok(Ok((name, app))) => {
                 self.checked = now;
-                whose == self.whose
+                Whose::of(&name, &app) == self.whose
             }
             Ok(Err(ApiError::Store(_))) | Err(_) => now < self.checked + UNSURE,
             Ok(Err(_)) => false,

@@ -63,7 +63,7 @@ pub(super) async fn get(
     let (release, outcome) = tokio::try_join!(ctl.store.get(&release), ctl.store.get(&outcome))?;
     let release = release.ok_or(ApiError::NotFound)?;
     let outcome = outcome.map(|outcome| outcome.value);
-    Ok(Json(wire::Release::new(&release.value, outcome.as_ref())))
+    Ok(Json(wire::Release::alone(&release.value, outcome.as_ref())))
 }
 
 pub(super) async fn rollback(

@@ -86,7 +86,7 @@ async fn v1s_form_and_what_happens_in_between() {
             .await
     };
     let none = get("").await;
-    assert_eq!(none.status(), 503, "{}", none.body);
+    assert_eq!(none.status(), 500, "{}", none.body);
     assert!(
         none.body
             .contains("Error accessing logs for blog: no logger is running")

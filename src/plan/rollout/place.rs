@@ -1,6 +1,9 @@
 //! New processes: how many may be under way, where they go, and what they take along.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Mode, Step, Timer};
 use crate::{
@@ -8,7 +11,7 @@ use crate::{
     plan::{
         removal,
         round::{LazyPool, Plan, Saying, is_usable},
-        schedule::Wanted,
+        schedule::{Chance, Wanted},
         standing::Proc,
         world::Needs,
     },
@@ -87,7 +90,8 @@ impl<'w> Step<'_, 'w> {
             let hosts = pool.get().place(&wanted, slots.len());
             if hosts.len() < slots.len() {
                 let why = pool.get().shortage(&wanted);
-                short = Some(format!("{}: {why}", slots[hosts.len()]));
+                let why = format!("{}: {why}", slots[hosts.len()]);
+                short = Some((why, pool.get().chance(&wanted)));
             }
             for (slot, machine) in slots.into_iter().zip(hosts) {
                 if is_usable(self.world, self.losses, &machine) {
@@ -96,11 +100,16 @@ impl<'w> Step<'_, 'w> {
                 }
             }
         }
-        if let Some(why) = short {
-            // Nothing of ours is on its way that could make room: the rollout waits for others.
+        if let Some((why, chance)) = short {
+            let patience = match chance {
+                Chance::Room => self.cx.policy.total,
+                Chance::Away => self.cx.policy.ready,
+                Chance::None => Duration::ZERO,
+            };
+            // While something of ours is on its way, it may make room: it is waited for first.
             if self.mode() == Mode::Forward
                 && covered.is_empty()
-                && self.waited(Timer::Place, self.cx.policy.total, plan)
+                && self.waited(Timer::Place, patience, plan)
             {
                 self.failure.get_or_insert((why.clone(), vec![]));
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::record::{Data, Missing};
-use crate::sidecar::wire::{Position, StreamId};
+use crate::sidecar::wire::StreamId;
 
 /// Streams that are remembered; then those that said nothing for longest are forgotten.
 const STREAMS: usize = 8192;
@@ -132,6 +132,7 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sidecar::wire::Position;
     use proptest::prelude::*;
 
     fn data(bytes: &[u8], offset: u64) -> Data<'_> {

@@ -170,6 +170,12 @@ pub fn config_context(app: &AppName, name: &ConfigName) -> String {
     format!("app/{app}/config/{name}")
 }
 
+/// The place of a one-off process's order: it opens for that assignment only.
+#[must_use]
+pub fn order_context(assignment: uuid::Uuid) -> String {
+    format!("run/{assignment}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

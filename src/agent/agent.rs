@@ -15,13 +15,14 @@ use uuid::Uuid;
 
 use super::{
     cache, files, journal,
+    oneoff::End,
     runtime::Runtime,
     socket::Word,
     steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision, Work},
+    model::{Assignment, Desired, MachineState, Revision},
     plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
@@ -48,7 +49,7 @@ enum Ended {
     Stopped,
     Published,
     Withdrawn(Revision),
-    Reported(i32),
+    Reported(End),
 }
 
 struct Task {
@@ -434,9 +435,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .or(Some(revision));
                 entry.seen.published = Published::No;
             }
-            Ended::Reported(code) => {
+            Ended::Reported(end) => {
                 entry.seen.reported = true;
-                entry.exit_code = Some(code);
+                entry.end = Some(end);
             }
         }
     }
@@ -497,17 +498,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
             }
             Action::Report => {
-                let Some(Work::Run { attach, token, .. }) = assigned.map(|a| a.assignment.work)
-                else {
-                    return;
-                };
                 self.busy(name, Busy::Reporting);
-                self.tasks.spawn(async move {
-                    edges
-                        .report(owned, attach, token)
-                        .await
-                        .map(Ended::Reported)
-                })
+                self.tasks
+                    .spawn(async move { edges.report(owned).await.map(Ended::Reported) })
             }
         };
         let uuid = self

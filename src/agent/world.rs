@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     cache::Saved,
+    oneoff::End,
     ports::Ports,
     socket::Word,
     steps::{Progress, StepError},
@@ -48,8 +49,8 @@ pub struct Entry {
     pub failures: u32,
     pub word: Option<String>,
     pub log: Vec<String>,
-    /// A one-off's exit code, once reported.
-    pub exit_code: Option<i32>,
+    /// How a one-off ended.
+    pub end: Option<End>,
     phase: Phase,
     since: Timestamp,
 }
@@ -326,7 +327,7 @@ impl Entry {
             failures: 0,
             word: None,
             log: Vec::new(),
-            exit_code: None,
+            end: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -374,8 +375,10 @@ impl Entry {
     }
 
     fn reason(&self) -> Option<String> {
-        if let Some(code) = self.exit_code {
-            return Some(format!("ended with exit code {code}, reported"));
+        if let Some(end) = &self.end {
+            let remark = end.remark.as_deref().map(|remark| format!(": {remark}"));
+            let remark = remark.unwrap_or_default();
+            return Some(format!("ended with exit code {}{remark}", end.exit_code));
         }
         if let Some(error) = &self.error {
             return Some(error.clone());

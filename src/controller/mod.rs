@@ -6,7 +6,8 @@
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
 //! - `auth`: passwords and tokens; `access`: who may do what;
-//! - `attach`: where one-off processes deliver their output;
+//! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
+//!   is gone;
 //! - `routes`: one file per kind of thing.
 
 mod access;
@@ -15,9 +16,13 @@ mod auth;
 mod error;
 mod extract;
 mod fleet;
+mod oneoff;
 mod page;
 mod routes;
 mod server;
+#[cfg(test)]
+mod stand_in;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -46,7 +51,7 @@ use crate::{
 /// Where the API listens.
 pub const PORT: u16 = 8000;
 
-/// Where one-off processes deliver their output.
+/// Where the sidecars of one-off processes come in.
 pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
@@ -137,7 +142,7 @@ pub async fn run(
     })
     .await?;
     // One-off processes that a former life of this controller waited for have nobody to report to.
-    if let Err(error) = attach::sweep(&store, attach_address).await {
+    if let Err(error) = sweep::former_life(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
     info!(%address, "controller serves the API");
@@ -147,6 +152,7 @@ pub async fn run(
     ]);
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
+    let sweep = sweep::others(store.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.
     let leader = leader::run(settings, store, stop.clone());
     let leader = async {
@@ -155,7 +161,7 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let ((), (), led) = tokio::join!(api, attach, leader);
+    let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
     presence.leave().await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())

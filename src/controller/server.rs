@@ -4,10 +4,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, ext::ReasonPhrase, service::service_fn};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -55,11 +55,15 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             let router = router.clone();
             async move { Ok::<_, Infallible>(respond(router, request.map(Body::new)).await) }
         });
-        let connection = http1::Builder::new()
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
-            .title_case_headers(true)
-            .serve_connection(TokioIo::new(socket), service);
+            .title_case_headers(true);
+        let connection = builder
+            .serve_connection_with_upgrades(TokioIo::new(socket), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -1,4 +1,4 @@
-//! `apps:*`, `run`, `logs` and `git:remote`.
+//! `apps:*`, `logs` and `git:remote`.
 
 use std::time::Instant;
 
@@ -137,22 +137,6 @@ pub async fn transfer(shell: &mut Shell<'_>, args: args::AppUser) -> anyhow::Res
         Err(error) => return broken_off(shell, error),
     }
     Ok(())
-}
-
-/// `apps:run`: the command's exit code becomes ours.
-pub async fn run(shell: &mut Shell<'_>, args: args::Run) -> anyhow::Result<u8> {
-    let (session, app) = shell.app(args.app.app.as_deref())?;
-    let command = args.command.join(" ");
-    shell.ui.line(&format!("Running '{command}'..."));
-    let body = json!({ "command": command });
-    let path = of_app(&app, &["run"]);
-    let answer = shell
-        .ui
-        .wait(session.client.post_and_wait(&path, body))
-        .await?;
-    let wire::RunReply(code, output) = answer.json()?;
-    shell.ui.print(&output);
-    Ok(u8::try_from(code).unwrap_or(1))
 }
 
 /// `apps:logs`

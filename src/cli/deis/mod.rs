@@ -15,7 +15,9 @@ mod keys;
 mod limits;
 mod profile;
 mod ps;
+mod quote;
 mod releases;
+mod run;
 #[cfg(test)]
 mod tests;
 mod ui;
@@ -138,7 +140,7 @@ fn show_usage(error: &clap::Error, ui: &mut Ui) -> u8 {
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
-        Command::Run(args) => return apps::run(shell, args).await,
+        Command::Run(args) => return run::run(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
         Command::Logout => auth::logout(shell),

@@ -16,6 +16,8 @@ pub struct Ui {
     out: Box<dyn Write>,
     err: Box<dyn Write>,
     input: Box<dyn BufRead>,
+    /// Whether these are the process's own.
+    own: bool,
     /// Whether stdout is a terminal: spinner and colours.
     out_terminal: bool,
     /// Whether stdin is one: passwords are not echoed.
@@ -32,6 +34,7 @@ impl Ui {
             out: Box::new(std::io::stdout()),
             err: Box::new(std::io::stderr()),
             input: Box::new(std::io::BufReader::new(std::io::stdin())),
+            own: true,
             out_terminal,
             in_terminal: std::io::stdin().is_terminal(),
             colour: colour && out_terminal,
@@ -45,6 +48,7 @@ impl Ui {
             out,
             err,
             input,
+            own: false,
             out_terminal: false,
             in_terminal: false,
             colour: false,
@@ -55,6 +59,32 @@ impl Ui {
     #[must_use]
     pub const fn colour(&self) -> bool {
         self.colour
+    }
+
+    /// Whether these are the process's own streams, which others may use beside us.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Whether stdin is a terminal.
+    #[must_use]
+    pub const fn reads_terminal(&self) -> bool {
+        self.in_terminal
+    }
+
+    /// All of a stand-in's input.
+    pub fn read_all(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.input.read_to_end(&mut bytes);
+        bytes
+    }
+
+    /// Writes bytes as they are to stdout or, for `errors`, stderr.
+    pub fn write_raw(&mut self, bytes: &[u8], errors: bool) -> std::io::Result<()> {
+        let stream = if errors { &mut self.err } else { &mut self.out };
+        stream.write_all(bytes)?;
+        stream.flush()
     }
 
     /// Whether stdout is a terminal.

@@ -68,7 +68,7 @@ pub(super) fn router(state: State) -> Router {
         )
         .route(&of("scale"), post(containers::scale))
         .route(&of("logs"), get(logs::get))
-        .route(&of("run"), post(run::run))
+        .route(&of("run"), post(run::run).get(run::attach))
         .route(&of("domains"), get(domains::list).post(domains::add))
         .route(&of("domains/{domain}"), delete(domains::remove))
         .route(&of("perms"), get(perms::list).post(perms::grant))

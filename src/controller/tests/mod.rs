@@ -2,5 +2,6 @@
 
 mod flows;
 mod permissions;
+mod run;
 mod things;
 mod wire;

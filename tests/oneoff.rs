@@ -64,7 +64,19 @@ impl Scene {
 
     /// Takes the next connection of the sidecar.
     fn accept(&mut self) {
-        let (wire, _) = self.listener.accept().expect("accepted");
+        self.listener.set_nonblocking(true).expect("set");
+        let deadline = Instant::now() + PATIENCE;
+        let wire = loop {
+            match self.listener.accept() {
+                Ok((wire, _)) => break wire,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    assert!(Instant::now() < deadline, "the sidecar does not come");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        wire.set_nonblocking(false).expect("set");
         wire.set_read_timeout(Some(Duration::from_millis(20)))
             .expect("timeout");
         let mut reader = BufReader::new(wire);

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Shared, attach::Line, auth, error::ApiError, fleet};
 use crate::{
     model::{
-        AppName, Assignment, Desired, MachineId, MachineState, Phase, ProcessName, ProcessType,
-        ReleaseNumber, SCHEMA, Work,
+        App, AppName, Assignment, Config, Desired, MachineId, MachineState, Phase, ProcessName,
+        ProcessType, ReleaseNumber, SCHEMA, Work,
     },
     ops::{OpsError, change},
     seal::order_context,
@@ -42,6 +42,13 @@ const SILENCE: Duration = Duration::from_secs(35);
 /// How long a client may take to take a frame: it reads them as they come, whatever becomes of them.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 
+/// What a one-off process is of.
+pub(super) struct Target {
+    app: AppName,
+    version: ReleaseNumber,
+    config: Config,
+}
+
 /// A process that was placed.
 pub(super) struct Placed {
     machine: MachineId,
@@ -67,30 +74,33 @@ enum Left {
 }
 
 impl Shared {
-    /// Whether there is something that can be run.
-    pub(super) async fn runnable(
-        &self,
-        app: &AppName,
-        version: ReleaseNumber,
-    ) -> Result<crate::model::Config, ApiError> {
-        let found = change::contents(&self.store, app, version).await?;
+    /// The active release of an app, if it has something that can be run.
+    pub(super) async fn target(&self, name: AppName, app: &App) -> Result<Target, ApiError> {
+        let found = change::contents(&self.store, &name, app.active).await?;
         let (_, config, build) = found.ok_or(ApiError::NotFound)?;
         if build.is_none() {
             return Err(OpsError::NoBuild.into());
         }
-        Ok(config)
+        Ok(Target {
+            app: name,
+            version: app.active,
+            config,
+        })
     }
 
     /// Writes the assignment, on the host that has the most room. With a token, this controller waits
     /// for the process; without, it is detached.
     pub(super) async fn place(
         &self,
-        app: &AppName,
-        version: ReleaseNumber,
+        target: &Target,
         ask: Ask,
         token: Option<String>,
     ) -> Result<Placed, ApiError> {
-        let config = self.runnable(app, version).await?;
+        let Target {
+            app,
+            version,
+            config,
+        } = target;
         let kind = ProcessType::run();
         let memory_bytes = config.memory_bytes(&kind);
         let attach = token.as_ref().map(|_| self.attach.address().to_string());
@@ -106,7 +116,7 @@ impl Shared {
             let fleet = fleet::read(&self.store).await?;
             let machine = fleet.place(memory_bytes, &config.tags)?;
             let number = fleet.next_run(app);
-            let name = ProcessName::first(app.clone(), version, kind.clone(), number);
+            let name = ProcessName::first(app.clone(), *version, kind.clone(), number);
             let key = keys::assignment(&machine.id, &name.to_string());
             let uuid = Uuid::new_v4();
             let assignment = Assignment {
@@ -151,13 +161,12 @@ impl Shared {
     /// Runs a command for a client that wants everything at once. Ends when `gone` does.
     pub(super) async fn collect(
         &self,
-        app: &AppName,
-        version: ReleaseNumber,
+        target: &Target,
         ask: Ask,
         gone: impl Future<Output = ()>,
     ) -> Result<Ended, ApiError> {
         let (token, mut line) = self.line()?;
-        let placed = self.place(app, version, ask, Some(token)).await?;
+        let placed = self.place(target, ask, Some(token)).await?;
         let result = tokio::select! {
             biased;
             ended = collect(&mut line) => ended,
@@ -172,14 +181,13 @@ impl Shared {
     /// Runs a command for a client on a websocket.
     pub(super) async fn session(
         &self,
-        app: &AppName,
-        version: ReleaseNumber,
+        target: &Target,
         ask: Ask,
         socket: &mut WebSocket,
     ) -> Result<(), ApiError> {
         let (token, mut line) = self.line()?;
         let is_terminal = ask.terminal.is_some();
-        let placed = self.place(app, version, ask, Some(token)).await?;
+        let placed = self.place(target, ask, Some(token)).await?;
         info!(process = %placed.name, host = placed.hostname, is_terminal, "session begins");
         let begun = Instant::now();
         let result = tokio::select! {

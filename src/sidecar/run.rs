@@ -361,12 +361,14 @@ impl<'o> Session<'o> {
         match &self.connection {
             _ if self.alone => {}
             Some(connection) => {
+                let is_writing = connection.written < connection.output.len();
                 let mut flags = PollFlags::IN;
-                flags.set(PollFlags::OUT, connection.written < connection.output.len());
+                flags.set(PollFlags::OUT, is_writing);
                 interests.push((connection.socket.as_fd(), flags));
-                until = until
-                    .min(connection.heard + SILENCE)
-                    .min(connection.said + PING);
+                until = until.min(connection.heard + SILENCE);
+                if !is_writing {
+                    until = until.min(connection.said + PING);
+                }
             }
             None => until = until.min(self.retry_at),
         }

@@ -69,11 +69,7 @@ pub async fn run(shell: &mut Shell<'_>, args: args::Run) -> anyhow::Result<u8> {
     let ended = converse(&mut socket, &mut local, shell).await;
     // The terminal is the user's again before anything is said.
     local.end();
-    let goodbye = async {
-        let _ = socket.close(None).await;
-        while let Some(Ok(_)) = socket.next().await {}
-    };
-    let _ = timeout(GOODBYE, goodbye).await;
+    let _ = timeout(GOODBYE, socket.close(None)).await;
     match ended {
         Ok(End::Status(Status::Ended { code, remark })) => {
             if let Some(remark) = remark {

@@ -23,9 +23,8 @@ use crate::{
         access::Wish,
         error::ApiError,
         extract::{Body, Caller},
-        oneoff::Ended,
+        oneoff::{Ended, Target},
     },
-    model::{AppName, ReleaseNumber},
     session::{Ask, PROTOCOL, Status, frame::MAX_FRAME},
 };
 
@@ -66,8 +65,9 @@ pub(super) async fn run(
         terminal: None,
         input: false,
     };
+    let target = ctl.target(name, &app).await?;
     if is_detached {
-        let placed = ctl.place(&name, app.active, ask, None).await?;
+        let placed = ctl.place(&target, ask, None).await?;
         return text(reply(0, placed.name.id().to_string()));
     }
     // A task of its own: it cleans up also when the client goes away, which drops this handler.
@@ -75,7 +75,7 @@ pub(super) async fn run(
     let guard = gone.clone().drop_guard();
     let task = {
         let ctl = ctl.clone();
-        async move { ctl.collect(&name, app.active, ask, gone.cancelled()).await }
+        async move { ctl.collect(&target, ask, gone.cancelled()).await }
     };
     let mut task = ctl.tasks.spawn(task);
     if let Ok(ended) = timeout(PATIENCE, &mut task).await {
@@ -136,28 +136,23 @@ pub(super) async fn attach(
     let upgrade = upgrade.map_err(|_| ApiError::Method("GET".to_owned()))?;
     let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     // What can be said now is said as HTTP.
-    ctl.runnable(&name, app.active).await?;
     info!(app = %name, user = %user.username, "session asked for");
+    let target = ctl.target(name, &app).await?;
     let upgrade = upgrade
         .protocols([PROTOCOL])
         .max_message_size(MAX_ASK.max(MAX_FRAME))
         .max_frame_size(MAX_ASK.max(MAX_FRAME))
         .write_buffer_size(0);
     Ok(upgrade.on_upgrade(async move |socket| {
-        let session = serve(ctl.clone(), name, app.active, socket);
+        let session = serve(ctl.clone(), target, socket);
         // Tracked: a controller that is stopped waits for it.
         let _ = ctl.tasks.spawn(session).await;
     }))
 }
 
-async fn serve(
-    ctl: controller::State,
-    app: AppName,
-    version: ReleaseNumber,
-    mut socket: WebSocket,
-) {
+async fn serve(ctl: controller::State, target: Target, mut socket: WebSocket) {
     let result = match ask(&mut socket).await {
-        Ok(ask) => ctl.session(&app, version, ask, &mut socket).await,
+        Ok(ask) => ctl.session(&target, ask, &mut socket).await,
         Err(error) => Err(error),
     };
     let goodbye = async {

@@ -185,6 +185,12 @@ pub fn cert_context(name: &DomainName) -> String {
     format!("cert/{name}")
 }
 
+/// The place of a one-off process's order: it opens for that assignment only.
+#[must_use]
+pub fn order_context(assignment: uuid::Uuid) -> String {
+    format!("run/{assignment}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -278,7 +278,19 @@ pub struct Logs {
 pub struct Run {
     #[command(flatten)]
     pub app: App,
-    /// The command; quote it if it has options or characters that your shell acts on
+    /// Don't wait: what it prints goes to the app's log, see `deis logs`
+    #[arg(short, long, conflicts_with_all = ["tty", "no_tty", "no_input"])]
+    pub detach: bool,
+    /// Give it a terminal, also where ours is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub tty: bool,
+    /// Give it no terminal, also where ours is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Leave our input alone (in a loop that reads from it)
+    #[arg(short, long, conflicts_with = "tty")]
+    pub no_input: bool,
+    /// The command: a single argument is a line for the shell; of several, each arrives as it is
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }

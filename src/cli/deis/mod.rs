@@ -23,7 +23,9 @@ mod manual;
 mod plugin;
 mod profile;
 mod ps;
+mod quote;
 mod releases;
+mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -180,7 +182,7 @@ fn format_of(argv: &[OsString]) -> Format {
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
-        Command::Run(args) => return apps::run(shell, args).await,
+        Command::Run(args) => return run::run(shell, args).await,
         Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,

@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod limits;
 mod permissions;
+mod run;
 mod table;
 mod things;
 mod tokens;

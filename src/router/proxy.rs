@@ -295,6 +295,8 @@ async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io
     sockets::tune(&stream, peer);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
+        // Old clients' scripts know the controller's header names by their spelling.
+        .preserve_header_case(backend.is_controller())
         .max_header_size(HEAD_MAX)
         .handshake::<_, RequestBody>(TokioIo::new(stream))
         .await

@@ -204,6 +204,15 @@ impl Store {
         list_pages(&*self.backend, prefix, false).await
     }
 
+    /// Reads the keys under a prefix, without what they hold.
+    ///
+    /// # Errors
+    /// When etcd can't be reached.
+    pub async fn list_keys<T>(&self, prefix: &Prefix<T>) -> Result<Vec<String>, StoreError> {
+        let (entries, _) = list_pages(&*self.backend, prefix.as_str(), true).await?;
+        Ok(entries.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// Makes a change, whole or not at all.
     ///
     /// # Errors

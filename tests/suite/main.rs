@@ -15,3 +15,4 @@ mod t07_logs;
 mod t08_outage;
 mod t09_hosts;
 mod t11_domains_certs;
+mod t13_run;

@@ -1,11 +1,45 @@
 //! `certs:*`
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context as _;
+use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Shell, apps::broken_off, args, ui::columns, ui::part_of};
+use super::{
+    Session, Shell, Ui, args,
+    ui::{columns, part_of},
+};
 use crate::api::{time::WireTime, wire};
+
+/// `deis certs:add`
+#[derive(Debug, Args)]
+pub struct Add {
+    /// File of the certificate in PEM, followed by those that it is signed by
+    pub certificate: PathBuf,
+    /// File of its private key in PEM, without a passphrase
+    pub key: PathBuf,
+    /// Serve it for this name alone; else for all that it has
+    #[arg(long, value_name = "NAME")]
+    pub common_name: Option<String>,
+    /// Serve it for each of these names, as certificates of their own
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        conflicts_with = "common_name"
+    )]
+    pub subject_alt_names: Vec<String>,
+}
+
+/// `deis certs:remove` and `certs:info`
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Its common name, as certs:list shows it
+    #[arg(value_name = "COMMON NAME")]
+    pub name: String,
+}
 
 /// How long ahead an expiry is warned of.
 const WARN_DAYS: i64 = 30;
@@ -15,11 +49,19 @@ pub async fn list(shell: &mut Shell<'_>, args: args::List) -> anyhow::Result<()>
     let session = shell.session()?;
     let limit = session.profile.limit(args.limit);
     let page: wire::Page<wire::Cert> = session.client.page(&["certs"], limit).await?;
-    if page.results.is_empty() {
-        shell.ui.line("No certs");
-        return Ok(());
+    shell.ui.show(&page.results, |ui| print(ui, &page));
+    for cert in &page.results {
+        warn(shell.ui, &cert.common_name, cert.expires);
     }
-    // As in v1: no heading, but columns with a line below their names.
+    Ok(())
+}
+
+/// As in v1: no heading, but columns with a line below their names.
+fn print(ui: &mut Ui, page: &wire::Page<wire::Cert>) {
+    if page.results.is_empty() {
+        ui.line("No certs");
+        return;
+    }
     let rows = page
         .results
         .iter()
@@ -32,39 +74,33 @@ pub async fn list(shell: &mut Shell<'_>, args: args::List) -> anyhow::Result<()>
         ("Common Name", "Expires".to_owned()),
         (line.0.as_str(), line.1),
     ];
-    shell.ui.print(&columns(head.into_iter().chain(rows), 5));
+    ui.print(&columns(head.into_iter().chain(rows), 5));
     let part = part_of(page.results.len(), page.count);
     if !part.is_empty() {
-        shell.ui.line(part.trim());
+        ui.line(part.trim());
     }
-    for cert in &page.results {
-        warn(shell, &cert.common_name, cert.expires);
-    }
-    Ok(())
 }
 
 /// Says on stderr when a certificate has expired or soon will.
-fn warn(shell: &mut Shell<'_>, name: &str, expires: WireTime) {
+fn warn(ui: &mut Ui, name: &str, expires: WireTime) {
     let left = expires.0.duration_since(Timestamp::now()).as_secs();
     let days = left.div_euclid(24 * 60 * 60);
     if left <= 0 {
-        shell
-            .ui
-            .error(&format!("Warning: {name} has expired: clients refuse it"));
+        ui.error(&format!("Warning: {name} has expired: clients refuse it"));
     } else if days < WARN_DAYS {
         let days = match days {
             0 => "within a day".to_owned(),
             1 => "in a day".to_owned(),
             days => format!("in {days} days"),
         };
-        shell.ui.error(&format!("Warning: {name} expires {days}"));
+        ui.error(&format!("Warning: {name} expires {days}"));
     }
 }
 
 /// `certs:add`: one certificate, or with several names as many as there are names.
-pub async fn add(shell: &mut Shell<'_>, args: args::CertsAdd) -> anyhow::Result<()> {
+pub async fn add(shell: &mut Shell<'_>, args: Add) -> anyhow::Result<()> {
     let session = shell.session()?;
-    let read = |file: &std::path::Path| {
+    let read = |file: &Path| {
         let path = shell.env.cwd.join(file);
         std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
     };
@@ -74,38 +110,53 @@ pub async fn add(shell: &mut Shell<'_>, args: args::CertsAdd) -> anyhow::Result<
         (names, None) => names.into_iter().map(Some).collect(),
         (_, name) => vec![name],
     };
-    shell.ui.print("Adding SSL endpoint... ");
-    for (at, name) in names.iter().enumerate() {
+    let work = send(&session, &certificate, &key, &names);
+    let added = shell.ui.step("Adding SSL endpoint... ", work).await?;
+    shell.ui.show(&added, |ui| ui.line("done"));
+    Ok(())
+}
+
+/// Adds a certificate once for each of the names; with none of its own it is for all that it has.
+async fn send(
+    session: &Session,
+    certificate: &str,
+    key: &str,
+    names: &[Option<String>],
+) -> anyhow::Result<Vec<wire::Cert>> {
+    let mut added: Vec<wire::Cert> = Vec::new();
+    for name in names {
         let mut body = json!({ "certificate": certificate, "key": key });
         if let Some(name) = name {
             body["common_name"] = name.as_str().into();
         }
-        if let Err(error) = session.client.post(&["certs"], body).await {
-            let done: Vec<&str> = names[..at].iter().flatten().map(String::as_str).collect();
-            let error = match done.is_empty() {
-                true => error,
-                false => error.context(format!("added for {} only", done.join(", "))),
-            };
-            return broken_off(shell, error);
+        let sent = session.client.post(&["certs"], body).await;
+        match sent.and_then(|answer| answer.json()) {
+            Ok(cert) => added.push(cert),
+            Err(error) if added.is_empty() => return Err(error),
+            Err(error) => {
+                let done: Vec<_> = added.iter().map(|cert| cert.common_name.as_str()).collect();
+                return Err(error.context(format!("added for {} only", done.join(", "))));
+            }
         }
     }
+    Ok(added)
+}
+
+/// `certs:remove`
+pub async fn remove(shell: &mut Shell<'_>, args: Named) -> anyhow::Result<()> {
+    let session = shell.session()?;
+    let path = ["certs", args.name.as_str()];
+    let work = session.client.delete(&path, None);
+    shell
+        .ui
+        .step(&format!("Removing {}... ", args.name), work)
+        .await?;
     shell.ui.line("done");
     Ok(())
 }
 
-/// `certs:remove`
-pub async fn remove(shell: &mut Shell<'_>, args: args::CertArg) -> anyhow::Result<()> {
-    let session = shell.session()?;
-    shell.ui.print(&format!("Removing {}... ", args.name));
-    match session.client.delete(&["certs", &args.name], None).await {
-        Ok(_) => shell.ui.line("done"),
-        Err(error) => return broken_off(shell, error),
-    }
-    Ok(())
-}
-
 /// `certs:info`
-pub async fn info(shell: &mut Shell<'_>, args: args::CertArg) -> anyhow::Result<()> {
+pub async fn info(shell: &mut Shell<'_>, args: Named) -> anyhow::Result<()> {
     let session = shell.session()?;
     let cert: wire::Cert = session.client.get(&["certs", &args.name]).await?;
     let path = ["certs", cert.common_name.as_str(), "chain"];
@@ -132,8 +183,9 @@ pub async fn info(shell: &mut Shell<'_>, args: args::CertArg) -> anyhow::Result<
             one.not_before, one.not_after, one.fingerprint
         ));
     }
-    shell.ui.print(&text);
-    warn(shell, &cert.common_name, cert.expires);
+    let both = json!({ "certificate": cert, "details": details });
+    shell.ui.show(&both, |ui| ui.print(&text));
+    warn(shell.ui, &cert.common_name, cert.expires);
     Ok(())
 }
 
@@ -142,7 +194,6 @@ mod tests {
     use std::{cell::RefCell, io::Write, rc::Rc};
 
     use super::*;
-    use crate::cli::deis::{Env, Ui};
 
     #[derive(Clone, Default)]
     struct Sink(Rc<RefCell<Vec<u8>>>);
@@ -159,12 +210,6 @@ mod tests {
 
     #[test]
     fn an_expiry_is_warned_of_a_month_ahead() {
-        let env = Env {
-            home: "/".into(),
-            cwd: "/".into(),
-            profile: String::new(),
-            drink: String::new(),
-        };
         for (days, want) in [
             (-1, "Warning: a.x has expired: clients refuse it\n"),
             (0, "Warning: a.x expires within a day\n"),
@@ -179,12 +224,8 @@ mod tests {
                 Box::new(err.clone()),
                 Box::new(input),
             );
-            let mut shell = Shell {
-                env: &env,
-                ui: &mut ui,
-            };
             let expires = Timestamp::now() + jiff::SignedDuration::from_hours(days * 24 + 1);
-            warn(&mut shell, "a.x", expires.into());
+            warn(&mut ui, "a.x", expires.into());
             drop(ui);
             assert_eq!(
                 String::from_utf8(err.0.take()).expect("text"),

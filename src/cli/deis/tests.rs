@@ -46,6 +46,7 @@ impl User {
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
+            browser: None,
         };
         Self {
             site: Site::start().await,
@@ -349,8 +350,23 @@ async fn config() {
     insta::assert_snapshot!(user.fails(&["config:set", "FAIL=1"]).await, @r"
     Creating config... 
     Error: 503 SERVICE UNAVAILABLE
-    detail: web.1 exits with 1
+    detail: aborting, failed to create some containers: web.1 exits with 1
     no such module
+    ");
+    let releases = user.ok(&["releases"]).await;
+    let failed = releases.lines().nth(1).expect("the newest");
+    let failed = failed.split_whitespace().next().expect("its number");
+    insta::assert_snapshot!(user.ok(&["releases:info", failed]).await, @r"
+    === blog Release v6
+    build:    [uuid]
+    config:   [uuid]
+    owner:    ada
+    created:  [time]
+    summary:  ada added FAIL (failed)
+    updated:  [time]
+    uuid:     [uuid]
+    failed:   web.1 exits with 1
+              no such module
     ");
     insta::assert_snapshot!(user.ok(&["limits"]).await, @r"
     === blog Limits
@@ -441,13 +457,30 @@ async fn processes_and_releases() {
     );
     insta::assert_snapshot!(user.fails(&["pull", "deis/example"]).await, @r"
     Creating build... 
-    Error: 501 NOT IMPLEMENTED
-    detail: This platform can't deploy images by name yet. Push blog with git instead: an app with a Dockerfile is built as an image.
+    Error: 503 SERVICE UNAVAILABLE
+    detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
+    let want = "Running 'echo -n hi'...\necho -n hi\nto stderr\n".to_owned();
+    assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    assert_eq!(ran, (3, "Running 'exit 3'...\nexit 3\n".to_owned()));
+    let want = "Running 'exit 3'...\nexit 3\nto stderr\n".to_owned();
+    assert_eq!(ran, (3, want));
+    // Several arguments arrive as they are; one is a line.
+    let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;
+    assert!(ran.1.contains("\necho 'a b' '$HOME'\n"), "{}", ran.1);
+    let ran = user.run(&["run", "cat"], "line 1\nline 2\n").await;
+    assert_eq!(ran, (0, "Running 'cat'...\nline 1\nline 2\n".to_owned()));
+    let ran = user.run(&["run", "--no-input", "broken"], "").await;
+    let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran, (0, format!("Running 'broken'...\n{lines}")));
+    let ran = user.run(&["run", "big 3000000"], "").await;
+    assert_eq!((ran.0, ran.1.matches('x').count()), (0, 3_000_000));
+    let ran = user.run(&["run", "--detach", "exit 3"], "").await;
+    assert_eq!(ran, (0, "Running 'exit 3' as run.1\n".to_owned()));
+    let ran = user.run(&["run", "refuse"], "").await;
+    let want = "Running 'refuse'...\nError: host-1 can't run it: no image\n";
+    assert_eq!(ran, (255, want.to_owned()));
 }
 
 #[tokio::test]

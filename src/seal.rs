@@ -73,7 +73,7 @@ pub enum SealError {
     },
 }
 
-/// The cluster's key. Controllers, builders and agents hold it; nobody else does.
+/// The cluster's key. Controllers, builders, agents and routers hold it; nobody else does.
 pub struct ClusterKey(RandomizedNonceKey);
 
 impl fmt::Debug for ClusterKey {

@@ -9,6 +9,7 @@ const PURE: &[&str] = &[
     "src/plan",
     "src/render",
     "src/api",
+    "src/cert.rs",
     "src/controller/throttle.rs",
     "src/ops/release.rs",
     "src/session",

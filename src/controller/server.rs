@@ -129,6 +129,9 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
         if let Err(error) = same_version(&request) {
             return error.into_response();
         }
+        if !is_text(&path) {
+            return ApiError::NotFound.into_response();
+        }
         if method == Method::OPTIONS {
             return StatusCode::OK.into_response();
         }
@@ -173,6 +176,25 @@ fn trim_slash(uri: &mut Uri) {
             *uri = whole;
         }
     }
+}
+
+/// Whether a path is text once it is decoded: what isn't names nothing.
+fn is_text(path: &str) -> bool {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part
+            .get(..2)
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
+        if let Some(byte) = digits {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// A client that says which major version it speaks must speak ours.
@@ -232,6 +254,20 @@ fn decorate(response: &mut Response<Body>, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_text() {
+        for (path, text) in [
+            ("/v1/keys/ada@laptop", true),
+            ("/v1/keys/ada%40laptop", true),
+            ("/%c3%a9/é/%", true),
+            ("/%zz%+1", true),
+            ("/%ff", false),
+            ("/%c3x", false),
+        ] {
+            assert_eq!(is_text(path), text, "{path}");
+        }
+    }
 
     #[test]
     fn a_slash_at_the_end_is_optional() {

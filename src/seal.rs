@@ -164,6 +164,15 @@ impl ClusterKey {
     }
 }
 
+/// The place of the original builder's key among the controller's settings.
+pub const BUILDER_KEY_CONTEXT: &str = "controller/builderKey";
+
+/// Whether a text is a sealed value.
+#[must_use]
+pub fn is_sealed(text: &str) -> bool {
+    text.starts_with(SCHEME)
+}
+
 /// The place of a config value: it opens as nothing else.
 #[must_use]
 pub fn config_context(app: &AppName, name: &ConfigName) -> String {

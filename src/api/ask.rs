@@ -151,6 +151,52 @@ pub struct Run {
     pub command: String,
 }
 
+/// `POST hooks/config/`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ReceivedRequest")]
+pub struct Received {
+    /// Who pushes.
+    pub receive_user: String,
+    /// The app that is pushed to.
+    pub receive_repo: String,
+}
+
+/// `POST hooks/push/`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PushedRequest")]
+pub struct Pushed {
+    /// Who pushes, and to which app.
+    #[serde(flatten)]
+    pub received: Received,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+}
+
+/// `POST hooks/build/`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "BuiltRequest")]
+pub struct Built {
+    /// Who pushes, and to which app.
+    #[serde(flatten)]
+    pub received: Received,
+    /// Git commit, its first eight digits.
+    pub sha: String,
+    /// Repository in the platform's registry.
+    pub image: String,
+    /// Command per process type.
+    #[serde(default)]
+    pub procfile: BTreeMap<String, String>,
+    /// `true` when there was a Dockerfile.
+    #[serde(default)]
+    pub dockerfile: String,
+}
+
 /// `POST certs/`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "CertRequest")]

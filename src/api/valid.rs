@@ -411,6 +411,58 @@ pub fn rollback(fields: &Fields) -> Result<Option<ReleaseNumber>, Refusal> {
     }
 }
 
+/// What `POST apps/<app>/builds/` wants to be deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRequest {
+    /// The image, as given.
+    pub image: String,
+    /// Git commit, when the image is one that the original builder pushed.
+    pub sha: String,
+    /// Command per process type, not looked at yet.
+    pub procfile: Fields,
+    /// Whether it was built from a Dockerfile.
+    pub dockerfile: bool,
+}
+
+/// `POST apps/<app>/builds/`
+///
+/// # Errors
+/// When there is no image, or a field is not of its type.
+pub fn build(fields: &Fields) -> Result<BuildRequest, Refusal> {
+    let sha = optional(fields, "sha")?.unwrap_or_default();
+    if !sha.is_empty() && !(7..=40).contains(&sha.len()) || !sha.bytes().all(is_lower_hex) {
+        let why = "A commit is 7 to 40 digits of 0-9 and a-f.";
+        return Err(Refusal::field("sha", why));
+    }
+    Ok(BuildRequest {
+        image: required(fields, "image")?.to_owned(),
+        sha: sha.to_owned(),
+        procfile: object(fields, "procfile")?,
+        dockerfile: optional(fields, "dockerfile")?.is_some_and(|text| !text.is_empty()),
+    })
+}
+
+const fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Whom and which repository a hook of the builder is about, as text: what is no name is not there.
+///
+/// # Errors
+/// When a field is missing.
+pub fn hook(fields: &Fields) -> Result<(&str, &str), Refusal> {
+    let user = required(fields, "receive_user")?;
+    Ok((user, required(fields, "receive_repo")?))
+}
+
+/// A text of `hooks/push/` that is only kept.
+///
+/// # Errors
+/// When it is missing or too long to be kept.
+pub fn hook_text(fields: &Fields, name: &str, limit: usize) -> Result<String, Refusal> {
+    at_most(name, required(fields, name)?, limit).map(str::to_owned)
+}
+
 /// `POST apps/<app>/run`: the command line.
 ///
 /// # Errors
@@ -534,6 +586,7 @@ pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
 /// When the name or the key is none.
 pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     let id = required(fields, "id")?
+        .trim()
         .parse()
         .map_err(|e| Refusal::field("id", format!("{e}")))?;
     let public = at_most("public", required(fields, "public")?, 16 << 10)?;

@@ -70,7 +70,7 @@ pub struct Build {
     pub owner: String,
     /// The application.
     pub app: String,
-    /// The image.
+    /// The image by the name that it was deployed by; the app's name for a push.
     pub image: String,
     /// Git commit; empty for an image.
     pub sha: String,
@@ -91,7 +91,10 @@ impl From<&model::Build> for Build {
         Self {
             owner: build.owner.to_string(),
             app: build.app.to_string(),
-            image: build.image.clone(),
+            image: build
+                .source
+                .clone()
+                .unwrap_or_else(|| build.app.to_string()),
             sha: build.sha.clone(),
             procfile: build
                 .procfile
@@ -104,6 +107,60 @@ impl From<&model::Build> for Build {
             uuid: build.uuid,
         }
     }
+}
+
+/// A push, as the original builder tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Push {
+    /// Its id.
+    pub uuid: Uuid,
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl From<&model::Push> for Push {
+    fn from(push: &model::Push) -> Self {
+        Self {
+            uuid: push.uuid,
+            owner: push.owner.to_string(),
+            app: push.app.to_string(),
+            sha: push.sha.clone(),
+            fingerprint: push.fingerprint.clone(),
+            receive_user: push.receive_user.clone(),
+            receive_repo: push.receive_repo.clone(),
+            ssh_connection: push.ssh_connection.clone(),
+            ssh_original_command: push.ssh_original_command.clone(),
+            created: push.created.into(),
+            updated: push.created.into(),
+        }
+    }
+}
+
+/// Answer to `hooks/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HookReply {
+    /// The release that runs now.
+    pub release: RollbackReply,
+    /// Where the app is served.
+    pub domains: Vec<String>,
 }
 
 /// Config variables and limits.
@@ -173,22 +230,42 @@ pub struct Release {
     pub created: WireTime,
     /// When.
     pub updated: WireTime,
+    /// Why it does not run. Only where a single release is shown, and not for one that succeeded: v1,
+    /// which deleted failed ones, has no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ReleaseFailure>,
+}
+
+/// How a release's rollout ended when it did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseFailure {
+    /// Whether a rollback took over before it was done, rather than that it failed.
+    pub superseded: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Last lines of the process that failed.
+    pub log: Vec<String>,
+}
+
+impl From<&model::Outcome> for ReleaseFailure {
+    fn from(outcome: &model::Outcome) -> Self {
+        Self {
+            superseded: outcome.result == model::OutcomeResult::Superseded,
+            reason: outcome.reason.clone(),
+            log: outcome.log.clone(),
+        }
+    }
 }
 
 impl Release {
-    /// The release as clients see it. One whose rollout failed keeps its number and says so.
+    /// The release as clients see it in a list. One whose rollout failed keeps its number and says so.
     #[must_use]
     pub fn new(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
         let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
-        let summary = match failed {
+        let summary = match failed.map(|outcome| outcome.result) {
             None => release.summary.clone(),
-            Some(outcome) => {
-                let word = match outcome.result {
-                    model::OutcomeResult::Superseded => "superseded",
-                    _ => "failed",
-                };
-                format!("{} ({word})", release.summary)
-            }
+            Some(model::OutcomeResult::Superseded) => format!("{} (superseded)", release.summary),
+            Some(_) => format!("{} (failed)", release.summary),
         };
         Self {
             uuid: release.uuid,
@@ -200,6 +277,17 @@ impl Release {
             build: release.build,
             created: release.created.into(),
             updated: outcome.map_or(release.created, |o| o.finished).into(),
+            failure: None,
+        }
+    }
+
+    /// The same by itself: it says why it failed, if it did.
+    #[must_use]
+    pub fn alone(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
+        let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
+        Self {
+            failure: failed.map(ReleaseFailure::from),
+            ..Self::new(release, outcome)
         }
     }
 }
@@ -637,9 +725,14 @@ mod tests {
             finished: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(Release::new(&release, None).summary, "ada added FOO");
+        let listed = Release::new(&release, Some(&outcome));
         assert_eq!(
-            Release::new(&release, Some(&outcome)).summary,
-            "ada added FOO (failed)"
+            (listed.failure, listed.summary.as_str()),
+            (None, "ada added FOO (failed)")
         );
+        let failed = Release::alone(&release, Some(&outcome));
+        assert_eq!(failed.summary, "ada added FOO (failed)");
+        let failure = failed.failure.expect("why");
+        assert_eq!(failure.reason.as_deref(), Some("web.1 exits with 1"));
     }
 }

@@ -72,9 +72,6 @@ pub(super) enum ApiError {
     /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
     Failed(String),
-    /// This platform can't do that.
-    #[error("{0}")]
-    NotImplemented(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -102,7 +99,6 @@ impl ApiError {
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -29,16 +29,30 @@ pub(super) async fn gate(
         Access::Optional => Scope::All,
         Access::Token(scope) => scope,
     };
-    if let Some(identity) = identify(&ctl, request.headers()).await? {
-        let app = params.iter().find(|(name, _)| *name == "app");
-        // What is no app's name is nobody's app: the route itself says that there is none.
-        let app: Option<AppName> = app.and_then(|(_, name)| name.parse().ok());
-        Grant::from(&identity.token).permits(scope, app.as_ref(), Timestamp::now())?;
+    let app = params.iter().find(|(name, _)| *name == "app");
+    // What is no app's name is nobody's app: the route itself says that there is none.
+    let app: Option<AppName> = app.and_then(|(_, name)| name.parse().ok());
+    if let Some(identity) = admit(&ctl, request.headers(), scope, app.as_ref()).await? {
         request.extensions_mut().insert(identity);
     } else if access != Access::Optional {
         return Err(ApiError::Unauthorized(NOT_PROVIDED.to_owned()));
     }
     Ok(next.run(request).await)
+}
+
+/// Whom the request's token proves, if it may be used for that; none when there is no token. Answers
+/// that go on for long ask again.
+pub(super) async fn admit(
+    ctl: &super::State,
+    headers: &HeaderMap,
+    scope: Scope,
+    app: Option<&AppName>,
+) -> Result<Option<Identity>, ApiError> {
+    let identity = identify(ctl, headers).await?;
+    if let Some(identity) = &identity {
+        Grant::from(&identity.token).permits(scope, app, Timestamp::now())?;
+    }
+    Ok(identity)
 }
 
 /// Whom the request's token proves; none when it has none.

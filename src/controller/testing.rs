@@ -80,7 +80,7 @@ impl Site {
             .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(
             api,
@@ -198,6 +198,7 @@ impl Site {
         let command = |name: &&str| (name.parse().expect("type"), format!("start {name}"));
         let build = ops::change::NewBuild {
             image: format!("{app}@sha256:00"),
+            source: None,
             kind,
             port: 5000,
             sha: "0123456789abcdef0123456789abcdef01234567".into(),

@@ -81,6 +81,7 @@ json_record!(
     Token,
     SshKey,
     UnitFile,
+    Push,
     PushLock,
     GitHead,
     SealedValue,

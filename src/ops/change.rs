@@ -269,6 +269,7 @@ impl Base {
             app: self.name.clone(),
             owner: by.clone(),
             image: new.image.clone(),
+            source: new.source.clone(),
             kind: new.kind,
             port: new.port,
             sha: new.sha.clone(),
@@ -277,7 +278,7 @@ impl Base {
             created: now,
         };
         let what = if build.sha.is_empty() {
-            build.image.as_str()
+            build.source.as_deref().unwrap_or(&build.image)
         } else {
             short(&build.sha)
         };

@@ -49,6 +49,7 @@ fn sample(
             created,
         },
         build: Build {
+            source: None,
             schema: SCHEMA,
             uuid: build,
             app: app.clone(),

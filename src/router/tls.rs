@@ -206,6 +206,6 @@ mod tests {
         std::fs::write(configured.path().join("tls.crt"), "no PEM").expect("write");
         std::fs::write(configured.path().join("tls.key"), "no PEM").expect("write");
         let error = make().await.map(|_| ()).expect_err("the operator's is bad");
-        assert!(error.to_string().contains("tls.key"), "{error}");
+        assert!(error.to_string().contains("tls.crt"), "{error}");
     }
 }

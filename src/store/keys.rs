@@ -92,6 +92,8 @@ keys! {
     rollout(app: &AppName) -> Rollout = "/deis/apps/{app}/rollout";
     /// The push in progress.
     push_lock(app: &AppName) -> PushLock = "/deis/apps/{app}/push";
+    /// A push that was told of by a hook.
+    push(app: &AppName, id: Uuid) -> Push = "/deis/apps/{app}/pushes/{id}";
     /// The commit that was deployed last.
     git_head(app: &AppName) -> GitHead = "/deis/apps/{app}/git";
     /// What somebody did to the app; ids grow with time.
@@ -157,6 +159,8 @@ prefixes! {
     tokens_like(id: &str) -> Token = "/deis/tokens/{id}";
     /// An app's outcomes.
     outcomes(app: &AppName) -> Outcome = "/deis/apps/{app}/outcomes/";
+    /// An app's pushes that were told of by hooks.
+    pushes(app: &AppName) -> Push = "/deis/apps/{app}/pushes/";
     /// All routes.
     routes() -> Route = "/deis/routes/";
     /// All custom domains.

@@ -244,9 +244,18 @@ pub struct AppUser {
 pub struct Logs {
     #[command(flatten)]
     pub app: App,
-    /// Show so many lines
+    /// Show so many lines; 1000 unless said otherwise, or all since a time
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<u32>,
+    /// Show each new line as it comes, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of a process (web.1), a type (web) or the platform (deis-controller) only
+    #[arg(long, value_name = "PROCESS")]
+    pub ps: Option<String>,
+    /// Only what is not older: 90s, 10m, 2h, 1d, or a time as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
 }
 
 /// `deis run`

@@ -15,6 +15,9 @@ const QUICK: Duration = Duration::from_secs(60);
 /// Bound of a call that waits for a rollout or a command: more than the controller's own bound.
 const SLOW: Duration = Duration::from_secs(25 * 60);
 
+/// Bound of an answer that goes on for as long as it is read.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -132,6 +135,25 @@ impl Client {
         self.call(Method::GET, path, query, None, QUICK).await
     }
 
+    /// Begins to read something that has no end.
+    pub async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Response> {
+        let path = [&["v1"], path, &[""]].concat();
+        let sent = self.send(Method::GET, &path, query, None, ENDLESS);
+        let response = tokio::time::timeout(QUICK, sent).await;
+        let response = response.map_err(|_| {
+            let (controller, limit) = (self.controller(), QUICK.as_secs());
+            anyhow!("{controller} gives no answer within {limit} s")
+        })??;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refused(response).await)
+    }
+
     /// Changes something at once.
     pub async fn post(&self, path: &[&str], body: Value) -> anyhow::Result<Answer> {
         self.call(Method::POST, path, &[], Some(body), QUICK).await
@@ -159,15 +181,24 @@ impl Client {
         path.insert(0, "v1");
         path.push("");
         let response = self.send(method, &path, query, body, limit).await?;
-        let code = response.status();
-        let status = status_line(&response);
-        let body = read(response).await?;
-        if code.is_success() {
+        if response.status().is_success() {
+            let body = read(response).await?;
             return Ok(Answer { body });
         }
+        Err(self.refused(response).await)
+    }
+
+    /// What an answer that is a refusal says.
+    async fn refused(&self, response: Response) -> anyhow::Error {
+        let code = response.status();
+        let status = status_line(&response);
+        let body = match read(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
         let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
         let controller = self.controller();
-        Err(Refused {
+        Refused {
             code: code.as_u16(),
             status,
             text: explanation(&body),
@@ -175,7 +206,7 @@ impl Client {
             hint: stale
                 .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
-        .into())
+        .into()
     }
 
     async fn send(

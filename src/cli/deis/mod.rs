@@ -17,6 +17,7 @@ mod git;
 mod help;
 mod keys;
 mod limits;
+mod logs;
 mod manual;
 mod plugin;
 mod profile;
@@ -179,6 +180,7 @@ fn format_of(argv: &[OsString]) -> Format {
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
         Command::Run(args) => return apps::run(shell, args).await,
+        Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
         Command::Logout => auth::logout(shell),
@@ -192,7 +194,6 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Destroy(args) => apps::destroy(shell, args).await,
         Command::Open(args) => apps::open(shell, args).await,
         Command::Transfer(args) => apps::transfer(shell, args).await,
-        Command::Logs(args) => apps::logs(shell, args).await,
         Command::GitRemote(args) => apps::git_remote(shell, args),
         Command::Config(args) => config::list(shell, args).await,
         Command::ConfigSet(args) => config::set(shell, args).await,

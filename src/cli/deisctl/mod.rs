@@ -320,7 +320,8 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
     };
     match command {
         FleetCommand::Config { target, command } => {
-            config::run(&store, &target, &command, &mut out).await?;
+            let key = context.cluster_key.as_deref();
+            config::run(&store, key, &target, &command, &mut out).await?;
         }
         FleetCommand::Install { targets, units } => {
             let templates = Templates::find(units.units.as_deref())?;

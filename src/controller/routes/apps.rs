@@ -19,7 +19,7 @@ use crate::{
         extract::{Body, Caller, Proven},
         page::Paging,
     },
-    logger::client,
+    logger::client::{self, Whose},
     ops,
     store::keys,
 };
@@ -61,7 +61,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let name = valid::app_id(&fields)?;
     let (name, app) = ops::app::create(&ctl.store, &user.username, name).await?;
-    ctl.tell(&name, format!("{} created initial release", user.username));
+    ctl.tell(&name, &format!("{} created initial release", user.username));
     Ok(created(wire::App::new(&name, &app, &ctl.domain().await?)))
 }
 
@@ -102,10 +102,10 @@ pub(super) async fn destroy(
     Caller(user): Caller,
     Path(app): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
+    let (name, app) = ctl.app(&user, &app, Wish::Own).await?;
     ops::app::destroy(&ctl.store, &name).await?;
     // The next app of this name must not find it.
-    if let Err(error) = client::delete(&ctl.store, &name).await {
+    if let Err(error) = client::delete(&ctl.store, &Whose::of(&name, &app)).await {
         warn!(app = %name, %error, "log of a destroyed app not deleted");
     }
     Ok(StatusCode::NO_CONTENT)

@@ -33,7 +33,7 @@ type Ctl = State<controller::State>;
 
 impl Shared {
     /// The config of a release.
-    pub(super) async fn config(
+    pub(in crate::controller) async fn config(
         &self,
         app: &AppName,
         version: ReleaseNumber,
@@ -43,7 +43,10 @@ impl Shared {
     }
 
     /// A config's variables in clear, for whoever may see them.
-    fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
+    pub(in crate::controller) fn unseal(
+        &self,
+        config: &Config,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let values = self.open(config)?;
         let texts = values
             .into_iter()
@@ -119,8 +122,7 @@ pub(super) async fn set(
         }
         other => other.into(),
     })?;
-    let what = format!("{} changed the config: {}", user.username, change.release);
-    ctl.tell(&name, what);
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let config = ctl.config(&name, change.release).await?;
     let mut values = ctl.unseal(&config)?;

@@ -54,6 +54,12 @@ impl Shared {
         let by = &user.username;
         let change =
             ops::change::restart(&self.store, &name, by, filter.kind, filter.number).await?;
+        let which = match (filter.kind, filter.number) {
+            (Some(kind), Some(number)) => format!("{kind}.{number}"),
+            (Some(kind), None) => format!("all of {kind}"),
+            (None, _) => "all processes".to_owned(),
+        };
+        self.tell(&name, &format!("{by} restarted {which}"));
         self.settle(&name, &change).await?;
         self.containers(user, app, filter).await
     }
@@ -155,8 +161,8 @@ pub(super) async fn scale(
         .iter()
         .map(|(kind, count)| format!("{kind}={count}"))
         .collect();
-    let what = format!("{} scaled processes {}", user.username, wanted.join(" "));
-    ctl.tell(&name, what);
+    let what = format!("{} scaled {}", user.username, wanted.join(" "));
+    ctl.tell(&name, &what);
     ctl.settle(&name, &change).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,6 +7,7 @@ mod certs;
 mod config;
 mod containers;
 mod domains;
+mod hooks;
 mod keys;
 mod logs;
 mod perms;
@@ -17,15 +18,13 @@ mod table;
 mod tokens;
 mod users;
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
-use tracing::{debug, info};
+use tracing::info;
 
 pub(super) use self::table::router;
 #[cfg(test)]
@@ -33,7 +32,6 @@ pub(super) use self::table::table;
 use super::{Shared, error::ApiError, extract::Caller};
 use crate::{
     api,
-    logger::client,
     model::{AppName, OutcomeResult, ReleaseNumber},
     ops::{self, change::Change},
 };
@@ -75,15 +73,14 @@ fn with_release(mut response: Response, release: ReleaseNumber) -> Response {
 }
 
 impl Shared {
-    /// Writes into an app's log what somebody did, as v1's controller did. Best effort: nobody waits
-    /// for a logger.
-    fn tell(self: &Arc<Self>, app: &AppName, what: String) {
-        let (shared, app) = (self.clone(), app.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = client::event(&shared.store, &app, &what).await {
-                debug!(%app, %error, "event not logged");
-            }
-        });
+    /// Writes into an app's log what somebody did, as v1's controller did. Nobody waits for a logger.
+    fn tell(&self, app: &AppName, what: &str) {
+        self.teller.say(app, what);
+    }
+
+    /// The same of a release: its summary says who made it, and what it is.
+    fn tell_release(&self, app: &AppName, change: &Change) {
+        self.teller.say_release(app, change.release);
     }
 
     /// Waits until a change has come about.

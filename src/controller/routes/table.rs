@@ -11,7 +11,7 @@
 //!   called `{app}`, so that tokens for some apps only are held to it.
 //! - Access is the narrowest scope that a token must have: `Read`, `Deploy` or `All` (for what touches
 //!   accounts, lets somebody in or takes something away for good); `Open` when the route looks at no
-//!   token (health, builder hooks), `Optional` when it works without one, too. A route that upgrades
+//!   token (health), `Optional` when it works without one, too (a first registration, builder hooks). A route that upgrades
 //!   to a websocket is a `GET`, with the access of what it does: `Deploy` for `run`.
 //! - `Takes` (left out when there is no body) and `Gives` are `Nothing`, `Text`, `One<T>` or `Pages<T>`
 //!   with a shape of `api::ask` or `api::wire`, which derives `JsonSchema`.
@@ -25,8 +25,8 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, certs, config, containers, domains, health, keys, logs, openapi, perms,
-    releases, root, run, sessions, tokens, users,
+    apps, audit, builds, certs, config, containers, domains, health, hooks, keys, logs, openapi,
+    perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
@@ -103,8 +103,8 @@ routes! {
 
     GET "/v1/keys" All keys::list => 200 Pages<wire::Key>, "Lists one's own SSH keys";
     POST "/v1/keys" All keys::add, One<ask::Key> => 201 One<wire::Key>, "Adds an SSH key";
-    GET "/v1/keys/{id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
-    DELETE "/v1/keys/{id}" All keys::remove => 204 Nothing, "Removes an SSH key";
+    GET "/v1/keys/{*id}" All keys::get => 200 One<wire::Key>, "Shows an SSH key";
+    DELETE "/v1/keys/{*id}" All keys::remove => 204 Nothing, "Removes an SSH key";
 
     GET "/v1/apps" Read apps::list => 200 Pages<wire::App>, "Lists the apps that one may use";
     POST "/v1/apps" All apps::create, One<ask::App> => 201 One<wire::App>, "Creates an app";
@@ -127,7 +127,7 @@ routes! {
     GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
-    GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged", "log_lines";
+    GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
     GET "/v1/apps/{app}/domains" Read domains::list => 200 Pages<wire::Domain>, "Lists an app's domains";
     POST "/v1/apps/{app}/domains" All domains::add, One<ask::Domain> => 201 One<wire::Domain>, "Adds a domain to an app";
@@ -141,6 +141,10 @@ routes! {
     GET "/v1/certs/{name}" All certs::get => 200 One<wire::Cert>, "Shows a certificate";
     DELETE "/v1/certs/{name}" All certs::remove => 204 Nothing, "Removes a certificate";
     GET "/v1/certs/{name}/chain" All certs::chain => 200 One<wire::CertChain>, "Shows what stands in a certificate and its chain";
+
+    POST "/v1/hooks/push" Optional hooks::push, One<ask::Pushed> => 201 One<wire::Push>, "Tells of a push; for the original builder, with its key in X-Deis-Builder-Auth";
+    POST "/v1/hooks/build" Optional hooks::build, One<ask::Built> => 200 One<wire::HookReply>, "Deploys what the builder has pushed to the registry; answers when that is done";
+    POST "/v1/hooks/config" Optional hooks::config, One<ask::Received> => 200 One<wire::Config>, "Shows the config that a build may need";
 
     GET "/v1/users" All users::list => 200 Pages<wire::User>, "Lists users, for administrators";
     GET "/v1/admin/perms" All users::administrators => 200 Pages<wire::Administrator>, "Lists administrators, for administrators";

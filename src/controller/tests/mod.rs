@@ -3,6 +3,7 @@
 mod contract;
 mod flows;
 mod hostile;
+mod images;
 mod permissions;
 mod table;
 mod things;

@@ -65,6 +65,8 @@ pub enum ImageKind {
     Slug,
     /// An image of its own (Dockerfile, pull): commands go through `bash -c`, or its own default.
     Image,
+    /// A slug that the builder of Deis v1 made: commands go through its `/runner/init`.
+    Runner,
 }
 
 /// `/deis/apps/<app>/builds/<id>`: what a push became. Immutable.
@@ -79,8 +81,11 @@ pub struct Build {
     pub app: AppName,
     /// Who pushed.
     pub owner: Username,
-    /// Repository in the registry and digest: `blog@sha256:…`.
+    /// Repository in the registry and digest: `blog/<uuid>@sha256:…`.
     pub image: String,
+    /// What the user called the image, when it was deployed by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// How to start the image.
     pub kind: ImageKind,
     /// The port that the image listens on (its lowest EXPOSE, else 5000).
@@ -351,6 +356,34 @@ pub struct PushLock {
     pub builder: String,
     /// Since when.
     pub started: Timestamp,
+}
+
+/// `/deis/apps/<app>/pushes/<id>`: a push that the original builder told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Its id.
+    pub uuid: Uuid,
+    /// The application.
+    pub app: AppName,
+    /// Who pushed.
+    pub owner: Username,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// `SSH_CONNECTION` of the session.
+    pub ssh_connection: String,
+    /// `SSH_ORIGINAL_COMMAND` of the session.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: Timestamp,
 }
 
 /// `/deis/apps/<app>/git`: the last commit that was deployed by a push, on whichever builder.

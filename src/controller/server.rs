@@ -138,6 +138,9 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
         if let Err(error) = same_version(&request) {
             return error.into_response();
         }
+        if !is_text(&path) {
+            return ApiError::NotFound.into_response();
+        }
         if method == Method::OPTIONS {
             return StatusCode::OK.into_response();
         }
@@ -199,6 +202,25 @@ fn trim_slash(uri: &mut Uri) {
             *uri = whole;
         }
     }
+}
+
+/// Whether a path is text once it is decoded: what isn't names nothing.
+fn is_text(path: &str) -> bool {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part
+            .get(..2)
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
+        if let Some(byte) = digits {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// A client that says which major version it speaks must speak ours.
@@ -271,6 +293,20 @@ mod tests {
         assert_eq!(id("a1B2-c3"), "a1B2-c3");
         for text in ["", "a b", "a=b", &"x".repeat(65)] {
             assert_eq!(id(text).len(), 32, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_text() {
+        for (path, text) in [
+            ("/v1/keys/ada@laptop", true),
+            ("/v1/keys/ada%40laptop", true),
+            ("/%c3%a9/é/%", true),
+            ("/%zz%+1", true),
+            ("/%ff", false),
+            ("/%c3x", false),
+        ] {
+            assert_eq!(is_text(path), text, "{path}");
         }
     }
 

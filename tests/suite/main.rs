@@ -3,6 +3,7 @@
 //! `make test` boots the cluster in a network namespace of its own and runs these in it, one after
 //! the other, in the order of their names: what breaks hosts comes last.
 
+mod old_client;
 mod support;
 
 mod t01_path;
@@ -14,3 +15,5 @@ mod t06_agent;
 mod t07_logs;
 mod t08_outage;
 mod t09_hosts;
+mod t10_old_client;
+mod t15_features;

@@ -17,7 +17,6 @@ pub mod procfile;
 pub mod protocol;
 mod push;
 pub mod refs;
-pub mod registries;
 pub mod repository;
 pub mod side;
 pub mod sshd;
@@ -37,14 +36,15 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
+    registry::replicas::Registries,
     seal::ClusterKey,
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
 };
 use build::BuildSettings;
 use daemon::Daemon;
-use registries::Registries;
 use sshd::{Sshd, SshdError, SshdSettings};
 
 /// Where sshd listens; routers lead port 2222 to it.
@@ -188,6 +188,7 @@ pub async fn run_at(
         Presence::keep(&store, keys::part("builder", &ip), registration, TTL, ours).await?;
     let daemon = Arc::new(Daemon {
         registries: Registries::new(store.clone(), local),
+        teller: Teller::start(store.clone()),
         store,
         key,
         presence,

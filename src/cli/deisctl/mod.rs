@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`platform`], [`subject`] | what the words on the command line mean (pure) |
-//! | [`fleet`], [`show`], [`progress`], [`table`] | what etcd tells, as text (`fleet` reads, the others are pure) |
+//! | [`fleet`], [`show`], [`progress`] | what etcd tells, as text (`fleet` reads, the others are pure) |
 //! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
@@ -24,7 +24,6 @@ pub mod show;
 pub mod ssh;
 pub mod subject;
 mod substitute;
-pub mod table;
 pub mod templates;
 pub mod tunnel;
 
@@ -321,7 +320,8 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
     };
     match command {
         FleetCommand::Config { target, command } => {
-            config::run(&store, &target, &command, &mut out).await?;
+            let key = context.cluster_key.as_deref();
+            config::run(&store, key, &target, &command, &mut out).await?;
         }
         FleetCommand::Install { targets, units } => {
             let templates = Templates::find(units.units.as_deref())?;

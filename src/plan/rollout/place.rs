@@ -10,7 +10,7 @@ use crate::{
     model::*,
     plan::{
         removal,
-        round::{LazyPool, Plan, is_usable},
+        round::{LazyPool, Plan, Saying, is_usable},
         schedule::{Chance, Wanted},
         standing::Proc,
         world::Needs,
@@ -154,15 +154,27 @@ impl<'w> Step<'_, 'w> {
             .absent(&key)
             .present(&keys::machine(machine))
             .put(&key, &assignment);
-        let mut what = format!("{process} to {}", self.host_name(machine));
+        let host = self.host_name(machine);
+        let mut what = format!("{process} to {host}");
+        let mut lost = None;
         let replaced = others
             .iter()
             .filter(|old| old.lost && old.name.id() == *slot && self.is_replaceable(old));
         for old in replaced {
             txn = txn.and(removal::forget(old, self.view));
             what = format!("{what} instead of {}", old.label());
+            lost = Some(self.host_name(old.machine));
         }
-        self.batch.add(what, txn);
+        let Some(lost) = lost else {
+            self.batch.add(what, txn);
+            return;
+        };
+        let saying = Saying {
+            app: self.app.clone(),
+            process: Some(slot.to_string()),
+            text: format!("moves to {host}: its host {lost} is lost"),
+        };
+        self.batch.add_and_tell(what, txn, saying);
     }
 
     fn host_name(&self, machine: &MachineId) -> String {

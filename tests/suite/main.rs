@@ -3,7 +3,6 @@
 //! `make test` boots the cluster in a network namespace of its own and runs these in it, one after
 //! the other, in the order of their names: what breaks hosts comes last.
 
-mod old_client;
 mod support;
 
 mod t01_path;

@@ -147,7 +147,7 @@ async fn registration_can_be_closed() {
         ("admin_only", 403, 201),
         ("enabled", 201, 201),
     ] {
-        let key = keys::platform("registrationMode");
+        let key = keys::setting("controller", "registrationMode");
         let txn = crate::store::Txn::new().put(&key, &mode.to_owned());
         site.store.commit(txn).await.expect("mode");
         assert_eq!(register("", &format!("a-{mode}")).await, nobody, "{mode}");

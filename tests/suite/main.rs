@@ -17,4 +17,5 @@ mod t09_hosts;
 mod t10_old_client;
 mod t11_domains_certs;
 mod t13_run;
+mod t14_logs;
 mod t15_features;

@@ -286,6 +286,13 @@ impl User {
         self.deis_in(&self.home, args)
     }
 
+    /// A `deis` that runs until the caller ends it.
+    pub fn deis_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command(DEIS, &self.home);
+        command.args(args);
+        command
+    }
+
     pub fn deis_in(&self, dir: &Path, args: &[&str]) -> Ran {
         run(self.command(DEIS, dir).args(args), 5 * MINUTE)
     }

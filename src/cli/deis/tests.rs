@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Env, Ui, run};
-use crate::controller::testing::Site;
+use crate::{controller::testing::Site, logger::testing::Logger, sidecar::wire::Position};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYih2RCKaV3pu5Kn45gQgMI8w8q6m9agpWVrxAEYPFI ada@laptop\n";
@@ -647,4 +647,69 @@ async fn wrong_command_lines() {
 fn the_command_line_is_consistent() {
     use clap::CommandFactory as _;
     super::args::Cli::command().debug_assert();
+}
+
+#[tokio::test]
+async fn logs() {
+    let user = User::with_app().await;
+    let none = user.fails(&["logs", "-a", "blog"]).await;
+    assert!(none.contains("no logger is running"), "{none}");
+    let dir = tempfile::tempdir().expect("dir");
+    let logger = Logger::fresh(dir.path(), "127.0.0.1").await;
+    logger.register(&user.site.store).await;
+    let created = "[time] blog[deis-controller]: ada created initial release\n";
+    // It has waited for a logger.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while user.run(&["logs", "-a", "blog"], "").await != (0, created.to_owned()) {
+        assert!(tokio::time::Instant::now() < deadline, "no event");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let text = "hello\n\u{1f980} \"quoted\"\n";
+    logger
+        .say("web.1", Position::default(), 4_000_000_000, text)
+        .await;
+    assert_eq!(
+        user.ok(&["logs", "-a", "blog", "-n", "2"]).await,
+        "[time] blog[web.1]: hello\n[time] blog[web.1]: \u{1f980} \"quoted\"\n"
+    );
+    assert_eq!(
+        user.ok(&["logs", "-a", "blog", "--ps=web.1", "-n1", "--output=json"])
+            .await,
+        "{\"time\":\"2096-10-02T07:06:40Z\",\"process\":\"web.1\",\"text\":\"\u{1f980} \\\"quoted\\\"\"}\n"
+    );
+    assert_eq!(user.ok(&["logs", "-a", "blog", "--ps", "cron"]).await, "");
+    let bad = user.fails(&["logs", "-a", "blog", "--since", "soon"]).await;
+    assert!(bad.contains("400 BAD REQUEST"), "{bad}");
+    assert!(
+        bad.contains("\"soon\" is no time; write how long ago"),
+        "{bad}"
+    );
+
+    // Followed until the app is gone.
+    let (out, err) = (Sink::default(), Sink::default());
+    let (sink, input) = (out.clone(), Box::new(Cursor::new(Vec::new())));
+    let mut ui = Ui::pipes(Box::new(out), Box::new(err.clone()), input);
+    let argv = ["deis", "logs", "-a", "blog", "-f", "-n", "1"].map(Into::into);
+    let follow = run(&argv, &user.env, &mut ui);
+    let shows = async |text: &str| {
+        let has = || String::from_utf8_lossy(&sink.0.borrow()).contains(text);
+        while !has() {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{text:?} does not come"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let then = async {
+        shows("quoted").await;
+        let from = Position::default().after(text.as_bytes());
+        logger.say("web.1", from, 4_000_000_001, "new\n").await;
+        shows("blog[web.1]: new\n").await;
+        user.ok(&["destroy", "-a", "blog", "--confirm=blog"]).await;
+    };
+    let (code, ()) = tokio::join!(follow, then);
+    let why = String::from_utf8_lossy(&err.0.borrow()).into_owned();
+    assert_eq!(code, 1, "{why}");
+    assert!(why.contains("404 NOT FOUND"), "{why}");
 }

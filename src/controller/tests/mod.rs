@@ -7,6 +7,7 @@ mod flows;
 mod hostile;
 mod images;
 mod limits;
+mod logs;
 mod permissions;
 mod run;
 mod table;

@@ -64,8 +64,8 @@ impl Walk<'_> {
         let git = |args: &[&str]| self.git.git(repo.path(), args);
         git(&["init", "-q", "-b", "master"]).ok();
         for (file, text) in [
-            ("app.py", include_str!("app/app.py")),
-            ("Procfile", include_str!("app/Procfile")),
+            ("app.py", include_str!("../app/app.py")),
+            ("Procfile", include_str!("../app/Procfile")),
         ] {
             fs::write(repo.path().join(file), text).expect("file");
         }

@@ -606,7 +606,7 @@ pub struct Audit {
     pub at: WireTime,
     /// Who.
     pub user: String,
-    /// By which token: its name, or its id for a login; none for a push.
+    /// By which token: its name, or its id for a login; for a push, `key` and its fingerprint.
     pub token: Option<String>,
     /// In which request, as in the platform's logs.
     pub request_id: Option<String>,

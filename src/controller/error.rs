@@ -1,5 +1,7 @@
 //! Why a request is refused, and how v1 said that.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -60,18 +62,29 @@ pub(super) enum ApiError {
     /// The request is too large.
     #[error("The request is larger than {0} KiB.")]
     TooLarge(usize),
+    /// It was tried too often.
+    #[error("Too many {what}; try again in {} s.", seconds(.wait))]
+    TooMany {
+        /// What was tried, by whom.
+        what: String,
+        /// How long to wait.
+        wait: Duration,
+    },
     /// The client speaks another major version.
     #[error(
         "Client and server versions do not match. Client version: {0} Server version: {server}",
         server = crate::api::MAJOR_VERSION
     )]
     Version(String),
-    /// It can't be done now, or was tried and failed.
+    /// It was tried, and the app itself is why it failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The platform can't do it at the moment.
     #[error("{0}")]
     Unavailable(String),
     /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
-    Failed(String),
+    Broken(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -98,8 +111,11 @@ impl ApiError {
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(_) | Self::Unavailable(_) | Self::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Broken(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -115,8 +131,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.body();
-        if let Self::Store(_) | Self::Internal(_) = &self {
-            let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) = &self {
+            let id = request_id().unwrap_or_default();
             error!(request.id = %id, error = chain(&self), "request failed");
             body["request_id"] = id.into();
         }
@@ -127,8 +143,17 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
         }
+        if let Self::TooMany { wait, .. } = &self {
+            let wait = HeaderValue::from(seconds(wait));
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
+        }
         response
     }
+}
+
+/// Whole seconds, rounded up: whoever waits that long has waited long enough.
+fn seconds(wait: &Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 impl From<Denied> for ApiError {

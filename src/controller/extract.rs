@@ -1,17 +1,13 @@
 //! What handlers take from a request: who asks, and the fields of the body.
 
-use std::time::Duration;
-
-use axum::{
-    body::to_bytes,
-    extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request},
-};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request};
 use http::request::Parts;
 use serde_json::Value;
 
 use super::{
     State,
     auth::{Identity, token_id},
+    body,
     error::{ApiError, request_id},
 };
 use crate::{
@@ -19,12 +15,6 @@ use crate::{
     model::User,
     ops::audit::Actor,
 };
-
-/// Largest body of a request, in bytes: etcd takes no more than 1.5 MiB at once.
-const MAX_BODY: usize = 1 << 20;
-
-/// How long a client may take to send a body.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// The user who asks, proven by a token (`gate`).
 pub(super) struct Caller(pub User);
@@ -54,12 +44,11 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-impl<S: Sync> OptionalFromRequestParts<S> for Caller {
+impl<S: Sync> OptionalFromRequestParts<S> for Proven {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, ApiError> {
-        let who = parts.extensions.get::<Identity>();
-        Ok(who.map(|who| Self(who.user.clone())))
+        Ok(parts.extensions.get().cloned().map(Self))
     }
 }
 
@@ -98,11 +87,7 @@ impl FromRequest<State> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &State) -> Result<Self, ApiError> {
-        let read = to_bytes(request.into_body(), MAX_BODY);
-        let bytes = tokio::time::timeout(BODY_LIMIT, read)
-            .await
-            .map_err(|_| ApiError::detail("The request's body did not arrive in time."))?
-            .map_err(|_| ApiError::TooLarge(MAX_BODY >> 10))?;
+        let bytes = body::read(request.into_body()).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Fields::new()));
         }

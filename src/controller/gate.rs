@@ -29,11 +29,10 @@ pub(super) async fn gate(
         Access::Optional => Scope::All,
         Access::Token(scope) => scope,
     };
-    if let Some(identity) = identify(&ctl, request.headers()).await? {
-        let app = params.iter().find(|(name, _)| *name == "app");
-        // What is no app's name is nobody's app: the route itself says that there is none.
-        let app: Option<AppName> = app.and_then(|(_, name)| name.parse().ok());
-        Grant::from(&identity.token).permits(scope, app.as_ref(), Timestamp::now())?;
+    let app = params.iter().find(|(name, _)| *name == "app");
+    // What is no app's name is nobody's app: the route itself says that there is none.
+    let app: Option<AppName> = app.and_then(|(_, name)| name.parse().ok());
+    if let Some(identity) = admit(&ctl, request.headers(), scope, app.as_ref()).await? {
         request.extensions_mut().insert(identity);
     } else if access != Access::Optional {
         return Err(ApiError::Unauthorized(NOT_PROVIDED.to_owned()));
@@ -41,17 +40,18 @@ pub(super) async fn gate(
     Ok(next.run(request).await)
 }
 
-/// Looks again, for what goes on for long after its request came in: whom the token proves at this
-/// moment, if it is still good for something of that scope with that app.
-pub(super) async fn again(
+/// Whom the request's token proves, if it may be used for that; none when there is no token. Answers
+/// that go on for long ask again.
+pub(super) async fn admit(
     ctl: &super::State,
     headers: &HeaderMap,
     scope: Scope,
-    app: &AppName,
-) -> Result<Identity, ApiError> {
+    app: Option<&AppName>,
+) -> Result<Option<Identity>, ApiError> {
     let identity = identify(ctl, headers).await?;
-    let identity = identity.ok_or(ApiError::Unauthorized(NOT_PROVIDED.to_owned()))?;
-    Grant::from(&identity.token).permits(scope, Some(app), Timestamp::now())?;
+    if let Some(identity) = &identity {
+        Grant::from(&identity.token).permits(scope, app, Timestamp::now())?;
+    }
     Ok(identity)
 }
 

@@ -6,27 +6,36 @@
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
 //! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
+//! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
-//! - `attach`: where one-off processes deliver their output;
+//! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
+//!   is gone;
 //! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
 mod access;
 mod attach;
+mod attempts;
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod fleet;
 mod gate;
 mod hook_key;
 mod images;
+mod oneoff;
 mod page;
 mod routes;
 mod server;
 #[cfg(test)]
+mod stand_in;
+mod sweep;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -39,7 +48,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords, images::Images};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
     logger::tell::Teller,
@@ -52,7 +61,7 @@ use crate::{
 /// Where the API listens.
 pub const PORT: u16 = 8000;
 
-/// Where one-off processes deliver their output.
+/// Where the sidecars of one-off processes come in.
 pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
@@ -91,6 +100,7 @@ struct Shared {
     store: Store,
     key: Arc<ClusterKey>,
     passwords: Passwords,
+    attempts: Attempts,
     attach: Attach,
     images: Images,
     /// Work that outlives its request: the end of one-off processes.
@@ -114,6 +124,7 @@ impl Shared {
             store,
             key,
             passwords: Passwords::default(),
+            attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
@@ -157,7 +168,7 @@ pub async fn run(
     })
     .await?;
     // One-off processes that a former life of this controller waited for have nobody to report to.
-    if let Err(error) = attach::sweep(&store, attach_address).await {
+    if let Err(error) = sweep::former_life(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
     let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
@@ -174,6 +185,7 @@ pub async fn run(
     });
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
+    let sweep = sweep::others(store.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.
     let leader = leader::run(settings, store, stop.clone());
     let leader = async {
@@ -182,7 +194,7 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let ((), (), led) = tokio::join!(api, attach, leader);
+    let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
     presence.leave().await;
     let _ = making_key.await;
     shared.tasks.close();

@@ -18,14 +18,17 @@ pub const KEPT_OF_APP: usize = 500;
 /// Entries kept of the platform.
 pub const KEPT_OF_PLATFORM: usize = 2000;
 
+/// Longest detail of an entry, in characters.
+const MOST_CHARS: usize = 300;
+
 /// Who does something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
     /// The user.
     pub user: Username,
-    /// The token's name, or its id; none for a push.
+    /// The token's name, or its id; for a push the SSH key's fingerprint.
     pub token: Option<String>,
-    /// The request or push.
+    /// The request.
     pub request: Option<String>,
 }
 
@@ -37,12 +40,6 @@ impl From<&Username> for Actor {
             token: None,
             request: None,
         }
-    }
-}
-
-impl From<&Self> for Actor {
-    fn from(actor: &Self) -> Self {
-        actor.clone()
     }
 }
 
@@ -61,7 +58,7 @@ impl Actor {
                 action,
                 app: None,
                 release: None,
-                detail: detail.into(),
+                detail: shortened(detail.into()),
             },
         }
     }
@@ -75,6 +72,13 @@ pub struct Note {
 }
 
 impl Note {
+    /// Says to what, and how.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.entry.detail = shortened(detail.into());
+        self
+    }
+
     /// Says which release came of it.
     #[must_use]
     pub fn release(mut self, release: ReleaseNumber) -> Self {
@@ -99,6 +103,14 @@ impl Note {
         let suffix = self.id.simple().to_string();
         let micros = self.entry.at.as_microsecond().max(0);
         format!("{micros:016}-{}", &suffix[..8])
+    }
+}
+
+/// An entry is a line, however much was changed at once.
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MOST_CHARS) {
+        None => text,
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

@@ -261,7 +261,7 @@ impl User {
         self.home.join(".ssh/id_ed25519")
     }
 
-    fn command(&self, program: &str, dir: &Path) -> Command {
+    pub fn command(&self, program: &str, dir: &Path) -> Command {
         let mut command = Command::new(program);
         let ssh = format!(
             "ssh -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=accept-new \

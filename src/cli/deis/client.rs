@@ -3,9 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
+    },
+};
 
 use crate::{api, model::AppName};
 
@@ -78,6 +85,8 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // Sessions of `deis run` are websockets.
+            .http1_only()
             .tls_danger_accept_invalid_certs(!ssl_verify)
             .build()
             .context("can't set up HTTP")?;
@@ -151,9 +160,7 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let (code, status) = (response.status(), status_line(&response));
-        let body = read(response).await?;
-        Err(self.refused(code, status, &body).into())
+        Err(self.refused(response).await)
     }
 
     /// Changes something at once.
@@ -171,6 +178,59 @@ impl Client {
         self.call(Method::DELETE, path, &[], body, SLOW).await
     }
 
+    /// Opens a websocket.
+    pub async fn websocket(
+        &self,
+        path: &[&str],
+        protocol: &str,
+    ) -> anyhow::Result<WebSocketStream<Upgraded>> {
+        let key = generate_key();
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-protocol", protocol),
+            ("sec-websocket-key", &key),
+        ];
+        let path = [&["v1"], path, &[""]].concat();
+        let mut request = self.request(Method::GET, &path)?;
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = tokio::time::timeout(QUICK, request.send())
+            .await
+            .map_err(|_| {
+                anyhow!(
+                    "{} gives no answer within {} s",
+                    self.controller(),
+                    QUICK.as_secs()
+                )
+            })?
+            .map_err(|error| self.unreachable(&error, QUICK))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refused(response).await);
+        }
+        let accepted = response.headers().get("sec-websocket-accept");
+        if accepted
+            .is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+        {
+            bail!(
+                "{} answers a websocket with something else; is a proxy in between that can't pass them on?",
+                self.controller()
+            );
+        }
+        let upgraded = response
+            .upgrade()
+            .await
+            .context("the connection broke off")?;
+        Ok(WebSocketStream::from_raw_socket(
+            upgraded,
+            Role::Client,
+            Some(WebSocketConfig::default().write_buffer_size(0)),
+        )
+        .await)
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -183,26 +243,32 @@ impl Client {
         path.insert(0, "v1");
         path.push("");
         let response = self.send(method, &path, query, body, limit).await?;
-        let code = response.status();
-        let status = status_line(&response);
-        let body = read(response).await?;
-        if code.is_success() {
+        if response.status().is_success() {
+            let body = read(response).await?;
             return Ok(Answer { body });
         }
-        Err(self.refused(code, status, &body).into())
+        Err(self.refused(response).await)
     }
 
-    fn refused(&self, code: StatusCode, status: String, body: &[u8]) -> Refused {
+    /// What an answer that is a refusal says.
+    async fn refused(&self, response: Response) -> anyhow::Error {
+        let code = response.status();
+        let status = status_line(&response);
+        let body = match read(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
         let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
         let controller = self.controller();
         Refused {
             code: code.as_u16(),
             status,
-            text: explanation(body),
-            body: serde_json::from_slice(body).unwrap_or_default(),
+            text: explanation(&body),
+            body: serde_json::from_slice(&body).unwrap_or_default(),
             hint: stale
                 .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
+        .into()
     }
 
     async fn send(
@@ -213,39 +279,49 @@ impl Client {
         body: Option<Value>,
         limit: Duration,
     ) -> anyhow::Result<Response> {
+        let mut request = self.request(method, path)?.query(query).timeout(limit);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error, limit))
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> anyhow::Result<RequestBuilder> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| anyhow!("{} is no URL of a controller", self.base))?
             .pop_if_empty()
             .extend(path);
-        let mut request = self.http.request(method, url).query(query).timeout(limit);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("token {token}"));
-        }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        request.send().await.map_err(|error| {
-            // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &(dyn std::error::Error + 'static) = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            let controller = self.controller();
-            let timeout = error.is_timeout() && !error.is_connect();
-            if timeout {
-                anyhow!("{controller} gives no answer within {} s", limit.as_secs())
-            } else if is_certificate(cause) {
-                anyhow!(
-                    "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
-                     its operators made themselves: deis login {controller} --ssl-verify=false"
-                )
-            } else {
-                anyhow!(
-                    "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
-                )
-            }
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.header("Authorization", format!("token {token}")),
+            None => request,
         })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> anyhow::Error {
+        // The innermost cause says it best (connection refused, no such host).
+        let mut cause: &(dyn std::error::Error + 'static) = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let controller = self.controller();
+        let timeout = error.is_timeout() && !error.is_connect();
+        if timeout {
+            anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+        } else if is_certificate(cause) {
+            anyhow!(
+                "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                 its operators made themselves: deis login {controller} --ssl-verify=false"
+            )
+        } else {
+            anyhow!(
+                "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
+            )
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Response;
 use serde::Serialize;
@@ -32,27 +31,8 @@ const LONGEST: usize = 4 << 20;
 /// What a shell calls the end by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// `deis logs`
-#[derive(Debug, Args)]
-pub struct Logs {
-    #[command(flatten)]
-    pub app: args::App,
-    /// Show so many lines; 1000 unless said otherwise, or all since a time
-    #[arg(short = 'n', long, value_name = "N")]
-    pub lines: Option<u32>,
-    /// Show each new line as it comes, until Ctrl-C
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Of a process (web.1), a type (web) or the platform (deis-controller) only
-    #[arg(long, value_name = "PROCESS")]
-    pub ps: Option<String>,
-    /// Only what is not older: 90s, 10m, 2h, 1d, or a time as 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
-}
-
 /// `apps:logs`
-pub async fn logs(shell: &mut Shell<'_>, args: Logs) -> anyhow::Result<u8> {
+pub async fn logs(shell: &mut Shell<'_>, args: args::Logs) -> anyhow::Result<u8> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let mut query = Vec::new();
     query.extend(args.lines.map(|n| ("log_lines", n.to_string())));

@@ -7,6 +7,7 @@ mod access;
 mod apps;
 mod args;
 mod auth;
+mod certs;
 mod client;
 mod completion;
 mod config;
@@ -22,7 +23,9 @@ mod manual;
 mod plugin;
 mod profile;
 mod ps;
+mod quote;
 mod releases;
+mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -179,7 +182,7 @@ fn format_of(argv: &[OsString]) -> Format {
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
-        Command::Run(args) => return apps::run(shell, args).await,
+        Command::Run(args) => return run::run(shell, args).await,
         Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
@@ -214,6 +217,10 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Domains(args) => access::domains(shell, args).await,
         Command::DomainsAdd(args) => access::add_domain(shell, args).await,
         Command::DomainsRemove(args) => access::remove_domain(shell, args).await,
+        Command::Certs(args) => certs::list(shell, args).await,
+        Command::CertsAdd(args) => certs::add(shell, args).await,
+        Command::CertsRemove(args) => certs::remove(shell, args).await,
+        Command::CertsInfo(args) => certs::info(shell, args).await,
         Command::Perms(args) => access::perms(shell, args).await,
         Command::PermsCreate(args) => access::grant(shell, args).await,
         Command::PermsDelete(args) => access::revoke(shell, args).await,

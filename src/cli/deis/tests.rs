@@ -461,9 +461,26 @@ async fn processes_and_releases() {
     detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
+    let want = "Running 'echo -n hi'...\necho -n hi\nto stderr\n".to_owned();
+    assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    assert_eq!(ran, (3, "Running 'exit 3'...\nexit 3\n".to_owned()));
+    let want = "Running 'exit 3'...\nexit 3\nto stderr\n".to_owned();
+    assert_eq!(ran, (3, want));
+    // Several arguments arrive as they are; one is a line.
+    let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;
+    assert!(ran.1.contains("\necho 'a b' '$HOME'\n"), "{}", ran.1);
+    let ran = user.run(&["run", "cat"], "line 1\nline 2\n").await;
+    assert_eq!(ran, (0, "Running 'cat'...\nline 1\nline 2\n".to_owned()));
+    let ran = user.run(&["run", "--no-input", "broken"], "").await;
+    let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran, (0, format!("Running 'broken'...\n{lines}")));
+    let ran = user.run(&["run", "big 3000000"], "").await;
+    assert_eq!((ran.0, ran.1.matches('x').count()), (0, 3_000_000));
+    let ran = user.run(&["run", "--detach", "exit 3"], "").await;
+    assert_eq!(ran, (0, "Running 'exit 3' as run.1\n".to_owned()));
+    let ran = user.run(&["run", "refuse"], "").await;
+    let want = "Running 'refuse'...\nError: host-1 can't run it: no image\n";
+    assert_eq!(ran, (255, want.to_owned()));
 }
 
 #[tokio::test]
@@ -505,6 +522,93 @@ async fn keys_and_sharing() {
     assert_eq!(
         user.ok(&["apps:transfer", "bob"]).await,
         "Transferring blog to bob... done\n"
+    );
+}
+
+#[tokio::test]
+async fn certificates() {
+    let user = User::with_app().await;
+    let root = crate::cert::tests::Authority::new("Root");
+    let files = root.sign(&["www.example.org", "example.org"]);
+    let write = |name: &str, text: &str| std::fs::write(user.env.cwd.join(name), text);
+    let chain = format!("{}{}", files.certificate, root.pem);
+    write("www.crt", &chain).expect("file");
+    write("www.key", &files.key).expect("file");
+    assert_eq!(user.ok(&["certs"]).await, "No certs\n");
+    assert_eq!(
+        user.ok(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... done\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:list"]).await,
+        "Common Name         Expires\n\
+         ---------------     ----------------------\n\
+         www.example.org     [time]\n"
+    );
+    let info = user.ok(&["certs:info", "www.example.org"]).await;
+    let fingerprints = |text: &str| -> String {
+        let plain = |line: &str| match line.strip_prefix("fingerprint: ") {
+            Some(pairs) => format!("fingerprint: {} pairs", pairs.split(':').count()),
+            None => line.to_owned(),
+        };
+        text.lines().map(|line| plain(line) + "\n").collect()
+    };
+    insta::assert_snapshot!(fingerprints(&info), @r"
+    === www.example.org Certificate
+    served for:  example.org, www.example.org
+    expires:     [time]
+    owner:       ada
+    added:       [time]
+
+    --- 1: CN=www.example.org
+    issuer:      CN=Root
+    names:       example.org, www.example.org
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+
+    --- 2: CN=Root
+    issuer:      CN=Root
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+    ");
+    assert_eq!(
+        user.fails(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... \nError: 400 BAD REQUEST\n\
+         common_name: This field must be unique.\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:remove", "www.example.org"]).await,
+        "Removing www.example.org... done\n"
+    );
+    // As many certificates as there are names; the first refusal ends it, and says what is there.
+    let names = "--subject-alt-names=example.org,other.org";
+    let text = user
+        .fails(&["certs:add", "www.crt", "www.key", names])
+        .await;
+    assert_eq!(
+        text,
+        "Adding SSL endpoint... \nError: added for example.org only: 400 BAD REQUEST\n\
+         common_name: the certificate is not for other.org, but for example.org, \
+         www.example.org: clients would refuse it\n"
+    );
+    let args = [
+        "certs:add",
+        "www.crt",
+        "www.key",
+        "--common-name=www.example.org",
+    ];
+    user.ok(&args).await;
+    let list = user.ok(&["certs"]).await;
+    assert!(
+        list.contains("\nexample.org") && list.contains("\nwww.example.org"),
+        "{list}"
+    );
+    let text = user.fails(&["certs:info", "none.example.org"]).await;
+    assert_eq!(text, "Error: 404 NOT FOUND\ndetail: Not found\n");
+    let text = user.fails(&["certs:add", "none.crt", "www.key"]).await;
+    assert!(
+        text.contains("can't read") && text.contains("none.crt"),
+        "{text}"
     );
 }
 

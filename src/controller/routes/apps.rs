@@ -16,10 +16,11 @@ use crate::{
         access::Wish,
         auth,
         error::ApiError,
-        extract::{Body, Caller, Proven},
+        extract::{Body, By, Caller, Proven},
         page::Paging,
     },
     logger::client::{self, Whose},
+    model::Action,
     ops,
     store::keys,
 };
@@ -57,10 +58,11 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let name = valid::app_id(&fields)?;
-    let (name, app) = ops::app::create(&ctl.store, &user.username, name).await?;
+    let (name, app) = ops::app::create(&ctl.store, by, name).await?;
     ctl.tell(&name, &format!("{} created initial release", user.username));
     Ok(created(wire::App::new(&name, &app, &ctl.domain().await?)))
 }
@@ -78,6 +80,7 @@ pub(super) async fn get(
 pub(super) async fn transfer(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<StatusCode, ApiError> {
@@ -86,11 +89,13 @@ pub(super) async fn transfer(
         auth::user(&ctl.store, &owner)
             .await?
             .ok_or(ApiError::NotFound)?;
-        ops::app::update(&ctl.store, &name, |app| {
+        let note = by.note(Action::Transfer, "");
+        ops::app::update_with(&ctl.store, &name, |app| {
+            let what = format!("from {} to {owner}", app.owner);
             // Whoever becomes the owner is no collaborator any more.
             app.collaborators.remove(&owner);
             app.owner = owner.clone();
-            Ok(())
+            Ok(note.clone().detail(what).of_app(&name))
         })
         .await?;
     }
@@ -100,10 +105,11 @@ pub(super) async fn transfer(
 pub(super) async fn destroy(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let (name, app) = ctl.app(&user, &app, Wish::Own).await?;
-    ops::app::destroy(&ctl.store, &name).await?;
+    ops::app::destroy(&ctl.store, &name, by).await?;
     // The next app of this name must not find it.
     if let Err(error) = client::delete(&ctl.store, &Whose::of(&name, &app)).await {
         warn!(app = %name, %error, "log of a destroyed app not deleted");

@@ -18,11 +18,11 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{Domain, DomainName, SCHEMA},
-    ops::{self, OpsError},
+    model::{Action, Domain, DomainName, SCHEMA},
+    ops::{self, OpsError, audit},
     store::{CommitError, Txn, keys},
 };
 
@@ -54,6 +54,7 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
@@ -103,8 +104,9 @@ pub(super) async fn add(
             owner: user.username.clone(),
             created: Timestamp::now(),
         };
-        match ctl.store.commit(txn.put(&key, &record)).await {
-            Ok(_) => return Ok(created(wire::Domain::from(&record))),
+        let note = by.note(Action::DomainAdd, domain.as_str());
+        match audit::commit(&ctl.store, &name, txn.put(&key, &record), note).await {
+            Ok(()) => return Ok(created(wire::Domain::from(&record))),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Store(error)) => return Err(error.into()),
         }
@@ -122,6 +124,7 @@ fn wildcard_for(domain: &DomainName) -> Option<DomainName> {
 pub(super) async fn remove(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, domain)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
@@ -137,6 +140,7 @@ pub(super) async fn remove(
         .filter(|found| found.value.app == name);
     let found = found.ok_or(ApiError::NotFound)?;
     let txn = Txn::new().unchanged(&key, found.mod_revision).delete(&key);
-    ctl.store.commit(txn).await?;
+    let note = by.note(Action::DomainRemove, domain.as_str());
+    audit::commit(&ctl.store, &name, txn, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }

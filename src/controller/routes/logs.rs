@@ -21,13 +21,19 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    controller::{self, access::Wish, error::ApiError, extract::Caller, gate},
+    controller::{
+        self, Shared,
+        access::Wish,
+        error::ApiError,
+        extract::{Caller, NOT_PROVIDED},
+        gate,
+    },
     logger::{
         client::Whose,
         query::{self, MAX_LINES},
         view::{self, Piece, View},
     },
-    model::Scope,
+    model::{AppName, Scope},
     telemetry::chain,
 };
 
@@ -104,7 +110,7 @@ pub(super) async fn get(
             let error = chain(&error);
             warn!(app, error, "log not read");
             let why = format!("Error accessing logs for {app}: {error}");
-            return Err(ApiError::Failed(why));
+            return Err(ApiError::Broken(why));
         }
     };
     let mut view = view;
@@ -138,6 +144,20 @@ pub(super) async fn get(
         Some((Ok::<_, Infallible>(piece), flow))
     }));
     Ok((TEXT, body).into_response())
+}
+
+impl Shared {
+    /// Whose log it is, when whoever asked may read it still.
+    async fn readable(
+        self: &controller::State,
+        headers: &HeaderMap,
+        app: &AppName,
+    ) -> Result<Whose, ApiError> {
+        let identity = gate::admit(self, headers, Scope::Read, Some(app)).await?;
+        let identity = identity.ok_or(ApiError::Unauthorized(NOT_PROVIDED.to_owned()))?;
+        let (name, app) = self.app(&identity.user, app.as_str(), Wish::Use).await?;
+        Ok(Whose::of(&name, &app))
+    }
 }
 
 /// An answer on its way.
@@ -197,18 +217,14 @@ impl Guard {
     /// Whether the app is there, and the caller may still read its log. A store that doesn't answer
     /// takes nobody's right away, for a while.
     async fn may_go_on(&mut self) -> bool {
-        let (ctl, app) = (&self.ctl, &self.whose.app);
-        let look = async {
-            let caller = gate::again(ctl, &self.headers, Scope::Read, app).await?;
-            ctl.app(&caller.user, app.as_str(), Wish::Use).await
-        };
+        let look = self.ctl.readable(&self.headers, &self.whose.app);
         let right = timeout(RIGHT, look).await;
         let now = Instant::now();
         self.next = now + RIGHT;
         match right {
-            Ok(Ok((name, app))) => {
+            Ok(Ok(whose)) => {
                 self.checked = now;
-                Whose::of(&name, &app) == self.whose
+                whose == self.whose
             }
             Ok(Err(ApiError::Store(_))) | Err(_) => now < self.checked + UNSURE,
             Ok(Err(_)) => false,

@@ -109,6 +109,6 @@ impl Shared {
             why.push('\n');
             why.push_str(line);
         }
-        Err(ApiError::Unavailable(why))
+        Err(ApiError::Failed(why))
     }
 }

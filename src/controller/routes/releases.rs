@@ -15,7 +15,7 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
     model::ReleaseNumber,
@@ -69,12 +69,13 @@ pub(super) async fn get(
 pub(super) async fn rollback(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let to = valid::rollback(&fields)?;
-    let change = ops::change::rollback(&ctl.store, &name, &user.username, to).await?;
+    let change = ops::change::rollback(&ctl.store, &name, by, to).await?;
     ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let reply = wire::RollbackReply {

@@ -84,10 +84,10 @@ pub struct Audit {
     pub at: Timestamp,
     /// Who.
     pub user: Username,
-    /// By which token: its name, or its id for a login. None for a push, which a key proves.
+    /// By which token: its name, or its id for a login. For a push, `key` and the SSH key's fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// In which request (or push), as in the logs.
+    /// In which request, as in the logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// What was done.

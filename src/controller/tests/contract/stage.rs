@@ -56,7 +56,7 @@ impl Stage {
             ["dockerfile", app, by, types @ ..] => {
                 self.site.push_types(app, by, ImageKind::Image, types).await;
             }
-            ["set", key, value] => self.put(&keys::platform(key), value).await?,
+            ["set", key, value] => self.put(&keys::setting("controller", key), value).await?,
             ["fail", why] => self.put(&keys::platform("testFailure"), why).await?,
             ["builder-key", key] => {
                 let at = keys::setting("controller", "builderKey");

@@ -8,7 +8,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    access, apps, auth, certs, completion, config, help, keys, limits, manual, ps, releases, ui,
+    access, apps, audit, auth, certs, completion, config, help, keys, limits, manual, ps, releases,
+    tokens, ui,
 };
 
 /// Deploy and manage apps on a Deis platform
@@ -137,6 +138,20 @@ pub enum Command {
     /// Deploy an image
     #[command(name = "builds:create", visible_alias = "pull")]
     Pull(Pull),
+
+    /// Show who has changed what of an app, or of the platform's accounts
+    #[command(name = "audit:list", visible_alias = "audit")]
+    Audit(audit::List),
+
+    /// List your tokens, logins included
+    #[command(name = "tokens:list", visible_alias = "tokens")]
+    Tokens(List),
+    /// Make a token for a program, good for less than a login
+    #[command(name = "tokens:create")]
+    TokensCreate(tokens::Create),
+    /// End a token, or a login on another computer
+    #[command(name = "tokens:revoke")]
+    TokensRevoke(tokens::Revoke),
 
     /// List your SSH keys
     #[command(name = "keys:list", visible_alias = "keys")]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use http::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -254,6 +255,7 @@ impl Client {
     async fn refused(&self, response: Response) -> anyhow::Error {
         let code = response.status();
         let status = status_line(&response);
+        let headers = response.headers().clone();
         let body = match read(response).await {
             Ok(body) => body,
             Err(error) => return error,
@@ -263,7 +265,7 @@ impl Client {
         Refused {
             code: code.as_u16(),
             status,
-            text: explanation(&body),
+            text: explanation(&body) + &id_line(&headers, code, &body).unwrap_or_default(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
             hint: stale
                 .then(|| format!("your login has ended; log in again: deis login {controller}")),
@@ -362,6 +364,15 @@ fn status_line(response: &Response) -> String {
     format!("{} {reason}", code.as_u16())
 }
 
+/// The id of a request that failed before a controller could say so itself: a router's error page, say.
+fn id_line(headers: &HeaderMap, code: StatusCode, body: &[u8]) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let explained = serde_json::from_slice::<Map<String, Value>>(body).is_ok();
+    let told = explained && code != StatusCode::INTERNAL_SERVER_ERROR;
+    let said = String::from_utf8_lossy(body).contains(id);
+    (code.is_server_error() && !told && !said).then(|| format!("\nrequest_id: {id}"))
+}
+
 /// What a refusal's body says, line by line; as it is when it isn't JSON.
 fn explanation(body: &[u8]) -> String {
     let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(body) else {
@@ -407,6 +418,34 @@ mod tests {
         for (body, want) in cases {
             assert_eq!(explanation(body.as_bytes()), want, "{body}");
         }
+    }
+
+    #[test]
+    fn a_failure_without_an_id_gets_it_from_the_header() {
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-request-id"),
+            http::HeaderValue::from_static("abc"),
+        )]);
+        let line = Some("\nrequest_id: abc".to_owned());
+        for (code, body, want) in [
+            (502, "502 Bad Gateway", &line),
+            (500, r#"{"detail":"x"}"#, &line),
+            (500, r#"{"detail":"x","request_id":"abc"}"#, &None),
+            // The app's own failure is none of the platform's.
+            (503, r#"{"detail":"web.1 exits with 1"}"#, &None),
+            (404, "<html>", &None),
+        ] {
+            let code = StatusCode::from_u16(code).expect("status");
+            assert_eq!(
+                id_line(&headers, code, body.as_bytes()),
+                *want,
+                "{code} {body}"
+            );
+        }
+        assert_eq!(
+            id_line(&HeaderMap::new(), StatusCode::BAD_GATEWAY, b""),
+            None
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod access;
 mod apps;
 mod args;
+mod audit;
 mod auth;
 mod certs;
 mod client;
@@ -29,6 +30,7 @@ mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod ui;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -211,6 +213,10 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Rollback(args) => releases::rollback(shell, args).await,
         Command::Builds(args) => releases::builds(shell, args).await,
         Command::Pull(args) => releases::create_build(shell, args).await,
+        Command::Audit(args) => audit::list(shell, args).await,
+        Command::Tokens(args) => tokens::list(shell, args).await,
+        Command::TokensCreate(args) => tokens::create(shell, args).await,
+        Command::TokensRevoke(args) => tokens::revoke(shell, args).await,
         Command::Keys(args) => keys::list(shell, args).await,
         Command::KeysAdd(args) => keys::add(shell, args).await,
         Command::KeysRemove(args) => keys::remove(shell, args).await,

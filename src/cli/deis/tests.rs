@@ -713,3 +713,92 @@ async fn logs() {
     assert_eq!(code, 1, "{why}");
     assert!(why.contains("404 NOT FOUND"), "{why}");
 }
+
+/// The cells of a table's line.
+fn cells(line: &str) -> Vec<&str> {
+    let cells = line.split("  ").map(str::trim);
+    cells.filter(|cell| !cell.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn tokens_for_programs() {
+    let user = User::with_app().await;
+    let made = [
+        "tokens:create",
+        "ci",
+        "--scope=deploy",
+        "--app=blog",
+        "--expires=90d",
+    ];
+    let made = user.ok(&made).await;
+    let (secret, rest) = made.split_once('\n').expect("lines");
+    assert!(
+        secret.len() == 40 && secret.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{secret}"
+    );
+    assert!(rest.starts_with("This is the only time that it is shown."));
+    let list = user.ok(&["tokens"]).await;
+    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
+    assert_eq!(lines[0], ["=== ada Tokens"]);
+    assert_eq!(
+        lines[1],
+        ["ID", "NAME", "SCOPE", "APPS", "CREATED", "EXPIRES"]
+    );
+    assert_eq!(
+        lines[2][1..],
+        ["(this login)", "all", "all", "[time]", "never"]
+    );
+    assert_eq!(lines[3][1..], ["ci", "deploy", "blog", "[time]", "[time]"]);
+    assert!(!list.contains(secret));
+
+    // What it is good for, as a program uses it: in a profile of its own.
+    let folder = user.home.path().join(".deis");
+    let profile = std::fs::read_to_string(folder.join("client.json")).expect("profile");
+    let mut profile: serde_json::Value = serde_json::from_str(&profile).expect("JSON");
+    profile["token"] = secret.into();
+    std::fs::write(folder.join("ci.json"), profile.to_string()).expect("written");
+    let mut user = user;
+    user.env.profile = "ci".into();
+    user.ok(&["config:set", "A=1", "-a", "blog"]).await;
+    let refused = user
+        .fails(&["domains:add", "x.example.org", "-a", "blog"])
+        .await;
+    assert!(
+        refused.contains("This token has the scope deploy; this needs all."),
+        "{refused}"
+    );
+    user.env.profile = "client".into();
+    assert_eq!(
+        user.ok(&["tokens:revoke", "ci"]).await,
+        "Revoking ci... done\n"
+    );
+    user.env.profile = "ci".into();
+    let refused = user.fails(&["apps"]).await;
+    assert!(refused.contains("401 UNAUTHORIZED"), "{refused}");
+}
+
+#[tokio::test]
+async fn the_audit_trail() {
+    let user = User::with_app().await;
+    user.ok(&["config:set", "PASSWORD=hunter2", "-a", "blog"])
+        .await;
+    user.ok(&["domains:add", "blog.example.org", "-a", "blog"])
+        .await;
+    let list = user.ok(&["audit", "-n", "2", "-a", "blog"]).await;
+    assert!(!list.contains("hunter2"), "{list}");
+    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
+    assert_eq!(lines[0], ["=== blog Audit (2 of 3)"]);
+    assert_eq!(lines[1], ["WHEN", "WHO", "BY", "ACTION", "RELEASE", "WHAT"]);
+    assert_eq!(lines[2][..2], ["[time]", "ada"]);
+    assert_eq!(lines[2][3..], ["domain-add", "-", "blog.example.org"]);
+    assert_eq!(lines[3][3..], ["config", "v2", "added PASSWORD"]);
+    let json = user.ok(&["audit", "--app=blog", "--output=json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json[2]["action"], "create");
+    user.ok(&["destroy", "--app=blog", "--confirm=blog"]).await;
+    let list = user.ok(&["audit", "--platform"]).await;
+    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
+    assert_eq!(lines[0], ["=== Platform Audit"]);
+    assert_eq!(lines[2][3..], ["destroy", "-", "blog owner ada, v2"]);
+    assert_eq!(lines[3][3..], ["register", "-", "ada"]);
+}

@@ -9,7 +9,7 @@ use std::{fmt, path::Path};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::model::{AppName, ConfigName, SealedValue};
+use crate::model::{AppName, ConfigName, DomainName, SealedValue};
 
 /// Begins every sealed value: scheme and key generation.
 const SCHEME: &str = "sealed1:";
@@ -177,6 +177,12 @@ pub fn is_sealed(text: &str) -> bool {
 #[must_use]
 pub fn config_context(app: &AppName, name: &ConfigName) -> String {
     format!("app/{app}/config/{name}")
+}
+
+/// The place of a certificate's private key.
+#[must_use]
+pub fn cert_context(name: &DomainName) -> String {
+    format!("cert/{name}")
 }
 
 #[cfg(test)]

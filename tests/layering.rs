@@ -9,6 +9,7 @@ const PURE: &[&str] = &[
     "src/plan",
     "src/render",
     "src/api",
+    "src/controller/throttle.rs",
     "src/ops/release.rs",
     "src/store/mirror.rs",
     "src/store/keys.rs",

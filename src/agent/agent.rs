@@ -14,7 +14,9 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    cache, files, journal,
+    cache,
+    events::Happened,
+    files, journal,
     runtime::Runtime,
     socket::Word,
     steps::{Edges, Job, Progress, StepError, unit_of},
@@ -59,15 +61,15 @@ struct Task {
 
 /// The loop's own state.
 pub struct Agent<U: Units, R: Runtime> {
-    edges: Arc<Edges<U, R>>,
-    world: World,
+    pub(super) edges: Arc<Edges<U, R>>,
+    pub(super) world: World,
     feed: Feed,
     words: mpsc::Receiver<Word>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
-    clock: Instant,
+    pub(super) clock: Instant,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -141,7 +143,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
                 news = edges.units.inbox().next() => self.news(news),
-                Some(word) = self.words.recv() => self.world.hear(word),
+                Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 () = &mut patience, if !waited => {
@@ -152,7 +154,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             // What has come in meanwhile belongs to the same round.
             while let Ok(word) = self.words.try_recv() {
-                self.world.hear(word);
+                self.heard(word);
             }
             while let Ok(event) = self.events.1.try_recv() {
                 self.event(event);
@@ -324,6 +326,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
     }
 
+    fn heard(&mut self, word: Word) {
+        let name = word.unit.clone();
+        if let Some(happened) = self.world.hear(word) {
+            self.tell(&name, &happened);
+        }
+    }
+
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
         let Some(entry) = self.world.entries.get(name) else {
@@ -338,6 +347,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if matches!(entry.seen.kind, Kind::Run | Kind::Unit) {
             return;
         }
+        let happened = Happened::Crashed {
+            reason: entry.status.exit.reason(),
+            restarts: entry.status.restarts,
+        };
+        self.tell(name, &happened);
         let (events, name) = (self.events.0.clone(), name.to_owned());
         tokio::spawn(async move {
             let lines = journal::last_lines(&name).await;

@@ -11,6 +11,7 @@
 )]
 mod agent;
 mod cache;
+mod events;
 mod files;
 mod images;
 mod isolation;
@@ -38,6 +39,7 @@ use tracing::{error, info, warn};
 pub use oneoff::{Header as RunHeader, OUTPUT_MAX as RUN_OUTPUT_MAX};
 
 use crate::{
+    logger::tell::Teller,
     model::{Machine, MachineId},
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
@@ -142,6 +144,7 @@ pub async fn run(
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
         starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        teller: Teller::start(store.clone()),
     });
     let agent = agent::Agent::new(edges.clone(), words, states)
         .await

@@ -17,6 +17,7 @@ use super::{
     spool,
 };
 use crate::{
+    logger::tell::Teller,
     model::{Assignment, MachineId, ProcessName, Revision, UnitFile, UnitFileName, Work},
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
@@ -42,6 +43,7 @@ pub struct Edges<U, R> {
     pub machine: MachineId,
     pub records: RecordCache,
     pub starts: Semaphore,
+    pub teller: Teller,
 }
 
 impl<U: Units, R: Runtime> Edges<U, R> {

@@ -122,6 +122,7 @@ impl Host {
                     memory: BTreeMap::new(),
                     cpu: BTreeMap::new(),
                     tags: BTreeMap::new(),
+                    whitelist: Default::default(),
                     created,
                 },
             );
@@ -145,6 +146,7 @@ impl Host {
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
             starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
+            teller: crate::logger::tell::Teller::start(self.store.clone()),
         });
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);

@@ -37,6 +37,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
     registry::replicas::Registries,
     seal::ClusterKey,
@@ -189,6 +190,7 @@ pub async fn run_at(
         Presence::keep(&store, keys::part("builder", &ip), registration, TTL, ours).await?;
     let daemon = Arc::new(Daemon {
         registries: Registries::new(store.clone(), local),
+        teller: Teller::start(store.clone()),
         store,
         key,
         presence,

@@ -20,7 +20,7 @@ use crate::{
     git,
     image::layout::Layout,
     model::*,
-    ops::{OpsError, change, follow},
+    ops::{OpsError, audit::Actor, change, follow},
     registry::replicas::{RegistriesError, repository_of},
     seal::{SealError, config_context},
     store::{CommitError, StoreError, Txn, keys},
@@ -269,8 +269,14 @@ async fn launch(
         dockerfile: built.kind == ImageKind::Image,
     };
     let mut say = |text: &str| output.detail_now(text);
-    let change = change::deploy(&daemon.store, app, user, &new, &mut say).await?;
+    let by = Actor {
+        user: user.clone(),
+        token: Some(format!("key {}", asked.fingerprint)),
+        request: None,
+    };
+    let change = change::deploy(&daemon.store, app, by, &new, &mut say).await?;
     let release = change.release;
+    daemon.teller.say_release(app, release);
     if let Some(rollout) = change.rollout {
         let ended = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say).await?;
         match ended.result {

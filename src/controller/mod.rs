@@ -5,6 +5,8 @@
 //!
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
+//! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
+//! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `attach`: where one-off processes deliver their output;
 //! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
@@ -12,10 +14,13 @@
 
 mod access;
 mod attach;
+mod attempts;
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod fleet;
+mod gate;
 mod hook_key;
 mod images;
 mod page;
@@ -25,6 +30,7 @@ mod server;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -32,14 +38,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords, images::Images};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
     seal::ClusterKey,
     settings::HostSettings,
@@ -54,6 +61,9 @@ pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
 const PRESENCE_TTL: Duration = Duration::from_secs(10);
+
+/// Logs that are followed at once: each holds one of the server's connections.
+const FOLLOWERS: usize = 512;
 
 /// How long requests may take to finish at a shutdown; shorter than the unit's TimeoutStopSec.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
@@ -85,10 +95,17 @@ struct Shared {
     store: Store,
     key: Arc<ClusterKey>,
     passwords: Passwords,
+    attempts: Attempts,
     attach: Attach,
     images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
+    /// Places for those who follow a log.
+    followers: Arc<Semaphore>,
+    /// Says in apps' logs what was done to them.
+    teller: Teller,
+    /// The controller ends: what goes on for ever ends now.
+    closing: CancellationToken,
 }
 
 type State = Arc<Shared>;
@@ -97,11 +114,15 @@ impl Shared {
     fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
             images: Images::new(store.clone(), local),
+            teller: Teller::start(store.clone()),
+            closing: CancellationToken::new(),
             store,
             key,
             passwords: Passwords::default(),
+            attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
         })
     }
 }
@@ -151,6 +172,12 @@ pub async fn run(
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status("serving the API"),
     ]);
+    let closing = shared.closing.clone();
+    let ends = stop.clone().cancelled_owned();
+    tokio::spawn(async move {
+        ends.await;
+        closing.cancel();
+    });
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::logger::reader::Reader;
+use crate::logger::{query::Query, reader::Reader, render::Renderer};
 use proptest::prelude::*;
 
 fn hello(uuid_end: u32, acked: Position) -> Hello {
@@ -16,16 +16,35 @@ fn at(offset: u64, lines: u64) -> Position {
     Position { offset, lines }
 }
 
-/// All lines, without their times.
+fn query(lines: usize) -> Query {
+    Query {
+        lines,
+        follow: false,
+        of: None,
+        since_ms: None,
+    }
+}
+
+/// The last lines, without their times.
 fn lines(log: &AppLog, last: usize) -> Vec<String> {
+    found(log, query(last))
+}
+
+fn found(log: &AppLog, query: Query) -> Vec<String> {
+    let found = Reader::find(log.dir(), log.files(), query).expect("find");
     let app = "blog".parse().expect("app");
-    let reader = Reader::tail(&app, log.dir(), log.files(), last).expect("tail");
-    let mut text = String::new();
-    if let Some(mut reader) = reader {
-        while let Some(piece) = reader.next(log.files()).expect("read") {
-            text.push_str(&piece);
+    let (mut renderer, mut text) = (Renderer::new(&app, found.skip), String::new());
+    let mut reader = found.reader;
+    while let Some(piece) = reader.next(log.files()).expect("read") {
+        let mut at = 0;
+        while let Parsed::Record(record, taken) = parse(&piece[at..]) {
+            if let Record::Data(data) = record {
+                renderer.add(&data, &mut text);
+            }
+            at += taken;
         }
     }
+    renderer.finish(&mut text);
     text.lines().map(|line| line[23..].to_owned()).collect()
 }
 

@@ -110,6 +110,31 @@ fn a_router_that_is_silent_while_adding_ends_the_rollout() {
 }
 
 #[test]
+fn a_tag_that_no_host_has_ends_the_rollout_at_once() {
+    let mut sim = running(2, 3, 4, 1);
+    let config = Uuid::from_u128(50);
+    let (tagged, _) = sim
+        .kv
+        .get::<Config>(&keys::config(&app(), Uuid::from_u128(5)))
+        .expect("a config");
+    let tagged = Config {
+        uuid: config,
+        tags: [("ssd".to_owned(), "true".to_owned())].into(),
+        ..tagged
+    };
+    sim.kv.put(&keys::config(&app(), config), &tagged);
+    sim.release(3, config);
+    sim.roll(RolloutKind::Release, 3, &structure(2, 0));
+    let begun = sim.now;
+    sim.settle();
+    sim.check_converged(2, &structure(2, 0), Some(OutcomeResult::Failed));
+    assert!(sim.now < begun + Duration::from_secs(10), "{:?}", sim.now);
+    let reason = sim.record().last_rollout.and_then(|end| end.reason);
+    let reason = reason.expect("a reason");
+    assert!(reason.contains("don't have the tags ssd=true"), "{reason}");
+}
+
+#[test]
 fn a_router_that_is_silent_while_removing_keeps_the_old_ones_up() {
     let mut sim = running(2, 3, 4, 2);
     sim.roll(RolloutKind::Scale, 2, &structure(1, 0));

@@ -74,6 +74,7 @@ fn sample(
             memory: BTreeMap::new(),
             cpu: BTreeMap::new(),
             tags: BTreeMap::new(),
+            whitelist: Default::default(),
             created,
         },
     }

@@ -14,3 +14,4 @@ mod t06_agent;
 mod t07_logs;
 mod t08_outage;
 mod t09_hosts;
+mod t12_images;

@@ -15,6 +15,9 @@ const QUICK: Duration = Duration::from_secs(60);
 /// Bound of a call that waits for a rollout or a command: more than the controller's own bound.
 const SLOW: Duration = Duration::from_secs(25 * 60);
 
+/// Bound of an answer that goes on for as long as it is read.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -22,10 +25,16 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{status}{text}")]
 pub struct Refused {
+    /// The status code.
+    pub code: u16,
     /// The status line's end, `404 NOT FOUND`.
     pub status: String,
     /// What it says besides, each line after a line break.
     pub text: String,
+    /// The same as it came, if that was JSON.
+    pub body: Value,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Speaks to one controller, for one user or nobody.
@@ -126,6 +135,25 @@ impl Client {
         self.call(Method::GET, path, query, None, QUICK).await
     }
 
+    /// Begins to read something that has no end.
+    pub async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Response> {
+        let path = [&["v1"], path, &[""]].concat();
+        let sent = self.send(Method::GET, &path, query, None, ENDLESS);
+        let response = tokio::time::timeout(QUICK, sent).await;
+        let response = response.map_err(|_| {
+            let (controller, limit) = (self.controller(), QUICK.as_secs());
+            anyhow!("{controller} gives no answer within {limit} s")
+        })??;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refused(response).await)
+    }
+
     /// Changes something at once.
     pub async fn post(&self, path: &[&str], body: Value) -> anyhow::Result<Answer> {
         self.call(Method::POST, path, &[], Some(body), QUICK).await
@@ -153,17 +181,32 @@ impl Client {
         path.insert(0, "v1");
         path.push("");
         let response = self.send(method, &path, query, body, limit).await?;
-        let code = response.status();
-        let status = status_line(&response);
-        let body = read(response).await?;
-        if code.is_success() {
+        if response.status().is_success() {
+            let body = read(response).await?;
             return Ok(Answer { body });
         }
-        Err(Refused {
+        Err(self.refused(response).await)
+    }
+
+    /// What an answer that is a refusal says.
+    async fn refused(&self, response: Response) -> anyhow::Error {
+        let code = response.status();
+        let status = status_line(&response);
+        let body = match read(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
+        let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
+        let controller = self.controller();
+        Refused {
+            code: code.as_u16(),
             status,
             text: explanation(&body),
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+            hint: stale
+                .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
-        .into())
+        .into()
     }
 
     async fn send(
@@ -188,20 +231,34 @@ impl Client {
         }
         request.send().await.map_err(|error| {
             // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &dyn std::error::Error = &error;
+            let mut cause: &(dyn std::error::Error + 'static) = &error;
             while let Some(source) = cause.source() {
                 cause = source;
             }
-            if error.is_timeout() {
-                anyhow!("{} gives no answer within {} s", self.controller(), limit.as_secs())
+            let controller = self.controller();
+            let timeout = error.is_timeout() && !error.is_connect();
+            if timeout {
+                anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+            } else if is_certificate(cause) {
+                anyhow!(
+                    "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                     its operators made themselves: deis login {controller} --ssl-verify=false"
+                )
             } else {
                 anyhow!(
-                    "can't reach the controller at {}: {cause}. Is the address right and the platform up?",
-                    self.controller()
+                    "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
                 )
             }
         })
     }
+}
+
+/// Whether rustls has refused the controller's certificate.
+fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        cause.downcast_ref(),
+        Some(rustls::Error::InvalidCertificate(_))
+    )
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {

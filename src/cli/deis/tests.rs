@@ -46,6 +46,7 @@ impl User {
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
+            browser: None,
         };
         Self {
             site: Site::start().await,
@@ -349,8 +350,23 @@ async fn config() {
     insta::assert_snapshot!(user.fails(&["config:set", "FAIL=1"]).await, @r"
     Creating config... 
     Error: 503 SERVICE UNAVAILABLE
-    detail: web.1 exits with 1
+    detail: aborting, failed to create some containers: web.1 exits with 1
     no such module
+    ");
+    let releases = user.ok(&["releases"]).await;
+    let failed = releases.lines().nth(1).expect("the newest");
+    let failed = failed.split_whitespace().next().expect("its number");
+    insta::assert_snapshot!(user.ok(&["releases:info", failed]).await, @r"
+    === blog Release v6
+    build:    [uuid]
+    config:   [uuid]
+    owner:    ada
+    created:  [time]
+    summary:  ada added FAIL (failed)
+    updated:  [time]
+    uuid:     [uuid]
+    failed:   web.1 exits with 1
+              no such module
     ");
     insta::assert_snapshot!(user.ok(&["limits"]).await, @r"
     === blog Limits
@@ -441,8 +457,8 @@ async fn processes_and_releases() {
     );
     insta::assert_snapshot!(user.fails(&["pull", "deis/example"]).await, @r"
     Creating build... 
-    Error: 501 NOT IMPLEMENTED
-    detail: This platform can't deploy images by name yet. Push blog with git instead: an app with a Dockerfile is built as an image.
+    Error: 503 SERVICE UNAVAILABLE
+    detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
     assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));

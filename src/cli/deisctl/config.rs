@@ -151,6 +151,12 @@ pub async fn run(
                 .iter()
                 .map(|text| assignment(text))
                 .collect::<Result<_, _>>()?;
+            for (name, value) in &settings {
+                if (target, *name) == (crate::logger::PART, crate::logger::drain::SETTING) {
+                    let parsed: Result<crate::logger::drain::Target, _> = value.parse();
+                    parsed.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+                }
+            }
             let txn = settings.iter().fold(Txn::new(), |txn, (name, value)| {
                 txn.put(&keys::setting(target, name), &(*value).to_owned())
             });

@@ -83,11 +83,7 @@ impl Shared {
         request: &BuildRequest,
     ) -> Result<(ReleaseNumber, Build), ApiError> {
         let change = self.deploy_image(name, app, user, request).await?;
-        let what = format!(
-            "{} deployed {}: {}",
-            user.username, request.image, change.release
-        );
-        self.tell(name, what);
+        self.tell_release(name, &change);
         self.settle(name, &change).await?;
         let found = change::contents(&self.store, name, change.release).await?;
         let build = found.and_then(|(_, _, build)| build);

@@ -18,11 +18,11 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
     },
     model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
-        self,
+        self, OpsError,
         change::{self, ConfigChange},
     },
     render,
@@ -97,6 +97,7 @@ pub(super) async fn get(
 pub(super) async fn set(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
@@ -114,10 +115,14 @@ pub(super) async fn set(
         cpu,
         tags,
     };
-    let change =
-        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
-    let what = format!("{} changed the config: {}", user.username, change.release);
-    ctl.tell(&name, what);
+    let change = ops::change::set_config(&ctl.store, &ctl.key, &name, by, &wanted).await;
+    let change = change.map_err(|error| match error {
+        busy @ OpsError::Busy { .. } => {
+            ApiError::Busy(format!("Config changes already in progress.\n{busy}"))
+        }
+        other => other.into(),
+    })?;
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let config = ctl.config(&name, change.release).await?;
     let mut values = ctl.unseal(&config)?;

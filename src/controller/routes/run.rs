@@ -19,14 +19,14 @@ use crate::{
         attach::Ended,
         auth,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         fleet,
     },
     model::{
-        AppName, Assignment, Desired, MachineId, MachineState, Phase, ProcessName, ProcessType,
-        ReleaseNumber, SCHEMA, Work,
+        Action, AppName, Assignment, Desired, MachineId, MachineState, Phase, ProcessName,
+        ProcessType, ReleaseNumber, SCHEMA, Work,
     },
-    ops::{OpsError, change},
+    ops::{OpsError, audit, change},
     store::{Key, Txn, keys},
 };
 
@@ -39,11 +39,14 @@ const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
 pub(super) async fn run(
     State(ctl): State<controller::State>,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     let command = valid::command(&fields)?;
+    let note = by.note(Action::Run, program(&command));
+    audit::commit(&ctl.store, &name, Txn::new(), note).await?;
     info!(app = %name, user = %user.username, "one-off process asked for");
     // A task of its own: it cleans up also when the client goes away, which drops this handler.
     let gone = CancellationToken::new();
@@ -58,6 +61,17 @@ pub(super) async fn run(
         .map_err(ApiError::internal)?;
     // v1's content type, for a body that is JSON.
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], reply).into_response())
+}
+
+/// What the audit trail says of a command: the program. The rest may hold what is nobody's business.
+fn program(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let first = words.find(|word| !word.contains('='));
+    let first: String = first.unwrap_or("…").chars().take(60).collect();
+    match words.next() {
+        Some(_) => format!("{first} …"),
+        None => first,
+    }
 }
 
 /// A process that was placed.

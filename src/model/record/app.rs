@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::schema;
 use crate::model::{
-    AppName, ConfigName, DomainName, ProcessId, ProcessType, ReleaseNumber, Username,
+    AppName, ConfigName, DomainName, ProcessId, ProcessType, ReleaseNumber, Username, Whitelist,
 };
 
 /// Wanted number of processes of each type.
@@ -128,6 +128,10 @@ pub struct Config {
     /// Placement tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What `DEIS_WHITELIST` among the values says: the leader, which opens no value, puts it into
+    /// the app's route.
+    #[serde(default, skip_serializing_if = "Whitelist::is_open")]
+    pub whitelist: Whitelist,
     /// When.
     pub created: Timestamp,
 }
@@ -293,6 +297,9 @@ pub struct Route {
     /// Answer with a maintenance page.
     #[serde(default)]
     pub maintenance: bool,
+    /// Who may come in, by the active release.
+    #[serde(default, skip_serializing_if = "Whitelist::is_open")]
+    pub whitelist: Whitelist,
 }
 
 /// `/deis/domains/<domain>`
@@ -308,6 +315,30 @@ pub struct Domain {
     /// Who added it.
     pub owner: Username,
     /// When.
+    pub created: Timestamp,
+}
+
+/// `/deis/certs/<name>`: a certificate that routers serve by SNI. Its owner's, not an app's.
+///
+/// Its number in the API is the revision at which it came into being: no two are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// What it is called by: one of its names.
+    pub name: DomainName,
+    /// The host names that it is served for, wildcards among them.
+    pub names: BTreeSet<DomainName>,
+    /// Whose it is.
+    pub owner: Username,
+    /// The chain as PEM, its own certificate first.
+    pub chain: String,
+    /// The private key as PEM, sealed with the context `cert_context(name)`.
+    pub key: SealedValue,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When it was added.
     pub created: Timestamp,
 }
 

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api;
 pub mod backoff;
 pub mod builder;
+pub mod cert;
 pub mod cli;
 pub mod controller;
 pub mod git;

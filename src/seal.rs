@@ -9,7 +9,7 @@ use std::{fmt, path::Path};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::model::{AppName, ConfigName, SealedValue};
+use crate::model::{AppName, ConfigName, DomainName, SealedValue};
 
 /// Begins every sealed value: scheme and key generation.
 const SCHEME: &str = "sealed1:";
@@ -164,6 +164,15 @@ impl ClusterKey {
     }
 }
 
+/// The place of the original builder's key among the controller's settings.
+pub const BUILDER_KEY_CONTEXT: &str = "controller/builderKey";
+
+/// Whether a text is a sealed value.
+#[must_use]
+pub fn is_sealed(text: &str) -> bool {
+    text.starts_with(SCHEME)
+}
+
 /// The place of a config value: it opens as nothing else.
 #[must_use]
 pub fn config_context(app: &AppName, name: &ConfigName) -> String {
@@ -174,6 +183,12 @@ pub fn config_context(app: &AppName, name: &ConfigName) -> String {
 #[must_use]
 pub fn order_context(assignment: uuid::Uuid) -> String {
     format!("run/{assignment}")
+}
+
+/// The place of a certificate's private key.
+#[must_use]
+pub fn cert_context(name: &DomainName) -> String {
+    format!("cert/{name}")
 }
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ impl Host {
             .put(
                 &keys::build(&app(), build),
                 &Build {
+                    source: None,
                     schema: SCHEMA,
                     uuid: build,
                     app: app(),
@@ -122,6 +123,7 @@ impl Host {
                     memory: BTreeMap::new(),
                     cpu: BTreeMap::new(),
                     tags: BTreeMap::new(),
+                    whitelist: Default::default(),
                     created,
                 },
             );

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::valid::*;
+use crate::model::DomainName;
 
 fn fields(value: Value) -> Fields {
     match value {
@@ -167,14 +168,24 @@ fn rollbacks() {
 #[test]
 fn domains() {
     let wrong = r#"{"domain":["Hostname does not look valid."]}"#;
-    let wild = r#"{"domain":["Adding a wildcard subdomain is currently not supported."]}"#;
+    let long = r#"{"domain":["Hostname must be 255 characters or less."]}"#;
+    let longest = format!("{}.x", "a.".repeat(130));
     let cases = [
         ("example.com", "ok"),
         ("Example.Com.", "ok"),
         ("domain", "ok"),
         ("xn--bcher-kva.example", "ok"),
-        ("*.example.com", wild),
-        ("*", wild),
+        ("10.1.2.3.xip.io", "ok"),
+        ("*.example.com", "ok"),
+        ("*.Example.Com.", "ok"),
+        ("*.com", wrong),
+        ("*.", wrong),
+        ("*", wrong),
+        ("a.*.example.com", wrong),
+        ("*.*.example.com", wrong),
+        ("domain1", wrong),
+        ("xip.io/..", wrong),
+        (longest.as_str(), long),
         ("-a.example.com", wrong),
         ("a--b.example.com", wrong),
         ("10.0.0.1", wrong),
@@ -190,6 +201,65 @@ fn domains() {
         );
     }
     assert!(domain(&fields(json!({"domain": "a".repeat(64)}))).is_err());
+}
+
+#[test]
+fn what_the_platform_keeps_for_itself() {
+    for (name, want) in [
+        ("apps.example.com", true),
+        ("blog.apps.example.com", true),
+        ("*.apps.example.com", true),
+        ("*.example.com", true),
+        ("a.blog.apps.example.com", false),
+        ("*.blog.apps.example.com", false),
+        ("myapps.example.com", false),
+        ("example.com", false),
+        ("www.example.com", false),
+    ] {
+        let name: DomainName = name.parse().expect("name");
+        assert_eq!(is_platforms(&name, "apps.example.com"), want, "{name}");
+    }
+    let top: DomainName = "*.localhost".parse().expect("name");
+    assert!(is_platforms(&top, "localhost"));
+}
+
+#[test]
+fn certificates() {
+    let name = |name: &str| json!({"certificate": "c", "key": "k", "common_name": name});
+    let blank = r#"{"key":["This field may not be blank."]}"#;
+    let long = r#"{"certificate":["Ensure this field has no more than 65536 characters."]}"#;
+    let missing = r#"{"certificate":["This field is required."]}"#;
+    let wrong = r#"{"common_name":["Hostname does not look valid."]}"#;
+    for (body, want) in [
+        (json!({"certificate": "c", "key": "k"}), "ok"),
+        (name(""), "ok"),
+        (name("*.Example.com."), "ok"),
+        (name("a b"), wrong),
+        (json!({"key": "k"}), missing),
+        (json!({"certificate": "c", "key": ""}), blank),
+        (json!({"certificate": "c".repeat(65537), "key": "k"}), long),
+    ] {
+        assert_eq!(why(cert(&fields(body.clone())).map(drop)), want, "{body}");
+    }
+    let fields = fields(name("*.Example.com."));
+    let request = cert(&fields).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(request.common_name.expect("name").as_str(), "*.example.com");
+}
+
+#[test]
+fn whitelists() {
+    let set = |text: &str| {
+        let body = json!({"values": {"DEIS_WHITELIST": text}});
+        config(&fields(body)).map(drop).map_err(|e| e.to_string())
+    };
+    assert_eq!(set("10.0.0.0/8:vpn,192.0.2.1:office"), Ok(()));
+    let error = set("10.0.0.0/8:vpn,office").expect_err("no address");
+    assert!(
+        error.starts_with("values: DEIS_WHITELIST: \"office\" is neither"),
+        "{error}"
+    );
+    let gone = json!({"values": {"DEIS_WHITELIST": null}});
+    assert!(config(&fields(gone)).is_ok());
 }
 
 #[test]

@@ -19,10 +19,10 @@ use super::{
     protocol::{Ask, KeyAnswer, MAX_FRAME, MAX_LINE, OpenAnswer, PushAnswer},
     push,
     refs::Sha,
-    registries::Registries,
 };
 use crate::{
     model::{AppName, PartPresence, Username},
+    registry::replicas::Registries,
     seal::ClusterKey,
     store::{Presence, Store, StoreError, keys},
 };

@@ -17,7 +17,6 @@ pub mod procfile;
 pub mod protocol;
 mod push;
 pub mod refs;
-pub mod registries;
 pub mod repository;
 pub mod side;
 pub mod sshd;
@@ -38,13 +37,13 @@ use uuid::Uuid;
 
 use crate::{
     model::{PartPresence, SCHEMA},
+    registry::replicas::Registries,
     seal::ClusterKey,
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
 };
 use build::BuildSettings;
 use daemon::Daemon;
-use registries::Registries;
 use sshd::{Sshd, SshdError, SshdSettings};
 
 /// Where sshd listens; routers lead port 2222 to it.

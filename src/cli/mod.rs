@@ -2,3 +2,4 @@
 
 pub mod deis;
 pub mod deisctl;
+pub mod table;

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::{
-    api::{containers::NoPlace, valid::Refusal},
+    api::{
+        containers::NoPlace,
+        grant::Denied,
+        valid::{BELOW_FIRST_RELEASE, Refusal},
+    },
     ops::OpsError,
     seal::SealError,
     store::{CommitError, StoreError},
@@ -21,12 +25,17 @@ tokio::task_local! {
     pub(super) static REQUEST_ID: String;
 }
 
+/// The id of the request that is being answered.
+pub(super) fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}
+
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     /// Nobody has said who asks, or with a token that is none.
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthorized(String),
     /// Whoever asks may not do that.
     #[error("You do not have permission to perform this action.")]
     Forbidden,
@@ -60,9 +69,9 @@ pub(super) enum ApiError {
     /// It can't be done now, or was tried and failed.
     #[error("{0}")]
     Unavailable(String),
-    /// This platform can't do that.
+    /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
-    NotImplemented(String),
+    Failed(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -90,8 +99,7 @@ impl ApiError {
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Failed(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -120,6 +128,15 @@ impl IntoResponse for ApiError {
                 .insert(header::WWW_AUTHENTICATE, scheme);
         }
         response
+    }
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Expired(_) => Self::Unauthorized(denied.to_string()),
+            Denied::Scope { .. } | Denied::Apps(_) => Self::ForbiddenBecause(denied.to_string()),
+        }
     }
 }
 
@@ -162,11 +179,12 @@ impl From<OpsError> for ApiError {
         match error {
             OpsError::NotFound(_) => Self::NotFound,
             OpsError::Taken(_) => Self::Refused(Refusal::not_unique("id")),
+            // v1's plain rollback counted down from the latest release.
+            OpsError::NothingToRollBackTo(_) => Self::detail(BELOW_FIRST_RELEASE),
             OpsError::Busy { .. } => Self::Busy(error.to_string()),
             OpsError::Contended(_) | OpsError::Destroying(_) => Self::Conflict(error.to_string()),
             OpsError::NoBuild
             | OpsError::UnknownType(_)
-            | OpsError::NothingToRollBackTo(_)
             | OpsError::Invalid(_)
             | OpsError::Name(_) => Self::detail(error.to_string()),
             OpsError::Timeout { .. } => Self::Unavailable(error.to_string()),

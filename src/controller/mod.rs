@@ -5,9 +5,11 @@
 //!
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
+//! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
 //!   is gone;
+//! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
 mod access;
@@ -16,6 +18,9 @@ mod auth;
 mod error;
 mod extract;
 mod fleet;
+mod gate;
+mod hook_key;
+mod images;
 mod oneoff;
 mod page;
 mod routes;
@@ -39,7 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords};
+use self::{attach::Attach, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
     model::{PartPresence, SCHEMA},
@@ -88,6 +93,7 @@ struct Shared {
     key: Arc<ClusterKey>,
     passwords: Passwords,
     attach: Attach,
+    images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
 }
@@ -95,8 +101,9 @@ struct Shared {
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
+            images: Images::new(store.clone(), local),
             store,
             key,
             passwords: Passwords::default(),
@@ -126,7 +133,7 @@ pub async fn run(
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,
@@ -145,6 +152,7 @@ pub async fn run(
     if let Err(error) = sweep::former_life(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
+    let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
     info!(%address, "controller serves the API");
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
@@ -163,6 +171,7 @@ pub async fn run(
     };
     let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
     presence.leave().await;
+    let _ = making_key.await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
         .await

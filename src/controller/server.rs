@@ -1,15 +1,21 @@
 //! The HTTP server: sockets, limits, and what every response has in common.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, response::IntoResponse};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use hyper::{body::Incoming, ext::ReasonPhrase, service::service_fn};
+use http::{
+    Extensions, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
+use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
@@ -27,10 +33,41 @@ const MAX_CONNECTIONS: usize = 1024;
 /// How long a client may take to send a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
+/// Names of headers that are not spelt like all others (`Content-Type`), as v1 spelt them.
+const SPELT: [&str; 5] = [
+    "DEIS_API_VERSION",
+    "X_DEIS_API_VERSION",
+    "DEIS_PLATFORM_VERSION",
+    "X_DEIS_PLATFORM_VERSION",
+    "WWW-Authenticate",
+];
+
+/// What tells hyper how to spell header names: it can learn that only from a request which has them,
+/// so it gets one to read.
+async fn spelling() -> Extensions {
+    let names: String = SPELT.iter().map(|name| format!("{name}: -\r\n")).collect();
+    let request = format!("GET / HTTP/1.1\r\nConnection: close\r\n{names}\r\n");
+    let (mut client, server) = tokio::io::duplex(4096);
+    let learnt = Mutex::new(Extensions::new());
+    let service = service_fn(|request: Request<Incoming>| {
+        *learnt.lock().unwrap_or_else(PoisonError::into_inner) = request.extensions().clone();
+        async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+    });
+    let served = http1::Builder::new()
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(server), service);
+    let (sent, served) = tokio::join!(client.write_all(request.as_bytes()), served);
+    if sent.is_err() || served.is_err() {
+        warn!("header names are not spelt as in v1");
+    }
+    learnt.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Serves until `stop`; then begun requests are finished, within a limit.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let spelling = spelling().await;
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await;
@@ -50,10 +87,14 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             },
         };
         let _ = socket.set_nodelay(true);
-        let router = router.clone();
+        let (router, spelling) = (router.clone(), spelling.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(respond(router, request.map(Body::new)).await) }
+            let (router, spelling) = (router.clone(), spelling.clone());
+            async move {
+                let mut response = respond(router, request.map(Body::new)).await;
+                response.extensions_mut().extend(spelling);
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
         builder

@@ -22,6 +22,7 @@ use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
 use crate::{
     model::*,
     ops,
+    plan::admission::admit,
     seal::{ClusterKey, order_context},
     session::{Channel, Order},
     store::{Store, Txn, keys},
@@ -84,7 +85,7 @@ impl Site {
             .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(
             api,
@@ -136,11 +137,15 @@ impl Site {
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("no head: {text:?}"));
         let mut lines = head.split("\r\n").map(str::to_owned);
-        Reply {
+        let mut reply = Reply {
             line: lines.next().expect("status line"),
             headers: lines.collect(),
             body: body.to_owned(),
+        };
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = unchunk(&reply.body);
         }
+        reply
     }
 
     /// One request; a body of null is no body.
@@ -160,11 +165,7 @@ impl Site {
              Content-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut reply = self.raw(request.as_bytes()).await;
-        if reply.header("transfer-encoding") == Some("chunked") {
-            reply.body = unchunk(&reply.body);
-        }
-        reply
+        self.raw(request.as_bytes()).await
     }
 
     /// A user with a token, without the cost of hashing a password.
@@ -182,7 +183,8 @@ impl Site {
             created: Timestamp::now(),
             last_login: None,
         };
-        let (token, txn) = auth::mint(&username, Timestamp::now()).expect("token");
+        let (token, txn) =
+            auth::mint(&auth::login(username.clone(), Timestamp::now())).expect("token");
         let txn = txn.put(&keys::user(&username), &user);
         self.store.commit(txn).await.expect("user");
         token
@@ -190,19 +192,23 @@ impl Site {
 
     /// Deploys a build with types web and worker, as the builder does after a push.
     pub(crate) async fn push(&self, app: &str, by: &str) {
+        self.push_types(app, by, ImageKind::Slug, &["web", "worker"])
+            .await;
+    }
+
+    /// Deploys a build with these process types.
+    pub(crate) async fn push_types(&self, app: &str, by: &str, kind: ImageKind, types: &[&str]) {
         let app: AppName = app.parse().expect("app");
         let by = by.parse().expect("user");
-        let kind = |text: &str| text.parse::<ProcessType>().expect("type");
+        let command = |name: &&str| (name.parse().expect("type"), format!("start {name}"));
         let build = ops::change::NewBuild {
             image: format!("{app}@sha256:00"),
-            kind: ImageKind::Slug,
+            source: None,
+            kind,
             port: 5000,
             sha: "0123456789abcdef0123456789abcdef01234567".into(),
-            procfile: BTreeMap::from([
-                (kind("web"), "serve".into()),
-                (kind("worker"), "work".into()),
-            ]),
-            dockerfile: false,
+            procfile: types.iter().map(command).collect(),
+            dockerfile: kind == ImageKind::Image,
         };
         let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
         let rollout = change.expect("deployed").rollout.expect("rollout");
@@ -223,8 +229,8 @@ fn unchunk(body: &str) -> String {
     whole
 }
 
-/// Carries out every rollout at once; one whose config has the variable FAIL is given up, and
-/// restarts of the app `stuck` never end.
+/// Carries out every rollout at once; one whose config has the variable FAIL is given up, as are all
+/// while the setting `testFailure` says why, and restarts of the app `stuck` never end.
 async fn lead(store: Store) {
     let mut feed = store.follow("/deis/apps/");
     loop {
@@ -252,11 +258,22 @@ async fn lead(store: Store) {
 }
 
 async fn destroy(store: &Store, name: &AppName) {
-    let txn = Txn::new()
+    let mut txn = Txn::new()
         .delete_prefix(&keys::app_tree(name))
         .delete(&keys::route(name))
         .delete(&keys::app(name));
+    let domains = store.list(&keys::domains()).await.expect("domains");
+    for (_, domain) in domains.entries {
+        if domain.value.app == *name {
+            txn = txn.delete(&keys::domain(&domain.value.domain));
+        }
+    }
     store.commit(txn).await.expect("destroyed");
+}
+
+async fn config_of(store: &Store, name: &AppName, release: ReleaseNumber) -> Config {
+    let contents = ops::change::contents(store, name, release);
+    contents.await.expect("store").expect("release").1
 }
 
 async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
@@ -267,13 +284,14 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         .expect("app")
         .value;
     let release = rollout.release;
-    let contents = ops::change::contents(store, name, release)
-        .await
-        .expect("store");
-    let (_, config, _) = contents.expect("release");
-    let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
-    let (result, reason, log) = if failed {
-        let reason = "web.1 exits with 1".to_owned();
+    let config = config_of(store, name, release).await;
+    let failure = store.get(&keys::platform("testFailure")).await;
+    let failure = failure.expect("store").map(|why| why.value);
+    let failure = failure.filter(|why| why != "off");
+    let crash = config.values.keys().any(|key| key.as_str() == "FAIL");
+    let failure = failure.or_else(|| crash.then(|| "web.1 exits with 1".to_owned()));
+    let failed = failure.is_some();
+    let (result, reason, log) = if let Some(reason) = failure {
         (
             OutcomeResult::Failed,
             Some(reason),
@@ -289,9 +307,12 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         result,
         reason: reason.clone(),
     });
+    let route = store.get(&keys::route(name)).await.expect("route");
+    let admitted = config_of(store, name, app.active).await.whitelist;
     let mut txn = Txn::new()
         .put(&keys::app(name), &app)
-        .delete(&keys::rollout(name));
+        .delete(&keys::rollout(name))
+        .and(admit(name, route.as_ref(), &admitted));
     if rollout.change == RolloutKind::Release {
         let outcome = Outcome {
             schema: SCHEMA,

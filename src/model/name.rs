@@ -217,6 +217,20 @@ name!(
 );
 
 name!(
+    /// What a user calls a token: 1 to 64 of `A-Z a-z 0-9 . _ -`, first a letter or digit. Safe in a
+    /// path and, unquoted, in a log line.
+    TokenName,
+    |text| check(
+        "a token name",
+        "use letters, digits and . _ -, beginning with a letter or digit",
+        &text,
+        (1, 64),
+        |c| c.is_ascii_alphanumeric() || "._-".contains(c),
+        |c, first| !first || c.is_ascii_alphanumeric(),
+    )
+);
+
+name!(
     /// Name of a config variable: `[A-Za-z_][A-Za-z0-9_]*`, at most 128 bytes.
     ///
     /// Safe as the name of an environment variable and as a program argument.

@@ -50,6 +50,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
         memory: BTreeMap::new(),
         cpu: BTreeMap::new(),
         tags: BTreeMap::new(),
+        whitelist: Whitelist::default(),
         created: now,
     };
     let release = Release {
@@ -89,7 +90,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
             &keys::route(name),
             &Route {
                 schema: SCHEMA,
-                maintenance: false,
+                ..Route::default()
             },
         );
     (app, txn)

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     model::*,
+    plan::admission,
     seal::{ClusterKey, config_context},
     store::{CommitError, Store, Txn, Versioned, keys},
 };
@@ -49,6 +50,7 @@ struct Base {
     name: AppName,
     app: Versioned<App>,
     rollout: Option<Versioned<Rollout>>,
+    route: Option<Versioned<Route>>,
     /// The active release with its config and build.
     release: Release,
     config: Config,
@@ -73,6 +75,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         return Err(OpsError::Destroying(name.clone()));
     }
     let rollout = store.get(&keys::rollout(name)).await?;
+    let route = store.get(&keys::route(name)).await?;
     let (release, config, build) = contents(store, name, app.value.active)
         .await?
         .ok_or_else(|| missing("the active release"))?;
@@ -80,6 +83,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         name: name.clone(),
         app,
         rollout,
+        route,
         release,
         config,
         build,
@@ -181,7 +185,7 @@ impl Base {
     ) -> Result<(Txn, Change), OpsError> {
         Ok(match wish {
             Wish::Config(key, change) => {
-                self.next_release(self.reconfigured(key, change, by, now), by, now)
+                self.next_release(self.reconfigured(key, change, by, now)?, by, now)
             }
             Wish::Deploy(new) => self.next_release(self.built(new, by, now), by, now),
             Wish::Rollback(to) => {
@@ -212,7 +216,7 @@ impl Base {
         change: &ConfigChange,
         by: &Username,
         now: Timestamp,
-    ) -> Next {
+    ) -> Result<Next, OpsError> {
         let name = &self.name;
         let mut config = Config {
             uuid: Uuid::new_v4(),
@@ -241,14 +245,20 @@ impl Base {
         let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
             old == new
         });
-        Next {
+        if let Some(value) = change.values.get(WHITELIST_VARIABLE) {
+            let list = value.as_deref().map(str::parse).transpose();
+            config.whitelist = list
+                .map_err(|error: InvalidWhitelist| OpsError::Invalid(error.to_string()))?
+                .unwrap_or_default();
+        }
+        Ok(Next {
             summary: config_summary(by, &values, &memory, &cpu, &tags),
             config,
             new_config: true,
             build: self.build.clone(),
             new_build: false,
             structure: self.app.value.structure.clone(),
-        }
+        })
     }
 
     /// The active release's config with a new build.
@@ -259,6 +269,7 @@ impl Base {
             app: self.name.clone(),
             owner: by.clone(),
             image: new.image.clone(),
+            source: new.source.clone(),
             kind: new.kind,
             port: new.port,
             sha: new.sha.clone(),
@@ -267,7 +278,7 @@ impl Base {
             created: now,
         };
         let what = if build.sha.is_empty() {
-            build.image.as_str()
+            build.source.as_deref().unwrap_or(&build.image)
         } else {
             short(&build.sha)
         };
@@ -432,7 +443,13 @@ impl Base {
         } else {
             // Nothing runs before the first build: the release is active at once.
             app.active = version;
-            txn = txn.put(&keys::outcome(name, version), &succeeded(version, now));
+            txn = txn
+                .put(&keys::outcome(name, version), &succeeded(version, now))
+                .and(admission::admit(
+                    name,
+                    self.route.as_ref(),
+                    &next.config.whitelist,
+                ));
             None
         };
         (

@@ -2,6 +2,7 @@
 //! purely, and commits one transaction that compares what it was based on.
 
 pub mod app;
+pub mod audit;
 pub mod change;
 pub mod follow;
 mod names;

@@ -3,6 +3,8 @@
 //! Two of them on different hosts are two replicas: the builder pushes to both, and hosts pull from
 //! either. Each keeps its images on its host's disk.
 
+pub mod replicas;
+
 use std::{
     io,
     net::SocketAddr,

@@ -560,6 +560,9 @@ fn announce_args(spec: &ProcessSpec<'_>, host: &HostFacts) -> Vec<String> {
     args
 }
 
+/// The program of Deis v1's slugs that sets up their environment.
+const RUNNER: &str = "/runner/init";
+
 /// Entry point and arguments for a process type.
 fn command_of(
     build: &Build,
@@ -568,6 +571,11 @@ fn command_of(
     match (build.procfile.get(kind), build.kind) {
         (Some(command), image) => Ok(shell(image, command)),
         (None, ImageKind::Image) if kind.as_str() == "cmd" => Ok((None, Vec::new())),
+        // What the buildpack's own defaults say.
+        (None, ImageKind::Runner) => {
+            let start = vec!["start".into(), kind.as_str().into()];
+            Ok((Some(RUNNER), start))
+        }
         (None, _) => Err(RenderError::NoCommand {
             kind: kind.clone(),
             known: build
@@ -586,6 +594,7 @@ fn shell(kind: ImageKind, command: &str) -> (Option<&'static str>, Vec<String>) 
     match kind {
         ImageKind::Slug => (None, vec!["deis-init".into(), command.into()]),
         ImageKind::Image => (Some("bash"), vec!["-c".into(), command.into()]),
+        ImageKind::Runner => (Some(RUNNER), vec![command.into()]),
     }
 }
 

@@ -49,6 +49,7 @@ fn sample(
             created,
         },
         build: Build {
+            source: None,
             schema: SCHEMA,
             uuid: build,
             app: app.clone(),
@@ -73,6 +74,7 @@ fn sample(
             memory: BTreeMap::new(),
             cpu: BTreeMap::new(),
             tags: BTreeMap::new(),
+            whitelist: Default::default(),
             created,
         },
     }

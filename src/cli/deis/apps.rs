@@ -1,27 +1,70 @@
 //! `apps:*`, `logs` and `git:remote`.
 
-use std::time::Instant;
+use std::{
+    ffi::OsString,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use clap::Args;
 use serde_json::json;
 
-use super::{Session, Shell, args, client::of_app, git, ps, ui::part_of};
+use super::{Shell, access, args, client::of_app, git, ps, ui::Format};
 use crate::{api::wire, model::AppName};
 
+/// `deis create`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the app; made up if not given
+    pub id: Option<String>,
+    /// Don't add a git remote
+    #[arg(long)]
+    pub no_remote: bool,
+    /// Build the app with this buildpack
+    #[arg(short, long)]
+    pub buildpack: Option<String>,
+    /// Name of the git remote
+    #[arg(short, long, default_value = "deis")]
+    pub remote: String,
+}
+
+/// `deis destroy`
+#[derive(Debug, Args)]
+pub struct Destroy {
+    #[command(flatten)]
+    pub app: args::App,
+    /// The app's name once more, instead of being asked for it
+    #[arg(long, value_name = "APP")]
+    pub confirm: Option<String>,
+}
+
+/// `deis git:remote`
+#[derive(Debug, Args)]
+pub struct GitRemote {
+    #[command(flatten)]
+    pub app: args::App,
+    /// Name of the git remote
+    #[arg(short, long, default_value = "deis")]
+    pub remote: String,
+}
+
 /// `apps:create`
-pub async fn create(shell: &mut Shell<'_>, args: args::Create) -> anyhow::Result<()> {
+pub async fn create(shell: &mut Shell<'_>, args: Create) -> anyhow::Result<()> {
     let session = shell.session()?;
     let body = match &args.id {
         Some(id) => json!({ "id": id }),
         None => json!({}),
     };
-    shell.ui.print("Creating Application... ");
-    let answer = shell.ui.wait(session.client.post(&["apps"], body)).await;
-    let app: wire::App = match answer.and_then(|answer| answer.json()) {
-        Ok(app) => app,
-        Err(error) => return broken_off(shell, error),
-    };
-    shell.ui.line(&format!("done, created {}", app.id));
+    let work = session.client.post(&["apps"], body);
+    let app: wire::App = shell
+        .ui
+        .step("Creating Application... ", work)
+        .await?
+        .json()?;
+    shell
+        .ui
+        .show(&app, |ui| ui.line(&format!("done, created {}", app.id)));
     let name: AppName = app.id.parse()?;
     if let Some(buildpack) = &args.buildpack {
         let body = json!({ "values": { "BUILDPACK_URL": buildpack } });
@@ -43,61 +86,82 @@ pub async fn create(shell: &mut Shell<'_>, args: args::Create) -> anyhow::Result
     Ok(())
 }
 
-/// Ends a line of progress before an error is told.
-pub fn broken_off<T>(shell: &mut Shell<'_>, error: anyhow::Error) -> anyhow::Result<T> {
-    shell.ui.print("\n");
-    Err(error)
-}
-
 /// `apps:list`
 pub async fn list(shell: &mut Shell<'_>, args: args::List) -> anyhow::Result<()> {
     let session = shell.session()?;
     let limit = session.profile.limit(args.limit);
     let page: wire::Page<wire::App> = session.client.page(&["apps"], limit).await?;
-    let part = part_of(page.results.len(), page.count);
-    shell.ui.line(&format!("=== Apps{part}"));
-    for app in page.results {
-        shell.ui.line(&app.id);
-    }
+    shell.ui.list("Apps", &page, |ui, apps| {
+        for app in apps {
+            ui.line(&app.id);
+        }
+    });
     Ok(())
 }
 
 /// `apps:info`
 pub async fn info(shell: &mut Shell<'_>, args: args::App) -> anyhow::Result<()> {
     let (session, name) = shell.app(args.app.as_deref())?;
+    let limit = session.profile.limit(None);
     let app: wire::App = session.client.get(&of_app(&name, &[])).await?;
+    let processes = ps::processes(&session, &name, limit).await?;
+    let domains = access::domains_of(&session, &name, limit).await?;
+    if shell.ui.format() == Format::Json {
+        let mut all = serde_json::to_value(&app).context("can't write this as JSON")?;
+        all["containers"] = json!(processes.results);
+        all["domains"] = json!(domains.results);
+        shell.ui.show(&all, |_| ());
+        return Ok(());
+    }
     shell.ui.print(&format!(
         "=== {} Application\nupdated:  {}\nuuid:     {}\ncreated:  {}\nurl:      {}\n\
          owner:    {}\nid:       {}\n\n",
         app.id, app.updated, app.uuid, app.created, app.url, app.owner, app.id
     ));
-    let limit = session.profile.limit(None);
-    ps::show(shell, &session, &name, limit).await?;
+    ps::show(shell.ui, &name, &processes);
     shell.ui.print("\n");
-    show_domains(shell, &session, &name, limit).await?;
+    access::show_domains(shell.ui, &name, &domains);
     shell.ui.print("\n");
     Ok(())
 }
 
-/// Prints an app's domains.
-pub async fn show_domains(
-    shell: &mut Shell<'_>,
-    session: &Session,
-    app: &AppName,
-    limit: u32,
-) -> anyhow::Result<()> {
-    let path = of_app(app, &["domains"]);
-    let page: wire::Page<wire::Domain> = session.client.page(&path, limit).await?;
-    let part = part_of(page.results.len(), page.count);
-    shell.ui.line(&format!("=== {app} Domains{part}"));
-    for domain in page.results {
-        shell.ui.line(&domain.domain);
+/// `apps:open`
+pub async fn open(shell: &mut Shell<'_>, args: args::App) -> anyhow::Result<()> {
+    let (session, name) = shell.app(args.app.as_deref())?;
+    let app: wire::App = session.client.get(&of_app(&name, &[])).await?;
+    let url = format!("http://{}", app.url);
+    shell.ui.show(&json!({ "url": url }), |ui| ui.line(&url));
+    if shell.ui.format() == Format::Json {
+        return Ok(());
     }
+    let Some(browser) = &shell.env.browser else {
+        return Ok(());
+    };
+    // It goes on after us, and what it has to say is nobody's business.
+    Command::new(browser)
+        .arg(&url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("can't start {} to show it", browser.display()))?;
     Ok(())
+}
+
+/// The program that shows web pages, if this is a session with a screen.
+pub fn browser(var: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
+    if let Some(browser) = var("BROWSER") {
+        return Some(browser);
+    }
+    if cfg!(target_os = "macos") {
+        return Some("open".into());
+    }
+    let screen = var("DISPLAY").or_else(|| var("WAYLAND_DISPLAY"));
+    screen.map(|_| "xdg-open".into())
 }
 
 /// `apps:destroy`
-pub async fn destroy(shell: &mut Shell<'_>, args: args::Destroy) -> anyhow::Result<()> {
+pub async fn destroy(shell: &mut Shell<'_>, args: Destroy) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let confirm = match args.confirm {
         Some(confirm) => confirm,
@@ -111,10 +175,11 @@ pub async fn destroy(shell: &mut Shell<'_>, args: args::Destroy) -> anyhow::Resu
         bail!("App {app} does not match confirm {confirm}, aborting.");
     }
     let start = Instant::now();
-    shell.ui.line(&format!("Destroying {app}..."));
+    let path = of_app(&app, &[]);
+    let doing = format!("Destroying {app}...\n");
     shell
         .ui
-        .wait(session.client.delete(&of_app(&app, &[]), None))
+        .step(&doing, session.client.delete(&path, None))
         .await?;
     shell
         .ui
@@ -128,14 +193,14 @@ pub async fn destroy(shell: &mut Shell<'_>, args: args::Destroy) -> anyhow::Resu
 /// `apps:transfer`
 pub async fn transfer(shell: &mut Shell<'_>, args: args::AppUser) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
+    let path = of_app(&app, &[]);
+    let doing = format!("Transferring {app} to {}... ", args.user);
+    let body = json!({ "owner": args.user });
     shell
         .ui
-        .print(&format!("Transferring {app} to {}... ", args.user));
-    let body = json!({ "owner": args.user });
-    match session.client.post(&of_app(&app, &[]), body).await {
-        Ok(_) => shell.ui.line("done"),
-        Err(error) => return broken_off(shell, error),
-    }
+        .step(&doing, session.client.post(&path, body))
+        .await?;
+    shell.ui.line("done");
     Ok(())
 }
 
@@ -158,7 +223,7 @@ pub async fn logs(shell: &mut Shell<'_>, args: args::Logs) -> anyhow::Result<()>
         } else {
             line.to_owned()
         };
-        shell.ui.line(&line);
+        shell.ui.data(format!("{line}\n").as_bytes());
     }
     Ok(())
 }
@@ -178,9 +243,13 @@ fn tint(line: &str) -> String {
 }
 
 /// `git:remote`
-pub fn git_remote(shell: &mut Shell<'_>, args: args::GitRemote) -> anyhow::Result<()> {
+pub fn git_remote(shell: &mut Shell<'_>, args: GitRemote) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
-    git::add(&shell.env.cwd, &args.remote, session.client.host(), &app)?;
-    shell.ui.line(&format!("Git remote {} added", args.remote));
+    let host = session.client.host();
+    git::add(&shell.env.cwd, &args.remote, host, &app)?;
+    let remote = json!({ "remote": args.remote, "url": git::url(host, &app) });
+    shell.ui.show(&remote, |ui| {
+        ui.line(&format!("Git remote {} added", args.remote))
+    });
     Ok(())
 }

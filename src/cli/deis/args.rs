@@ -1,25 +1,44 @@
 //! The command line as clap reads it: v1's commands with their shortcuts.
-
-use std::path::PathBuf;
+//!
+//! A new command is a variant of [`Command`] (its arguments in the file that carries it out), a line
+//! in `dispatch`, and a row of `examples`. Its group in `deis help` is what stands before the colon
+//! (a new group gets a row in `help::GROUPS`); completion and manual page follow by themselves.
+//! `--output json` works where it shows what it shows by `Ui::show` or `Ui::list`.
 
 use clap::{Args, Parser, Subcommand};
 
+use super::{access, apps, auth, completion, config, help, keys, limits, manual, ps, releases, ui};
+
 /// Deploy and manage apps on a Deis platform
 ///
-/// Most commands are about the app that the git remote of the current directory leads to; --app
-/// names another one. `deis help <command>` tells more of each.
+/// Most commands are about one app: the one that --app names, else the one that the git remote of
+/// the current directory leads to.
 #[derive(Debug, Parser)]
 #[command(
     name = "deis",
     bin_name = "deis",
     version = crate::api::PLATFORM_VERSION,
-    arg_required_else_help = true,
-    after_help = "First steps: deis register <controller> · deis keys:add · deis create · git push deis main"
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    infer_long_args = true,
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// How to show things
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_default_value = true,
+        hide_possible_values = true,
+        help = "Show it as `text` or `json`",
+        display_order = 900
+    )]
+    pub output: ui::Format,
 }
 
 /// Everything that can be done.
@@ -27,10 +46,10 @@ pub struct Cli {
 pub enum Command {
     /// Register a new account with a controller
     #[command(name = "auth:register", visible_alias = "register")]
-    Register(Register),
+    Register(auth::Register),
     /// Log in to a controller
     #[command(name = "auth:login", visible_alias = "login")]
-    Login(Login),
+    Login(auth::Login),
     /// Forget who is logged in
     #[command(name = "auth:logout", visible_alias = "logout")]
     Logout,
@@ -39,17 +58,17 @@ pub enum Command {
     Whoami,
     /// Change a password
     #[command(name = "auth:passwd", visible_alias = "passwd")]
-    Passwd(Passwd),
+    Passwd(auth::Passwd),
     /// Delete an account
     #[command(name = "auth:cancel")]
-    Cancel(Cancel),
+    Cancel(auth::Cancel),
     /// End all logins of a user and start a new one
     #[command(name = "auth:regenerate")]
-    Regenerate(Regenerate),
+    Regenerate(auth::Regenerate),
 
     /// Create an app, and a git remote that leads to it
     #[command(name = "apps:create", visible_alias = "create")]
-    Create(Create),
+    Create(apps::Create),
     /// List apps
     #[command(name = "apps:list", visible_alias = "apps")]
     Apps(List),
@@ -58,7 +77,10 @@ pub enum Command {
     Info(App),
     /// Destroy an app with all that belongs to it
     #[command(name = "apps:destroy", visible_alias = "destroy")]
-    Destroy(Destroy),
+    Destroy(apps::Destroy),
+    /// Open an app in the browser
+    #[command(name = "apps:open", visible_alias = "open")]
+    Open(App),
     /// Give an app to another user
     #[command(name = "apps:transfer")]
     Transfer(AppUser),
@@ -70,43 +92,43 @@ pub enum Command {
     Run(Run),
     /// Add a git remote that leads to an app
     #[command(name = "git:remote")]
-    GitRemote(GitRemote),
+    GitRemote(apps::GitRemote),
 
     /// List config variables
     #[command(name = "config:list", visible_alias = "config")]
-    Config(ConfigList),
+    Config(config::List),
     /// Set config variables, and deploy the app with them
     #[command(name = "config:set")]
-    ConfigSet(ConfigSet),
+    ConfigSet(config::Set),
     /// Remove config variables, and deploy the app without them
     #[command(name = "config:unset")]
-    ConfigUnset(ConfigUnset),
+    ConfigUnset(config::Unset),
     /// Write config variables into the file .env
     #[command(name = "config:pull")]
-    ConfigPull(ConfigPull),
+    ConfigPull(config::Pull),
     /// Set config variables from a file
     #[command(name = "config:push")]
-    ConfigPush(ConfigPush),
+    ConfigPush(config::Push),
 
     /// List processes
     #[command(name = "ps:list", visible_alias = "ps")]
     Ps(AppList),
     /// Run so many processes of a type
     #[command(name = "ps:scale", visible_alias = "scale")]
-    Scale(Scale),
+    Scale(ps::Scale),
     /// Restart all processes, those of a type, or one
     #[command(name = "ps:restart", visible_alias = "restart")]
-    Restart(Restart),
+    Restart(ps::Restart),
 
     /// List releases
     #[command(name = "releases:list", visible_alias = "releases")]
     Releases(AppList),
     /// Show a release
     #[command(name = "releases:info")]
-    ReleaseInfo(ReleaseInfo),
+    ReleaseInfo(releases::Info),
     /// Go back to an earlier release, as a new one
     #[command(name = "releases:rollback", visible_alias = "rollback")]
-    Rollback(Rollback),
+    Rollback(releases::Rollback),
     /// List builds
     #[command(name = "builds:list", visible_alias = "builds")]
     Builds(AppList),
@@ -119,30 +141,30 @@ pub enum Command {
     Keys(List),
     /// Add an SSH key, so that you can push with it
     #[command(name = "keys:add")]
-    KeysAdd(KeysAdd),
+    KeysAdd(keys::Add),
     /// Remove an SSH key
     #[command(name = "keys:remove")]
-    KeysRemove(KeysRemove),
+    KeysRemove(keys::Remove),
 
     /// List an app's domains
     #[command(name = "domains:list", visible_alias = "domains")]
     Domains(AppList),
     /// Add a domain to an app
     #[command(name = "domains:add")]
-    DomainsAdd(DomainArg),
+    DomainsAdd(access::DomainArg),
     /// Remove a domain from an app
     #[command(name = "domains:remove")]
-    DomainsRemove(DomainArg),
+    DomainsRemove(access::DomainArg),
 
     /// List who may use an app, or the platform's administrators
     #[command(name = "perms:list", visible_aliases = ["perms", "sharing", "sharing:list"])]
-    Perms(PermsList),
+    Perms(access::PermsList),
     /// Let a user use an app, or administer the platform
     #[command(name = "perms:create", visible_alias = "sharing:add")]
-    PermsCreate(PermsChange),
+    PermsCreate(access::PermsChange),
     /// Take that back
     #[command(name = "perms:delete", visible_alias = "sharing:remove")]
-    PermsDelete(PermsChange),
+    PermsDelete(access::PermsChange),
     /// List the platform's users
     #[command(name = "users:list", visible_alias = "users")]
     Users(List),
@@ -152,20 +174,32 @@ pub enum Command {
     Limits(App),
     /// Set limits of process types
     #[command(name = "limits:set")]
-    LimitsSet(LimitsSet),
+    LimitsSet(limits::LimitsSet),
     /// Remove limits of process types
     #[command(name = "limits:unset")]
-    LimitsUnset(LimitsUnset),
+    LimitsUnset(limits::LimitsUnset),
     /// List placement tags
     #[command(name = "tags:list", visible_alias = "tags")]
     Tags(App),
     /// Run the app's processes only on hosts with these tags
     #[command(name = "tags:set")]
-    TagsSet(TagsSet),
+    TagsSet(limits::TagsSet),
     /// Remove placement tags
     #[command(name = "tags:unset")]
-    TagsUnset(TagsUnset),
+    TagsUnset(limits::TagsUnset),
 
+    /// Tell about a command or a group of commands
+    #[command(name = "help")]
+    Help(help::Help),
+    /// Print a script that completes commands in your shell
+    #[command(name = "completion", alias = "completions")]
+    Completion(completion::Completion),
+    /// List what could complete a command line; for the scripts of `completion`
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::Complete),
+    /// Write the manual pages
+    #[command(name = "man")]
+    Man(manual::Man),
     /// Show this program's version
     #[command(name = "version")]
     Version,
@@ -205,106 +239,6 @@ pub struct AppUser {
     pub app: App,
 }
 
-/// `deis register`
-#[derive(Debug, Args)]
-pub struct Register {
-    /// URL of the controller, for example http://deis.example.com
-    pub controller: String,
-    /// Name for the account; asked for if not given
-    #[arg(long)]
-    pub username: Option<String>,
-    /// Password for the account; asked for if not given
-    #[arg(long)]
-    pub password: Option<String>,
-    /// Mail address; asked for if not given
-    #[arg(long)]
-    pub email: Option<String>,
-    /// Whether to verify the controller's certificate
-    #[arg(long, default_value = "true", action = clap::ArgAction::Set)]
-    pub ssl_verify: bool,
-}
-
-/// `deis login`
-#[derive(Debug, Args)]
-pub struct Login {
-    /// URL of the controller, for example http://deis.example.com
-    pub controller: String,
-    /// Name of the account; asked for if not given
-    #[arg(long)]
-    pub username: Option<String>,
-    /// Password of the account; asked for if not given
-    #[arg(long)]
-    pub password: Option<String>,
-    /// Whether to verify the controller's certificate
-    #[arg(long, default_value = "true", action = clap::ArgAction::Set)]
-    pub ssl_verify: bool,
-}
-
-/// `deis passwd`
-#[derive(Debug, Args)]
-pub struct Passwd {
-    /// Another user (administrators only)
-    #[arg(long)]
-    pub username: Option<String>,
-    /// The current password; asked for if not given
-    #[arg(long)]
-    pub password: Option<String>,
-    /// The new password; asked for if not given
-    #[arg(long)]
-    pub new_password: Option<String>,
-}
-
-/// `deis auth:cancel`
-#[derive(Debug, Args)]
-pub struct Cancel {
-    /// Another user (administrators only)
-    #[arg(long)]
-    pub username: Option<String>,
-    /// Your password; asked for if not given
-    #[arg(long)]
-    pub password: Option<String>,
-    /// Don't ask whether you are sure
-    #[arg(long)]
-    pub yes: bool,
-}
-
-/// `deis auth:regenerate`
-#[derive(Debug, Args)]
-pub struct Regenerate {
-    /// Another user (administrators only)
-    #[arg(short, long)]
-    pub username: Option<String>,
-    /// All users, you included (administrators only)
-    #[arg(long, conflicts_with = "username")]
-    pub all: bool,
-}
-
-/// `deis create`
-#[derive(Debug, Args)]
-pub struct Create {
-    /// Name of the app; made up if not given
-    pub id: Option<String>,
-    /// Don't add a git remote
-    #[arg(long)]
-    pub no_remote: bool,
-    /// Build the app with this buildpack
-    #[arg(short, long)]
-    pub buildpack: Option<String>,
-    /// Name of the git remote
-    #[arg(short, long, default_value = "deis")]
-    pub remote: String,
-}
-
-/// `deis destroy`
-#[derive(Debug, Args)]
-pub struct Destroy {
-    #[command(flatten)]
-    pub app: App,
-    /// The app's name once more, instead of being asked for it
-    #[arg(long, value_name = "APP")]
-    pub confirm: Option<String>,
-}
-
 /// `deis logs`
 #[derive(Debug, Args)]
 pub struct Logs {
@@ -337,109 +271,6 @@ pub struct Run {
     pub command: Vec<String>,
 }
 
-/// `deis git:remote`
-#[derive(Debug, Args)]
-pub struct GitRemote {
-    #[command(flatten)]
-    pub app: App,
-    /// Name of the git remote
-    #[arg(short, long, default_value = "deis")]
-    pub remote: String,
-}
-
-/// `deis config:list`
-#[derive(Debug, Args)]
-pub struct ConfigList {
-    #[command(flatten)]
-    pub app: App,
-    /// Print all on one line, as config:set takes them
-    #[arg(long)]
-    pub oneline: bool,
-}
-
-/// `deis config:set`
-#[derive(Debug, Args)]
-pub struct ConfigSet {
-    #[command(flatten)]
-    pub app: App,
-    /// What to set
-    #[arg(required = true, value_name = "NAME=VALUE")]
-    pub values: Vec<String>,
-}
-
-/// `deis config:unset`
-#[derive(Debug, Args)]
-pub struct ConfigUnset {
-    #[command(flatten)]
-    pub app: App,
-    /// What to remove
-    #[arg(required = true, value_name = "NAME")]
-    pub names: Vec<String>,
-}
-
-/// `deis config:pull`
-#[derive(Debug, Args)]
-pub struct ConfigPull {
-    #[command(flatten)]
-    pub app: App,
-    /// Ask about each variable that differs
-    #[arg(short, long)]
-    pub interactive: bool,
-    /// Overwrite variables that the file has already
-    #[arg(short, long)]
-    pub overwrite: bool,
-}
-
-/// `deis config:push`
-#[derive(Debug, Args)]
-pub struct ConfigPush {
-    #[command(flatten)]
-    pub app: App,
-    /// The file
-    #[arg(short, long, default_value = ".env")]
-    pub path: PathBuf,
-}
-
-/// `deis scale`
-#[derive(Debug, Args)]
-pub struct Scale {
-    #[command(flatten)]
-    pub app: App,
-    /// How many of which type
-    #[arg(required = true, value_name = "TYPE=N")]
-    pub targets: Vec<String>,
-}
-
-/// `deis ps:restart`
-#[derive(Debug, Args)]
-pub struct Restart {
-    #[command(flatten)]
-    pub app: App,
-    /// A type, or one process of it as web.1
-    #[arg(value_name = "TYPE[.N]")]
-    pub target: Option<String>,
-}
-
-/// `deis releases:info`
-#[derive(Debug, Args)]
-pub struct ReleaseInfo {
-    #[command(flatten)]
-    pub app: App,
-    /// The release, as v2 or 2
-    #[arg(value_parser = version)]
-    pub version: u32,
-}
-
-/// `deis rollback`
-#[derive(Debug, Args)]
-pub struct Rollback {
-    #[command(flatten)]
-    pub app: App,
-    /// The release, as v2 or 2; else the last one before the current that succeeded
-    #[arg(value_parser = version)]
-    pub version: Option<u32>,
-}
-
 /// `deis pull`
 #[derive(Debug, Args)]
 pub struct Pull {
@@ -450,113 +281,4 @@ pub struct Pull {
     /// Process types and their commands, as YAML; else the file Procfile
     #[arg(short, long)]
     pub procfile: Option<String>,
-}
-
-/// `deis keys:add`
-#[derive(Debug, Args)]
-pub struct KeysAdd {
-    /// File of the public key; else you are asked which of ~/.ssh
-    pub file: Option<PathBuf>,
-}
-
-/// `deis keys:remove`
-#[derive(Debug, Args)]
-pub struct KeysRemove {
-    /// Name of the key, as keys:list shows it
-    pub id: String,
-}
-
-/// A domain of an app.
-#[derive(Debug, Args)]
-pub struct DomainArg {
-    #[command(flatten)]
-    pub app: App,
-    /// The domain
-    pub domain: String,
-}
-
-/// `deis perms:list`
-#[derive(Debug, Args)]
-pub struct PermsList {
-    /// The app; else the one that the git remote of this directory leads to
-    #[arg(long, conflicts_with = "admin")]
-    pub app: Option<String>,
-    /// The platform's administrators instead
-    #[arg(short, long)]
-    pub admin: bool,
-    #[command(flatten)]
-    pub list: List,
-}
-
-/// `deis perms:create` and `perms:delete`
-#[derive(Debug, Args)]
-pub struct PermsChange {
-    /// The user
-    pub user: String,
-    /// The app; else the one that the git remote of this directory leads to
-    #[arg(long, conflicts_with = "admin")]
-    pub app: Option<String>,
-    /// Administrator of the platform instead
-    #[arg(short, long)]
-    pub admin: bool,
-}
-
-/// `deis limits:set`
-#[derive(Debug, Args)]
-pub struct LimitsSet {
-    #[command(flatten)]
-    pub app: App,
-    /// Limit CPU shares, 0 to 1024
-    #[arg(short, long, conflicts_with = "memory")]
-    pub cpu: bool,
-    /// Limit memory (this is what is limited unless you say otherwise)
-    #[arg(short, long)]
-    pub memory: bool,
-    /// The limits, for example web=512M, or web=512 for CPU shares
-    #[arg(required = true, value_name = "TYPE=LIMIT")]
-    pub limits: Vec<String>,
-}
-
-/// `deis limits:unset`
-#[derive(Debug, Args)]
-pub struct LimitsUnset {
-    #[command(flatten)]
-    pub app: App,
-    /// Of CPU shares
-    #[arg(short, long, conflicts_with = "memory")]
-    pub cpu: bool,
-    /// Of memory (this is meant unless you say otherwise)
-    #[arg(short, long)]
-    pub memory: bool,
-    /// The process types
-    #[arg(required = true, value_name = "TYPE")]
-    pub types: Vec<String>,
-}
-
-/// `deis tags:set`
-#[derive(Debug, Args)]
-pub struct TagsSet {
-    #[command(flatten)]
-    pub app: App,
-    /// The tags
-    #[arg(required = true, value_name = "KEY=VALUE")]
-    pub tags: Vec<String>,
-}
-
-/// `deis tags:unset`
-#[derive(Debug, Args)]
-pub struct TagsUnset {
-    #[command(flatten)]
-    pub app: App,
-    /// The tags
-    #[arg(required = true, value_name = "KEY")]
-    pub tags: Vec<String>,
-}
-
-/// Reads a release number, with or without its v.
-fn version(text: &str) -> Result<u32, String> {
-    text.strip_prefix('v')
-        .unwrap_or(text)
-        .parse()
-        .map_err(|_| format!("{text:?} is no release; write it as v2"))
 }

@@ -1,17 +1,92 @@
 //! `auth:*`: accounts and logins.
 
 use anyhow::{Context as _, bail};
-use serde_json::json;
+use clap::Args;
+use serde_json::{Value, json};
 
 use super::{
-    Shell, args,
+    Shell,
     client::{Client, Refused},
     profile::Profile,
 };
 use crate::api::wire::TokenReply;
 
+/// `deis register`
+#[derive(Debug, Args)]
+pub struct Register {
+    /// URL of the controller, for example http://deis.example.com
+    pub controller: String,
+    /// Name for the account; asked for if not given
+    #[arg(long)]
+    pub username: Option<String>,
+    /// Password for the account; asked for if not given
+    #[arg(long, allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Mail address; asked for if not given
+    #[arg(long)]
+    pub email: Option<String>,
+    /// Whether to verify the controller's certificate
+    #[arg(long, default_value = "true", action = clap::ArgAction::Set)]
+    pub ssl_verify: bool,
+}
+
+/// `deis login`
+#[derive(Debug, Args)]
+pub struct Login {
+    /// URL of the controller, for example http://deis.example.com
+    pub controller: String,
+    /// Name of the account; asked for if not given
+    #[arg(long)]
+    pub username: Option<String>,
+    /// Password of the account; asked for if not given
+    #[arg(long, allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Whether to verify the controller's certificate
+    #[arg(long, default_value = "true", action = clap::ArgAction::Set)]
+    pub ssl_verify: bool,
+}
+
+/// `deis passwd`
+#[derive(Debug, Args)]
+pub struct Passwd {
+    /// Another user (administrators only)
+    #[arg(long)]
+    pub username: Option<String>,
+    /// The current password; asked for if not given
+    #[arg(long, allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// The new password; asked for if not given
+    #[arg(long, allow_hyphen_values = true)]
+    pub new_password: Option<String>,
+}
+
+/// `deis auth:cancel`
+#[derive(Debug, Args)]
+pub struct Cancel {
+    /// Another user (administrators only)
+    #[arg(long)]
+    pub username: Option<String>,
+    /// Your password; asked for if not given
+    #[arg(long, allow_hyphen_values = true)]
+    pub password: Option<String>,
+    /// Don't ask whether you are sure
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `deis auth:regenerate`
+#[derive(Debug, Args)]
+pub struct Regenerate {
+    /// Another user (administrators only)
+    #[arg(short, long)]
+    pub username: Option<String>,
+    /// All users, you included (administrators only)
+    #[arg(long, conflicts_with = "username")]
+    pub all: bool,
+}
+
 /// `auth:register`: a new account, and a login with it.
-pub async fn register(shell: &mut Shell<'_>, args: args::Register) -> anyhow::Result<()> {
+pub async fn register(shell: &mut Shell<'_>, args: Register) -> anyhow::Result<()> {
     let client = Client::new(&args.controller, args.ssl_verify, None)?;
     client.check().await?;
     let username = given(shell, args.username, "username: ")?;
@@ -38,11 +113,11 @@ pub async fn register(shell: &mut Shell<'_>, args: args::Register) -> anyhow::Re
 
 fn is_unauthorized(error: &anyhow::Error) -> bool {
     let refused = error.downcast_ref::<Refused>();
-    refused.is_some_and(|refused| refused.status.starts_with("401"))
+    refused.is_some_and(|refused| refused.code == 401)
 }
 
 /// `auth:login`
-pub async fn login(shell: &mut Shell<'_>, args: args::Login) -> anyhow::Result<()> {
+pub async fn login(shell: &mut Shell<'_>, args: Login) -> anyhow::Result<()> {
     Client::new(&args.controller, args.ssl_verify, None)?
         .check()
         .await?;
@@ -65,16 +140,19 @@ async fn start(
     let client = Client::new(controller, ssl_verify, None)?;
     let body = json!({ "username": username, "password": password });
     let reply: TokenReply = client.post(&["auth", "login"], body).await?.json()?;
-    let response_limit = Profile::load(shell.env).map_or(0, |profile| profile.response_limit);
+    let before = Profile::load(shell.env).ok();
     let profile = Profile {
         username,
         ssl_verify,
         controller: client.controller(),
         token: reply.token,
-        response_limit,
+        response_limit: before.as_ref().map_or(0, |before| before.response_limit),
+        rest: before.map(|before| before.rest).unwrap_or_default(),
     };
     profile.save(shell.env)?;
-    shell.ui.line(&format!("Logged in as {}", profile.username));
+    shell.ui.show(&identity(&profile), |ui| {
+        ui.line(&format!("Logged in as {}", profile.username));
+    });
     Ok(())
 }
 
@@ -88,15 +166,24 @@ pub fn logout(shell: &mut Shell<'_>) -> anyhow::Result<()> {
 /// `auth:whoami`
 pub fn whoami(shell: &mut Shell<'_>) -> anyhow::Result<()> {
     let profile = Profile::load(shell.env)?;
-    shell.ui.line(&format!(
-        "You are {} at {}",
-        profile.username, profile.controller
-    ));
+    shell.ui.show(&identity(&profile), |ui| {
+        let Profile {
+            username,
+            controller,
+            ..
+        } = &profile;
+        ui.line(&format!("You are {username} at {controller}"));
+    });
     Ok(())
 }
 
+/// Who is logged in where, without what proves it.
+fn identity(profile: &Profile) -> Value {
+    json!({ "username": profile.username, "controller": profile.controller })
+}
+
 /// `auth:passwd`
-pub async fn passwd(shell: &mut Shell<'_>, args: args::Passwd) -> anyhow::Result<()> {
+pub async fn passwd(shell: &mut Shell<'_>, args: Passwd) -> anyhow::Result<()> {
     let session = shell.session()?;
     let mut body = json!({});
     match (args.username, args.password) {
@@ -123,7 +210,7 @@ pub async fn passwd(shell: &mut Shell<'_>, args: args::Passwd) -> anyhow::Result
 }
 
 /// `auth:cancel`
-pub async fn cancel(shell: &mut Shell<'_>, args: args::Cancel) -> anyhow::Result<()> {
+pub async fn cancel(shell: &mut Shell<'_>, args: Cancel) -> anyhow::Result<()> {
     let session = shell.session()?;
     let own = args
         .username
@@ -162,7 +249,8 @@ pub async fn cancel(shell: &mut Shell<'_>, args: args::Cancel) -> anyhow::Result
             .ui
             .ask(&format!("cancel account {username} at {at}? (y/N): "))?;
         if !matches!(answer.to_lowercase().as_str(), "y" | "yes") {
-            bail!("Account not changed");
+            shell.ui.line("Account not changed");
+            return Ok(());
         }
     }
     let body = if own {
@@ -182,7 +270,7 @@ pub async fn cancel(shell: &mut Shell<'_>, args: args::Cancel) -> anyhow::Result
 }
 
 /// `auth:regenerate`
-pub async fn regenerate(shell: &mut Shell<'_>, args: args::Regenerate) -> anyhow::Result<()> {
+pub async fn regenerate(shell: &mut Shell<'_>, args: Regenerate) -> anyhow::Result<()> {
     let session = shell.session()?;
     let own = args.username.is_none() && !args.all;
     let body = match (args.username, args.all) {

@@ -29,10 +29,16 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{status}{text}")]
 pub struct Refused {
+    /// The status code.
+    pub code: u16,
     /// The status line's end, `404 NOT FOUND`.
     pub status: String,
     /// What it says besides, each line after a line break.
     pub text: String,
+    /// The same as it came, if that was JSON.
+    pub body: Value,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 /// Speaks to one controller, for one user or nobody.
@@ -180,11 +186,9 @@ impl Client {
             })?
             .map_err(|error| self.unreachable(&error, QUICK))?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Refused {
-                status: status_line(&response),
-                text: explanation(&read(response).await?),
-            }
-            .into());
+            let code = response.status();
+            let status = status_line(&response);
+            return Err(self.refused(code, status, &read(response).await?).into());
         }
         let accepted = response.headers().get("sec-websocket-accept");
         if accepted
@@ -225,11 +229,20 @@ impl Client {
         if code.is_success() {
             return Ok(Answer { body });
         }
-        Err(Refused {
+        Err(self.refused(code, status, &body).into())
+    }
+
+    fn refused(&self, code: StatusCode, status: String, body: &[u8]) -> Refused {
+        let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
+        let controller = self.controller();
+        Refused {
+            code: code.as_u16(),
             status,
-            text: explanation(&body),
+            text: explanation(body),
+            body: serde_json::from_slice(body).unwrap_or_default(),
+            hint: stale
+                .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
-        .into())
     }
 
     async fn send(
@@ -265,23 +278,33 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> anyhow::Error {
         // The innermost cause says it best (connection refused, no such host).
-        let mut cause: &dyn std::error::Error = error;
+        let mut cause: &(dyn std::error::Error + 'static) = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
-        if error.is_timeout() {
+        let controller = self.controller();
+        let timeout = error.is_timeout() && !error.is_connect();
+        if timeout {
+            anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+        } else if is_certificate(cause) {
             anyhow!(
-                "{} gives no answer within {} s",
-                self.controller(),
-                limit.as_secs()
+                "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                 its operators made themselves: deis login {controller} --ssl-verify=false"
             )
         } else {
             anyhow!(
-                "can't reach the controller at {}: {cause}. Is the address right and the platform up?",
-                self.controller()
+                "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
             )
         }
     }
+}
+
+/// Whether rustls has refused the controller's certificate.
+fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        cause.downcast_ref(),
+        Some(rustls::Error::InvalidCertificate(_))
+    )
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {

@@ -1,49 +1,97 @@
 //! `config:*`
 
-use std::{collections::BTreeMap, fs, io::ErrorKind};
+use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Session, Shell, apps::broken_off, args, client::of_app, dotenv, ui::columns};
+use super::{Session, Shell, Ui, args, client::of_app, dotenv, ui::columns};
 use crate::{
     api::wire,
     model::{AppName, ConfigName},
 };
 
-/// `config:list`
-pub async fn list(shell: &mut Shell<'_>, args: args::ConfigList) -> anyhow::Result<()> {
-    let (session, app) = shell.app(args.app.app.as_deref())?;
-    show(shell, &session, &app, args.oneline).await
+/// `deis config:list`
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    pub app: args::App,
+    /// Print all on one line, as config:set takes them
+    #[arg(long)]
+    pub oneline: bool,
 }
 
-async fn show(
-    shell: &mut Shell<'_>,
-    session: &Session,
-    app: &AppName,
-    oneline: bool,
-) -> anyhow::Result<()> {
-    let config: wire::Config = session.client.get(&of_app(app, &["config"])).await?;
-    if oneline {
-        let pairs: Vec<_> = config
-            .values
-            .iter()
-            .map(|(k, v)| format!("{k}={v}"))
-            .collect();
-        if !pairs.is_empty() {
-            shell.ui.line(&pairs.join(" "));
-        }
-    } else {
-        shell.ui.line(&format!("=== {app} Config"));
-        let rows = config.values.iter().map(|(k, v)| (k.as_str(), v.clone()));
-        shell.ui.print(&columns(rows, 6));
-    }
+/// `deis config:set`
+#[derive(Debug, Args)]
+pub struct Set {
+    #[command(flatten)]
+    pub app: args::App,
+    /// What to set
+    #[arg(required = true, value_name = "NAME=VALUE")]
+    pub values: Vec<String>,
+}
+
+/// `deis config:unset`
+#[derive(Debug, Args)]
+pub struct Unset {
+    #[command(flatten)]
+    pub app: args::App,
+    /// What to remove
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `deis config:pull`
+#[derive(Debug, Args)]
+pub struct Pull {
+    #[command(flatten)]
+    pub app: args::App,
+    /// Ask about each variable that differs
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Overwrite variables that the file has already
+    #[arg(short, long)]
+    pub overwrite: bool,
+}
+
+/// `deis config:push`
+#[derive(Debug, Args)]
+pub struct Push {
+    #[command(flatten)]
+    pub app: args::App,
+    /// The file
+    #[arg(short, long, default_value = ".env")]
+    pub path: PathBuf,
+}
+
+/// `config:list`
+pub async fn list(shell: &mut Shell<'_>, args: List) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    let config = session.client.get(&of_app(&app, &["config"])).await?;
+    show(shell.ui, &app, &config, args.oneline);
     Ok(())
 }
 
+fn show(ui: &mut Ui, app: &AppName, config: &wire::Config, oneline: bool) {
+    let values = &config.values;
+    ui.show(config, |ui| {
+        if oneline {
+            let pairs: Vec<_> = values.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            ui.line(&pairs.join(" "));
+        } else {
+            ui.line(&format!("=== {app} Config"));
+            ui.print(&columns(
+                values.iter().map(|(k, v)| (k.as_str(), v.clone())),
+                6,
+            ));
+        }
+    });
+}
+
 /// `config:set`
-pub async fn set(shell: &mut Shell<'_>, args: args::ConfigSet) -> anyhow::Result<()> {
+pub async fn set(shell: &mut Shell<'_>, args: Set) -> anyhow::Result<()> {
     let mut values = Map::new();
     for pair in &args.values {
         let parsed = pair
@@ -74,7 +122,7 @@ fn ssh_key(value: &str) -> anyhow::Result<String> {
 }
 
 /// `config:unset`
-pub async fn unset(shell: &mut Shell<'_>, args: args::ConfigUnset) -> anyhow::Result<()> {
+pub async fn unset(shell: &mut Shell<'_>, args: Unset) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let values = args
         .names
@@ -91,25 +139,22 @@ async fn change(
     values: Map<String, Value>,
     doing: &str,
 ) -> anyhow::Result<()> {
-    shell.ui.print(doing);
     let path = of_app(app, &["config"]);
-    let call = session
-        .client
-        .post_and_wait(&path, json!({ "values": values }));
-    let answer = shell.ui.wait(call).await;
-    let config: wire::Config = match answer.and_then(|answer| answer.json()) {
-        Ok(config) => config,
-        Err(error) => return broken_off(shell, error),
-    };
-    match config.values.get("DEIS_RELEASE") {
+    let body = json!({ "values": values });
+    let work = session.client.post_and_wait(&path, body);
+    let changed: wire::Config = shell.ui.step(doing, work).await?.json()?;
+    match changed.values.get("DEIS_RELEASE") {
         Some(release) => shell.ui.print(&format!("done, {release}\n\n")),
         None => shell.ui.print("done\n\n"),
     }
-    show(shell, session, app, false).await
+    // The answer to a change has the platform's own variables, too; the list has the user's.
+    let config = session.client.get(&path).await?;
+    show(shell.ui, app, &config, false);
+    Ok(())
 }
 
 /// `config:pull`
-pub async fn pull(shell: &mut Shell<'_>, args: args::ConfigPull) -> anyhow::Result<()> {
+pub async fn pull(shell: &mut Shell<'_>, args: Pull) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let config: wire::Config = session.client.get(&of_app(&app, &["config"])).await?;
     let file = shell.env.cwd.join(".env");
@@ -141,7 +186,7 @@ pub async fn pull(shell: &mut Shell<'_>, args: args::ConfigPull) -> anyhow::Resu
 }
 
 /// `config:push`
-pub async fn push(shell: &mut Shell<'_>, args: args::ConfigPush) -> anyhow::Result<()> {
+pub async fn push(shell: &mut Shell<'_>, args: Push) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let file = shell.env.cwd.join(&args.path);
     let text =

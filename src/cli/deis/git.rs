@@ -51,18 +51,36 @@ fn app_of(url: &str, host: &str) -> Option<AppName> {
     path.strip_suffix(".git").unwrap_or(path).parse().ok()
 }
 
+/// An app that nobody has named.
+pub struct Found {
+    /// Which.
+    pub app: AppName,
+    /// How it was found, if that was a guess.
+    pub guess: Option<String>,
+}
+
 /// The app that a folder belongs to: by its remotes, else by its own name, as in v1.
-pub fn app(folder: &Path, host: &str) -> anyhow::Result<AppName> {
-    if let Some(app) = remotes(folder)
-        .iter()
-        .find_map(|(_, url)| app_of(url, host))
-    {
-        return Ok(app);
+pub fn app(folder: &Path, host: &str) -> anyhow::Result<Found> {
+    let mut remotes = remotes(folder).into_iter();
+    if let Some(app) = remotes.find_map(|(_, url)| app_of(&url, host)) {
+        return Ok(Found { app, guess: None });
     }
-    folder
+    let app: AppName = folder
         .file_name()
         .and_then(|name| name.to_string_lossy().to_lowercase().parse().ok())
-        .ok_or_else(|| anyhow!("can't tell which app is meant: no git remote here leads to {host}; name it with --app"))
+        .ok_or_else(|| anyhow!("can't tell which app is meant: no git remote here leads to {host}; name it with --app"))?;
+    let guess = format!(
+        "no git remote here leads to {host}, so this directory's name, {app}, was taken for the app's; name the app with --app"
+    );
+    let guess = Some(guess);
+    Ok(Found { app, guess })
+}
+
+/// The names of a folder's remotes.
+pub fn remote_names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = remotes(folder).into_iter().map(|(name, _)| name).collect();
+    names.dedup();
+    names
 }
 
 /// Whether a folder lies in a git repository.

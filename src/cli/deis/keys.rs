@@ -6,9 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use serde_json::json;
 
-use super::{Shell, apps::broken_off, args, ui::part_of};
+use super::{Shell, args};
 use crate::{
     api::{
         ssh_key::{self, PublicKey},
@@ -17,18 +18,31 @@ use crate::{
     model::KeyName,
 };
 
+/// `deis keys:add`
+#[derive(Debug, Args)]
+pub struct Add {
+    /// File of the public key; else you are asked which of ~/.ssh
+    pub file: Option<PathBuf>,
+}
+
+/// `deis keys:remove`
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Name of the key, as keys:list shows it
+    pub id: String,
+}
+
 /// `keys:list`
 pub async fn list(shell: &mut Shell<'_>, args: args::List) -> anyhow::Result<()> {
     let session = shell.session()?;
     let limit = session.profile.limit(args.limit);
     let page: wire::Page<wire::Key> = session.client.page(&["keys"], limit).await?;
-    let part = part_of(page.results.len(), page.count);
-    shell
-        .ui
-        .line(&format!("=== {} Keys{part}", session.profile.username));
-    for key in page.results {
-        shell.ui.line(&format!("{} {}", key.id, short(&key.public)));
-    }
+    let heading = format!("{} Keys", session.profile.username);
+    shell.ui.list(&heading, &page, |ui, keys| {
+        for key in keys {
+            ui.line(&format!("{} {}", key.id, short(&key.public)));
+        }
+    });
     Ok(())
 }
 
@@ -44,7 +58,7 @@ fn short(public: &str) -> String {
 }
 
 /// `keys:add`
-pub async fn add(shell: &mut Shell<'_>, args: args::KeysAdd) -> anyhow::Result<()> {
+pub async fn add(shell: &mut Shell<'_>, args: Add) -> anyhow::Result<()> {
     let session = shell.session()?;
     let file = match args.file {
         Some(file) => shell.env.cwd.join(file),
@@ -56,12 +70,11 @@ pub async fn add(shell: &mut Shell<'_>, args: args::KeysAdd) -> anyhow::Result<(
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    shell.ui.print(&format!("Uploading {name} to deis..."));
+    let doing = format!("Uploading {name} to deis...");
     let body = json!({ "id": id, "public": key.line });
-    match session.client.post(&["keys"], body).await {
-        Ok(_) => shell.ui.line(" done"),
-        Err(error) => return broken_off(shell, error),
-    }
+    let work = session.client.post(&["keys"], body);
+    let key: wire::Key = shell.ui.step(&doing, work).await?.json()?;
+    shell.ui.show(&key, |ui| ui.line(" done"));
     Ok(())
 }
 
@@ -111,13 +124,15 @@ fn choose(shell: &mut Shell<'_>) -> anyhow::Result<PathBuf> {
 }
 
 /// `keys:remove`
-pub async fn remove(shell: &mut Shell<'_>, args: args::KeysRemove) -> anyhow::Result<()> {
+pub async fn remove(shell: &mut Shell<'_>, args: Remove) -> anyhow::Result<()> {
     let session = shell.session()?;
-    shell.ui.print(&format!("Removing {} SSH Key...", args.id));
-    match session.client.delete(&["keys", &args.id], None).await {
-        Ok(_) => shell.ui.line(" done"),
-        Err(error) => return broken_off(shell, error),
-    }
+    let doing = format!("Removing {} SSH Key...", args.id);
+    let path = ["keys", &args.id];
+    shell
+        .ui
+        .step(&doing, session.client.delete(&path, None))
+        .await?;
+    shell.ui.line(" done");
     Ok(())
 }
 

@@ -8,16 +8,23 @@ mod apps;
 mod args;
 mod auth;
 mod client;
+mod completion;
 mod config;
 mod dotenv;
+mod examples;
+mod failure;
 mod git;
+mod help;
 mod keys;
 mod limits;
+mod manual;
+mod plugin;
 mod profile;
 mod ps;
 mod quote;
 mod releases;
 mod run;
+mod spelling;
 #[cfg(test)]
 mod tests;
 mod ui;
@@ -25,13 +32,16 @@ mod ui;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
-use clap::{CommandFactory as _, Parser as _};
+use clap::FromArgMatches as _;
+use serde_json::json;
 
 pub use self::ui::Ui;
 use self::{
     args::{Cli, Command},
     client::Client,
     profile::Profile,
+    spelling::Spelled,
+    ui::Format,
 };
 use crate::model::AppName;
 
@@ -46,6 +56,8 @@ pub struct Env {
     pub profile: String,
     /// `$DEIS_DRINK_OF_CHOICE`, else `coffee`.
     pub drink: String,
+    /// The program that shows a web page, if there is a screen to show it on.
+    pub browser: Option<OsString>,
 }
 
 impl Env {
@@ -65,6 +77,7 @@ impl Env {
             cwd: std::env::current_dir().context("can't tell the current directory")?,
             profile: var("DEIS_PROFILE", "client"),
             drink: var("DEIS_DRINK_OF_CHOICE", "coffee"),
+            browser: apps::browser(|name| std::env::var_os(name).filter(|value| !value.is_empty())),
         })
     }
 }
@@ -73,6 +86,8 @@ impl Env {
 struct Shell<'a> {
     env: &'a Env,
     ui: &'a mut Ui,
+    /// Why the app in question may not be the one that is meant.
+    guess: Option<String>,
 }
 
 /// Somebody who is logged in.
@@ -94,13 +109,17 @@ impl Shell<'_> {
     }
 
     /// A session, and the app that was named or that the git remote of the directory leads to.
-    fn app(&self, named: Option<&str>) -> anyhow::Result<(Session, AppName)> {
+    fn app(&mut self, named: Option<&str>) -> anyhow::Result<(Session, AppName)> {
         let session = self.session()?;
         let app = match named {
             Some(name) => name
                 .parse()
                 .map_err(|e| anyhow!("{name:?} is no app: {e}"))?,
-            None => git::app(&self.env.cwd, session.client.host())?,
+            None => {
+                let found = git::app(&self.env.cwd, session.client.host())?;
+                self.guess = found.guess;
+                found.app
+            }
         };
         Ok((session, app))
     }
@@ -108,34 +127,55 @@ impl Shell<'_> {
 
 /// Runs one command; its result is the exit code.
 pub async fn run(argv: &[OsString], env: &Env, ui: &mut Ui) -> u8 {
-    let cli = match Cli::try_parse_from(argv) {
-        Ok(cli) => cli,
-        Err(error) => return show_usage(&error, ui),
+    ui.set_format(format_of(argv));
+    let cli = help::command();
+    let argv = match spelling::read(argv, &cli) {
+        Spelled::Ours(argv) => argv,
+        Spelled::Plugin(name, arguments) => match plugin::find(&name) {
+            Some(program) => {
+                let error = plugin::become_it(program, arguments, env);
+                ui.error(&format!("Error: can't run the plugin deis-{name}: {error}"));
+                return failure::FAILED;
+            }
+            None => argv.to_vec(),
+        },
     };
-    match dispatch(cli.command, &mut Shell { env, ui }).await {
+    if argv.len() < 2 {
+        let text = help::overview(&cli, ui);
+        ui.error(text.trim_end());
+        return failure::FAILED;
+    }
+    let parsed = cli.try_get_matches_from(&argv);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return failure::tell_usage(&error, ui),
+    };
+    ui.set_format(cli.output);
+    let mut shell = Shell {
+        env,
+        ui,
+        guess: None,
+    };
+    let code = match dispatch(cli.command, &mut shell).await {
         Ok(code) => code,
-        Err(error) => {
-            ui.error(&format!("Error: {error:#}"));
-            1
+        Err(error) => failure::tell(&error, shell.guess.as_deref(), shell.ui),
+    };
+    match ui.take_failure() {
+        Some(error) => {
+            ui.error(&format!("Error: can't write the output: {error}"));
+            failure::FAILED
         }
+        None => code,
     }
 }
 
-/// Help goes to stdout; a wrong command line to stderr, in our own form.
-fn show_usage(error: &clap::Error, ui: &mut Ui) -> u8 {
-    let text = if ui.colour() {
-        error.render().ansi().to_string()
-    } else {
-        error.render().to_string()
-    };
-    if error.use_stderr() {
-        let text = text.strip_prefix("error: ").unwrap_or(&text);
-        ui.error(&format!("Error: {}", text.trim_end()));
-        1
-    } else {
-        ui.print(&text);
-        0
-    }
+/// The format that a command line asks for, even if it can't be read otherwise.
+fn format_of(argv: &[OsString]) -> Format {
+    let words = argv.iter().take_while(|word| *word != "--");
+    let asked: Vec<_> = words.filter_map(|word| word.to_str()).collect();
+    let json = asked.contains(&"--output=json")
+        || asked.windows(2).any(|pair| pair == ["--output", "json"]);
+    if json { Format::Json } else { Format::Text }
 }
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
@@ -152,6 +192,7 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Apps(args) => apps::list(shell, args).await,
         Command::Info(args) => apps::info(shell, args).await,
         Command::Destroy(args) => apps::destroy(shell, args).await,
+        Command::Open(args) => apps::open(shell, args).await,
         Command::Transfer(args) => apps::transfer(shell, args).await,
         Command::Logs(args) => apps::logs(shell, args).await,
         Command::GitRemote(args) => apps::git_remote(shell, args),
@@ -184,48 +225,36 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Tags(args) => limits::tags(shell, args).await,
         Command::TagsSet(args) => limits::set_tags(shell, args).await,
         Command::TagsUnset(args) => limits::unset_tags(shell, args).await,
+        Command::Help(args) => help::show(shell, args),
+        Command::Completion(args) => {
+            completion::script(shell, &args);
+            Ok(())
+        }
+        Command::Complete(args) => {
+            completion::complete(shell, args).await;
+            Ok(())
+        }
+        Command::Man(args) => manual::write(shell, args),
         Command::Version => {
-            shell.ui.line(crate::api::PLATFORM_VERSION);
+            version(shell.ui);
             Ok(())
         }
     }
     .map(|()| 0)
 }
 
-/// A program `deis-<name>` on the PATH that stands in for a command that we don't have.
-fn plugin(argv: &[OsString]) -> Option<std::process::Command> {
-    let name = argv.get(1)?.to_str()?;
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "-_:".contains(c);
-    let known = Cli::command()
-        .get_subcommands()
-        .any(|c| c.get_name() == name || c.get_all_aliases().any(|alias| alias == name));
-    if known || name == "help" || name.starts_with('-') || !name.chars().all(harmless) {
-        return None;
-    }
-    let program = format!("deis-{name}");
-    let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join(&program))
-        .find(|file| file.is_file())?;
-    let mut command = std::process::Command::new(found);
-    command.args(&argv[2..]);
-    Some(command)
+/// `version`
+fn version(ui: &mut Ui) {
+    let version = crate::api::PLATFORM_VERSION;
+    let both = json!({ "version": version, "api_version": crate::api::API_VERSION });
+    ui.show(&both, |ui| ui.line(version));
 }
 
 /// The program `deis`.
 #[must_use]
 pub fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().collect();
-    let mut ui = Ui::terminal(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
-    if let Some(mut command) = plugin(&argv) {
-        use std::os::unix::process::CommandExt as _;
-        let error = command.exec();
-        ui.error(&format!(
-            "Error: can't run {:?}: {error}",
-            command.get_program()
-        ));
-        return ExitCode::FAILURE;
-    }
+    let mut ui = Ui::terminal();
     let env = match Env::of_process() {
         Ok(env) => env,
         Err(error) => {

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::Env;
 
@@ -27,9 +28,12 @@ pub struct Profile {
     pub controller: String,
     /// What proves it.
     pub token: String,
-    /// How much of a list is shown.
+    /// How much of a list is shown; v1 takes nothing, or too little, for its default.
     #[serde(default)]
-    pub response_limit: u32,
+    pub response_limit: i64,
+    /// What other programs keep here; it stays.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
 }
 
 const fn yes() -> bool {
@@ -102,9 +106,9 @@ impl Profile {
 
     /// How much of a list to ask for.
     pub fn limit(&self, asked: Option<u32>) -> u32 {
-        asked.unwrap_or(match self.response_limit {
-            0 => RESPONSE_LIMIT,
-            limit => limit,
-        })
+        let saved = u32::try_from(self.response_limit)
+            .ok()
+            .filter(|limit| *limit > 0);
+        asked.or(saved).unwrap_or(RESPONSE_LIMIT)
     }
 }

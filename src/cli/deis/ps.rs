@@ -3,53 +3,72 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::bail;
+use clap::Args;
 use serde_json::{Map, json};
 
-use super::{Session, Shell, args, client::of_app, ui::part_of};
+use super::{Session, Shell, Ui, args, client::of_app};
 use crate::{
     api::wire,
     model::{AppName, ProcessType},
 };
 
+/// `deis scale`
+#[derive(Debug, Args)]
+pub struct Scale {
+    #[command(flatten)]
+    pub app: args::App,
+    /// How many of which type
+    #[arg(required = true, value_name = "TYPE=N")]
+    pub targets: Vec<String>,
+}
+
+/// `deis ps:restart`
+#[derive(Debug, Args)]
+pub struct Restart {
+    #[command(flatten)]
+    pub app: args::App,
+    /// A type, or one process of it as web.1
+    #[arg(value_name = "TYPE[.N]")]
+    pub target: Option<String>,
+}
+
 /// `ps:list`
 pub async fn list(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let limit = session.profile.limit(args.list.limit);
-    show(shell, &session, &app, limit).await
-}
-
-/// Prints an app's processes.
-pub async fn show(
-    shell: &mut Shell<'_>,
-    session: &Session,
-    app: &AppName,
-    limit: u32,
-) -> anyhow::Result<()> {
-    let path = of_app(app, &["containers"]);
-    let page: wire::Page<wire::Container> = session.client.page(&path, limit).await?;
-    print(shell, app, &page.results, page.count);
+    let page = processes(&session, &app, limit).await?;
+    show(shell.ui, &app, &page);
     Ok(())
 }
 
-fn print(shell: &mut Shell<'_>, app: &AppName, processes: &[wire::Container], count: u64) {
-    let part = part_of(processes.len(), count);
-    shell.ui.line(&format!("=== {app} Processes{part}"));
-    let mut by_type: BTreeMap<&str, Vec<&wire::Container>> = BTreeMap::new();
-    for process in processes {
-        by_type.entry(&process.r#type).or_default().push(process);
-    }
-    for (kind, processes) in by_type {
-        shell.ui.line(&format!("--- {kind}:"));
-        for p in processes {
-            shell
-                .ui
-                .line(&format!("{kind}.{} {} ({})", p.num, p.state, p.release));
+/// An app's processes.
+pub async fn processes(
+    session: &Session,
+    app: &AppName,
+    limit: u32,
+) -> anyhow::Result<wire::Page<wire::Container>> {
+    let path = of_app(app, &["containers"]);
+    session.client.page(&path, limit).await
+}
+
+/// Shows an app's processes, type by type.
+pub fn show(ui: &mut Ui, app: &AppName, page: &wire::Page<wire::Container>) {
+    ui.list(&format!("{app} Processes"), page, |ui, processes| {
+        let mut by_type: BTreeMap<&str, Vec<&wire::Container>> = BTreeMap::new();
+        for process in processes {
+            by_type.entry(&process.r#type).or_default().push(process);
         }
-    }
+        for (kind, processes) in by_type {
+            ui.line(&format!("--- {kind}:"));
+            for p in processes {
+                ui.line(&format!("{kind}.{} {} ({})", p.num, p.state, p.release));
+            }
+        }
+    });
 }
 
 /// `ps:scale`
-pub async fn scale(shell: &mut Shell<'_>, args: args::Scale) -> anyhow::Result<()> {
+pub async fn scale(shell: &mut Shell<'_>, args: Scale) -> anyhow::Result<()> {
     let mut targets = Map::new();
     for target in &args.targets {
         let parsed = target.split_once('=').and_then(|(kind, count)| {
@@ -65,24 +84,20 @@ pub async fn scale(shell: &mut Shell<'_>, args: args::Scale) -> anyhow::Result<(
     }
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let start = Instant::now();
-    let drink = &shell.env.drink;
-    shell
-        .ui
-        .line(&format!("Scaling processes... but first, {drink}!"));
     let path = of_app(&app, &["scale"]);
-    shell
-        .ui
-        .wait(session.client.post_and_wait(&path, targets.into()))
-        .await?;
+    let doing = format!("Scaling processes... but first, {}!\n", shell.env.drink);
+    let work = session.client.post_and_wait(&path, targets.into());
+    shell.ui.step(&doing, work).await?;
     shell
         .ui
         .line(&format!("done in {}s", start.elapsed().as_secs()));
-    let limit = session.profile.limit(None);
-    show(shell, &session, &app, limit).await
+    let page = processes(&session, &app, session.profile.limit(None)).await?;
+    show(shell.ui, &app, &page);
+    Ok(())
 }
 
 /// `ps:restart`
-pub async fn restart(shell: &mut Shell<'_>, args: args::Restart) -> anyhow::Result<()> {
+pub async fn restart(shell: &mut Shell<'_>, args: Restart) -> anyhow::Result<()> {
     let mut which = Vec::new();
     if let Some(target) = &args.target {
         let (kind, number) = match target.split_once('.') {
@@ -98,21 +113,25 @@ pub async fn restart(shell: &mut Shell<'_>, args: args::Restart) -> anyhow::Resu
     }
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let start = Instant::now();
-    let drink = &shell.env.drink;
-    shell
-        .ui
-        .line(&format!("Restarting processes... but first, {drink}!"));
     which.insert(0, "containers");
     which.push("restart");
     let path = of_app(&app, &which);
-    let answer = shell
-        .ui
-        .wait(session.client.post_and_wait(&path, json!({})))
-        .await?;
-    let processes: Vec<wire::Container> = answer.json()?;
+    let doing = format!("Restarting processes... but first, {}!\n", shell.env.drink);
+    let work = session.client.post_and_wait(&path, json!({}));
+    let restarted: Vec<wire::Container> = shell.ui.step(&doing, work).await?.json()?;
     shell
         .ui
         .line(&format!("done in {}s", start.elapsed().as_secs()));
-    print(shell, &app, &processes, processes.len() as u64);
+    show(shell.ui, &app, &whole(restarted));
     Ok(())
+}
+
+/// A list that comes bare, without pages.
+fn whole<T>(results: Vec<T>) -> wire::Page<T> {
+    wire::Page {
+        count: results.len() as u64,
+        next: None,
+        previous: None,
+        results,
+    }
 }

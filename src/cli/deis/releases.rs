@@ -3,10 +3,39 @@
 use std::{collections::BTreeMap, fs, io::ErrorKind};
 
 use anyhow::Context as _;
+use clap::Args;
 use serde_json::json;
 
-use super::{Shell, apps::broken_off, args, client::of_app, ui::part_of};
+use super::{Shell, args, client::of_app};
 use crate::api::wire;
+
+/// `deis releases:info`
+#[derive(Debug, Args)]
+pub struct Info {
+    #[command(flatten)]
+    pub app: args::App,
+    /// The release, as v2 or 2
+    #[arg(value_parser = version)]
+    pub version: u32,
+}
+
+/// `deis rollback`
+#[derive(Debug, Args)]
+pub struct Rollback {
+    #[command(flatten)]
+    pub app: args::App,
+    /// The release, as v2 or 2; else the last one before the current that succeeded
+    #[arg(value_parser = version)]
+    pub version: Option<u32>,
+}
+
+/// Reads a release number, with or without its v.
+fn version(text: &str) -> Result<u32, String> {
+    text.strip_prefix('v')
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| format!("{text:?} is no release; write it as v2"))
+}
 
 /// `releases:list`
 pub async fn list(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Result<()> {
@@ -14,60 +43,57 @@ pub async fn list(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Result<
     let limit = session.profile.limit(args.list.limit);
     let path = of_app(&app, &["releases"]);
     let page: wire::Page<wire::Release> = session.client.page(&path, limit).await?;
-    let part = part_of(page.results.len(), page.count);
-    shell.ui.line(&format!("=== {app} Releases{part}"));
-    for r in page.results {
-        shell
-            .ui
-            .line(&format!("v{}\t{}\t{}", r.version, r.created, r.summary));
-    }
+    shell
+        .ui
+        .list(&format!("{app} Releases"), &page, |ui, releases| {
+            ui.rows(releases.iter().map(|r| {
+                let version = format!("v{}", r.version);
+                [version, r.created.to_string(), r.summary.clone()]
+            }));
+        });
     Ok(())
 }
 
 /// `releases:info`
-pub async fn info(shell: &mut Shell<'_>, args: args::ReleaseInfo) -> anyhow::Result<()> {
+pub async fn info(shell: &mut Shell<'_>, args: Info) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let version = format!("v{}", args.version);
     let path = of_app(&app, &["releases", &version]);
     let release: wire::Release = session.client.get(&path).await?;
-    shell.ui.line(&format!("=== {app} Release {version}"));
-    if let Some(build) = release.build {
-        shell.ui.line(&format!("build:    {build}"));
-    }
-    shell.ui.print(&format!(
-        "config:   {}\nowner:    {}\ncreated:  {}\nsummary:  {}\nupdated:  {}\nuuid:     {}\n",
-        release.config,
-        release.owner,
-        release.created,
-        release.summary,
-        release.updated,
-        release.uuid
-    ));
+    shell.ui.show(&release, |ui| {
+        ui.line(&format!("=== {app} Release {version}"));
+        if let Some(build) = release.build {
+            ui.line(&format!("build:    {build}"));
+        }
+        ui.print(&format!(
+            "config:   {}\nowner:    {}\ncreated:  {}\nsummary:  {}\nupdated:  {}\nuuid:     {}\n",
+            release.config,
+            release.owner,
+            release.created,
+            release.summary,
+            release.updated,
+            release.uuid
+        ));
+    });
     Ok(())
 }
 
 /// `releases:rollback`
-pub async fn rollback(shell: &mut Shell<'_>, args: args::Rollback) -> anyhow::Result<()> {
+pub async fn rollback(shell: &mut Shell<'_>, args: Rollback) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
-    let body = match args.version {
-        Some(version) => {
-            shell.ui.print(&format!("Rolling back to v{version}... "));
-            json!({ "version": version })
-        }
-        None => {
-            shell.ui.print("Rolling back one release... ");
-            json!({})
-        }
+    let (doing, body) = match args.version {
+        Some(version) => (
+            format!("Rolling back to v{version}... "),
+            json!({ "version": version }),
+        ),
+        None => ("Rolling back one release... ".to_owned(), json!({})),
     };
     let path = of_app(&app, &["releases", "rollback"]);
-    let answer = shell
+    let work = session.client.post_and_wait(&path, body);
+    let reply: wire::RollbackReply = shell.ui.step(&doing, work).await?.json()?;
+    shell
         .ui
-        .wait(session.client.post_and_wait(&path, body))
-        .await;
-    match answer.and_then(|answer| answer.json()) {
-        Ok(wire::RollbackReply { version }) => shell.ui.line(&format!("done, v{version}")),
-        Err(error) => return broken_off(shell, error),
-    }
+        .show(&reply, |ui| ui.line(&format!("done, v{}", reply.version)));
     Ok(())
 }
 
@@ -77,11 +103,13 @@ pub async fn builds(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Resul
     let limit = session.profile.limit(args.list.limit);
     let path = of_app(&app, &["builds"]);
     let page: wire::Page<wire::Build> = session.client.page(&path, limit).await?;
-    let part = part_of(page.results.len(), page.count);
-    shell.ui.line(&format!("=== {app} Builds{part}"));
-    for build in page.results {
-        shell.ui.line(&format!("{} {}", build.uuid, build.created));
-    }
+    shell
+        .ui
+        .list(&format!("{app} Builds"), &page, |ui, builds| {
+            for build in builds {
+                ui.line(&format!("{} {}", build.uuid, build.created));
+            }
+        });
     Ok(())
 }
 
@@ -102,15 +130,9 @@ pub async fn create_build(shell: &mut Shell<'_>, args: args::Pull) -> anyhow::Re
             serde_yaml::from_str(&text).context("the Procfile is no list of `type: command`")?;
         body["procfile"] = json!(procfile);
     }
-    shell.ui.print("Creating build... ");
     let path = of_app(&app, &["builds"]);
-    match shell
-        .ui
-        .wait(session.client.post_and_wait(&path, body))
-        .await
-    {
-        Ok(_) => shell.ui.line("done"),
-        Err(error) => return broken_off(shell, error),
-    }
+    let work = session.client.post_and_wait(&path, body);
+    let build: wire::Build = shell.ui.step("Creating build... ", work).await?.json()?;
+    shell.ui.show(&build, |ui| ui.line("done"));
     Ok(())
 }

@@ -46,6 +46,7 @@ impl User {
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
+            browser: None,
         };
         Self {
             site: Site::start().await,
@@ -349,7 +350,7 @@ async fn config() {
     insta::assert_snapshot!(user.fails(&["config:set", "FAIL=1"]).await, @r"
     Creating config... 
     Error: 503 SERVICE UNAVAILABLE
-    detail: web.1 exits with 1
+    detail: aborting, failed to create some containers: web.1 exits with 1
     no such module
     ");
     insta::assert_snapshot!(user.ok(&["limits"]).await, @r"

@@ -1,6 +1,7 @@
 //! `deisctl list` and `deisctl machines`: the fleet as text. Pure.
 
-use super::{fleet::Fleet, table::Table};
+use super::fleet::Fleet;
+use crate::cli::table::Table;
 use crate::model::MachineId;
 
 /// The table of units and processes: fleet's columns first, in fleet's order.

@@ -10,13 +10,13 @@ use tracing::warn;
 
 use super::{Shared, created};
 use crate::{
-    api::{valid, wire},
+    api::{grant::Grant, valid, wire},
     controller::{
         self,
         access::Wish,
         auth,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, Caller, Proven},
         page::Paging,
     },
     logger::client,
@@ -39,14 +39,16 @@ impl Shared {
 
 pub(super) async fn list(
     State(ctl): Ctl,
-    Caller(user): Caller,
+    Proven(who): Proven,
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::App>>, ApiError> {
+    let (user, grant) = (&who.user, Grant::from(&who.token));
     let domain = ctl.domain().await?;
     let apps = ops::app::list(&ctl.store)
         .await?
         .iter()
-        .filter(|(_, app)| controller::access::allowed(&user, app, Wish::Use))
+        .filter(|(name, _)| grant.sees(name))
+        .filter(|(_, app)| controller::access::allowed(user, app, Wish::Use))
         .map(|(name, app)| wire::App::new(name, app, &domain))
         .collect();
     Ok(Json(paging.cut(apps)?))

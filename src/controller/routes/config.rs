@@ -22,7 +22,7 @@ use crate::{
     },
     model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
-        self,
+        self, OpsError,
         change::{self, ConfigChange},
     },
     render,
@@ -33,7 +33,7 @@ type Ctl = State<controller::State>;
 
 impl Shared {
     /// The config of a release.
-    pub(super) async fn config(
+    pub(in crate::controller) async fn config(
         &self,
         app: &AppName,
         version: ReleaseNumber,
@@ -43,7 +43,10 @@ impl Shared {
     }
 
     /// A config's variables in clear, for whoever may see them.
-    fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
+    pub(in crate::controller) fn unseal(
+        &self,
+        config: &Config,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let values = self.open(config)?;
         let texts = values
             .into_iter()
@@ -112,7 +115,13 @@ pub(super) async fn set(
         tags,
     };
     let change =
-        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
+        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await;
+    let change = change.map_err(|error| match error {
+        busy @ OpsError::Busy { .. } => {
+            ApiError::Busy(format!("Config changes already in progress.\n{busy}"))
+        }
+        other => other.into(),
+    })?;
     let what = format!("{} changed the config: {}", user.username, change.release);
     ctl.tell(&name, what);
     ctl.settle(&name, &change).await?;

@@ -38,7 +38,7 @@ pub(super) async fn get(
         Err(error) => {
             warn!(app = %name, %error, "log not read");
             let why = format!("Error accessing logs for {name}: {error}");
-            Err(ApiError::Unavailable(why))
+            Err(ApiError::Failed(why))
         }
     }
 }

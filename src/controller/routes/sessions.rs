@@ -119,7 +119,7 @@ pub(super) async fn login(
         return Err(Refusal::field("non_field_errors", why).into());
     };
     let now = Timestamp::now();
-    let (token, txn) = auth::mint(&user.username, now)?;
+    let (token, txn) = auth::mint(&auth::login(user.username.clone(), now))?;
     // Nobody gets a token for a user who is deleted at this moment.
     ctl.store
         .commit(txn.present(&keys::user(&user.username)))
@@ -151,7 +151,11 @@ pub(super) async fn cancel(
             "{name} still has applications assigned. Delete or transfer ownership"
         )));
     }
-    ctl.keep_an_administrator(&name).await?;
+    // The only user of all may go: then the next one is the first again.
+    let last = ctl.users().await?.len() == 1;
+    if !last {
+        ctl.keep_an_administrator(&name).await?;
+    }
     for (app, _) in apps
         .iter()
         .filter(|(_, app)| app.collaborators.contains(&name))
@@ -175,11 +179,19 @@ pub(super) async fn cancel(
         });
         ctl.store.commit(txn).await?;
     }
+    for some in ctl.certs_of(&name).await?.chunks(100) {
+        let txn = some.iter().fold(Txn::new(), |txn, cert| {
+            txn.delete(&keys::cert(&cert.value.name))
+        });
+        ctl.store.commit(txn).await?;
+    }
     let key = keys::user(&name);
-    ctl.store
-        .commit(Txn::new().unchanged(&key, revision).delete(&key))
-        .await?;
-    auth::end_tokens(&ctl.store, Some(&name)).await?;
+    let mut txn = Txn::new().unchanged(&key, revision).delete(&key);
+    if last {
+        txn = txn.delete(&first_user());
+    }
+    ctl.store.commit(txn).await?;
+    auth::end_tokens(&ctl.store, |_, token| token.user == name).await?;
     info!(user = %name, "user deleted");
     Ok(StatusCode::NO_CONTENT)
 }
@@ -196,8 +208,8 @@ pub(super) async fn passwd(
         access::administrator(&user)?;
     }
     let proven = match old {
-        // Administrators may leave out a password that they don't know.
-        None => user.is_superuser && fields.get("username").is_some(),
+        // Administrators may leave it out.
+        None => user.is_superuser,
         Some(old) => {
             let whose = match &other {
                 Some(other) => {
@@ -222,7 +234,7 @@ pub(super) async fn passwd(
 }
 
 /// Ends all tokens of a user and mints a new one; `all` ends everybody's, the caller's included.
-pub(super) async fn tokens(
+pub(super) async fn regenerate(
     State(ctl): Ctl,
     Caller(user): Caller,
     Body(fields): Body,
@@ -235,7 +247,7 @@ pub(super) async fn tokens(
         access::administrator(&user)?;
     }
     if all {
-        auth::end_tokens(&ctl.store, None).await?;
+        auth::end_tokens(&ctl.store, |_, _| true).await?;
         return Ok(Json(wire::TokenReply {
             token: String::new(),
         }));
@@ -244,8 +256,8 @@ pub(super) async fn tokens(
     auth::user(&ctl.store, &name)
         .await?
         .ok_or(ApiError::NotFound)?;
-    auth::end_tokens(&ctl.store, Some(&name)).await?;
-    let (token, txn) = auth::mint(&name, Timestamp::now())?;
+    auth::end_tokens(&ctl.store, |_, token| token.user == name).await?;
+    let (token, txn) = auth::mint(&auth::login(name.clone(), Timestamp::now()))?;
     ctl.store.commit(txn.present(&keys::user(&name))).await?;
     Ok(Json(wire::TokenReply { token }))
 }

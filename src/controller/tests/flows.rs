@@ -232,7 +232,7 @@ async fn a_config_that_fails_changes_nothing_but_the_history() {
     assert_eq!(reply.line, "HTTP/1.1 503 SERVICE UNAVAILABLE");
     assert_eq!(
         reply.json(),
-        json!({ "detail": "web.1 exits with 1\nno such module" })
+        json!({ "detail": "aborting, failed to create some containers: web.1 exits with 1\nno such module" })
     );
     let after = site
         .call(&token, "GET", "/v1/apps/blog/containers/", Value::Null)

@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::{AppMemory, Step};
 use crate::{
     model::*,
-    plan::round::{Plan, fenced},
+    plan::{
+        admission,
+        round::{Plan, fenced},
+    },
     store::{Txn, Versioned, keys},
 };
 
@@ -84,6 +87,10 @@ impl Step<'_, '_> {
         let mut txn = Txn::new()
             .put(&keys::app(self.app), &app)
             .delete(&keys::rollout(self.app));
+        if let Some(needs) = self.view.needs(self.goal.release) {
+            let route = self.view.route.as_ref();
+            txn = txn.and(admission::admit(self.app, route, &needs.whitelist));
+        }
         let version = rollout.release;
         if rollout.change == RolloutKind::Release && !self.view.outcomes.contains(&version) {
             let finished = self.cx.wall;

@@ -10,6 +10,7 @@ async fn host_names_lead_to_apps_and_to_clear_refusals() {
     let route = |maintenance| crate::model::Route {
         schema: 1,
         maintenance,
+        ..Default::default()
     };
     cluster
         .put(&keys::route(&app("empty")), &route(false))

@@ -446,10 +446,10 @@ async fn processes_and_releases() {
     detail: This platform can't deploy images by name yet. Push blog with git instead: an app with a Dockerfile is built as an image.
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    let want = "Running 'echo -n hi'...\necho -n hi\nto stderr\n".to_owned();
+    let want = "Running 'echo -n hi'...\necho -n hi\n".to_owned();
     assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    let want = "Running 'exit 3'...\nexit 3\nto stderr\n".to_owned();
+    let want = "Running 'exit 3'...\nexit 3\n".to_owned();
     assert_eq!(ran, (3, want));
     // Several arguments arrive as they are; one is a line.
     let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;

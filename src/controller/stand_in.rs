@@ -98,7 +98,8 @@ impl StandIn {
 
     /// Does what the command says: `exit N` ends with N; `cat` prints its input; `sizes` prints the
     /// sizes of its terminal until it gets input; `hold` waits for a signal; `broken` loses its
-    /// connection in the middle; `big N` prints N bytes; all else prints itself.
+    /// connection in the middle; `big N` prints N bytes; all else prints itself,
+    /// and `both` something on stderr besides.
     pub(crate) async fn play(&mut self, order: &Order) {
         let command = order.command.as_str();
         let mut code = 0;
@@ -147,6 +148,8 @@ impl StandIn {
                     }
                 } else {
                     self.say(Channel::Output, format!("{other}\n")).await;
+                }
+                if other == "both" {
                     self.say(Channel::Errors, "to stderr\n").await;
                 }
             }

@@ -377,7 +377,7 @@ fn a_terminal() {
     // It may be quiet for longer than anything in between is patient, while it is looked at.
     let listed = app.deis(&["ps"]).ok().out;
     assert!(!listed.contains("run"), "{listed}");
-    thread::sleep(Duration::from_secs(90));
+    thread::sleep(Duration::from_secs(80));
     terminal.type_in("echo ali''ve\r");
     terminal.until("alive\r\n");
     terminal.type_in("exit 7\r");
@@ -471,7 +471,7 @@ fn output_comes_while_it_runs_and_a_killed_client_leaves_nothing() {
     // A reader that takes its time loses nothing.
     let (mut child, mut reader) =
         spawn("echo first; head -c 3000000 /dev/zero | tr '\\0' x; exit 6");
-    thread::sleep(Duration::from_secs(50));
+    thread::sleep(Duration::from_secs(45));
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).expect("the rest");
     assert_eq!(

@@ -461,10 +461,10 @@ async fn processes_and_releases() {
     detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    let want = "Running 'echo -n hi'...\necho -n hi\nto stderr\n".to_owned();
+    let want = "Running 'echo -n hi'...\necho -n hi\n".to_owned();
     assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    let want = "Running 'exit 3'...\nexit 3\nto stderr\n".to_owned();
+    let want = "Running 'exit 3'...\nexit 3\n".to_owned();
     assert_eq!(ran, (3, want));
     // Several arguments arrive as they are; one is a line.
     let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;

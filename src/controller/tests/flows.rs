@@ -388,9 +388,10 @@ async fn one_off_processes() {
     };
     let odd = "echo 'a b' \"$HOME\" %n é; exit 0";
     for (command, want) in [
-        (odd, json!([0, format!("{odd}\nto stderr\n")])),
-        ("exit 3", json!([3, "exit 3\nto stderr\n"])),
-        ("impostor", json!([0, "impostor\nto stderr\n"])),
+        (odd, json!([0, format!("{odd}\n")])),
+        ("exit 3", json!([3, "exit 3\n"])),
+        ("impostor", json!([0, "impostor\n"])),
+        ("both", json!([0, "both\nto stderr\n"])),
         (
             "broken",
             json!([0, (0..100).map(|n| format!("{n}\n")).collect::<String>()]),

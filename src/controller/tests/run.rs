@@ -146,9 +146,13 @@ async fn sessions() {
     site.push("blog", "ada").await;
     let mut client = Client::ask(&site, &token, json!({ "command": "exit 3" })).await;
     let seen = client.to_the_end().await;
+    assert_eq!((seen.output.as_str(), seen.status), ("exit 3\n", ended(3)));
+    drop(client);
+    let mut client = Client::ask(&site, &token, json!({ "command": "both" })).await;
+    let seen = client.to_the_end().await;
     assert_eq!(
         (seen.output.as_str(), seen.errors.as_str(), seen.status),
-        ("exit 3\n", "to stderr\n", ended(3))
+        ("both\n", "to stderr\n", ended(0))
     );
     drop(client);
 

@@ -2,7 +2,7 @@
 //! (a pager that is not scrolled), so that the connection is kept alive meanwhile.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     thread,
 };
 
@@ -98,7 +98,7 @@ fn size() -> Size {
 impl Local {
     /// Looks at what there is; changes nothing yet.
     pub(super) fn new(ui: &Ui, args: &args::Run) -> anyhow::Result<Self> {
-        let both = ui.reads_terminal() && ui.is_terminal();
+        let both = ui.is_own() && ui.reads_terminal() && io::stdout().is_terminal();
         let wanted = args.tty || (both && !args.no_tty && !args.no_input);
         let terminal = wanted.then(|| Terminal {
             size: size(),

@@ -1,6 +1,9 @@
 //! HTTP to the controller.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -39,7 +42,11 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    server: ServerVersion,
 }
+
+/// What the controller says that it speaks, once it has answered.
+pub type ServerVersion = Arc<OnceLock<String>>;
 
 /// The answer to a call, read whole.
 pub struct Answer {
@@ -82,7 +89,14 @@ impl Client {
             http,
             base,
             token: token.map(str::to_owned),
+            server: ServerVersion::default(),
         })
+    }
+
+    /// The same, leaving the server's version where others find it.
+    pub fn telling(mut self, server: &ServerVersion) -> Self {
+        self.server = Arc::clone(server);
+        self
     }
 
     /// The controller's host name, without a port.
@@ -198,9 +212,9 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        request.send().await.map_err(|error| {
+        let response = request.send().await.map_err(|error| {
             // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &(dyn std::error::Error + 'static) = &error;
+            let mut cause: &dyn std::error::Error = &error;
             while let Some(source) = cause.source() {
                 cause = source;
             }
@@ -208,7 +222,7 @@ impl Client {
             let timeout = error.is_timeout() && !error.is_connect();
             if timeout {
                 anyhow!("{controller} gives no answer within {} s", limit.as_secs())
-            } else if is_certificate(cause) {
+            } else if is_certificate(&error) {
                 anyhow!(
                     "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
                      its operators made themselves: deis login {controller} --ssl-verify=false"
@@ -218,16 +232,32 @@ impl Client {
                     "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
                 )
             }
-        })
+        })?;
+        let version = response.headers().get("DEIS_API_VERSION");
+        if let Some(version) = version.and_then(|version| version.to_str().ok()) {
+            // The first answer tells; the others tell the same.
+            let _ = self.server.set(version.to_owned());
+        }
+        Ok(response)
     }
 }
 
-/// Whether rustls has refused the controller's certificate.
-fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(
-        cause.downcast_ref(),
-        Some(rustls::Error::InvalidCertificate(_))
-    )
+/// Whether it is the controller's certificate that was refused. rustls says so inside of IO errors.
+fn is_certificate(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
+        next = match cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|e| e.get_ref())
+        {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {

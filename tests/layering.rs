@@ -30,6 +30,8 @@ const PURE: &[&str] = &[
     "src/builder/refs.rs",
     "src/cli/deis/dotenv.rs",
     "src/cli/deis/quote.rs",
+    "src/cli/deis/spelling.rs",
+    "src/cli/table.rs",
     "src/image/config.rs",
     "src/router/headers.rs",
     "src/router/ledger.rs",

@@ -1,6 +1,9 @@
 //! HTTP to the controller.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use http::HeaderMap;
@@ -50,7 +53,11 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    server: ServerVersion,
 }
+
+/// What the controller says that it speaks, once it has answered.
+pub type ServerVersion = Arc<OnceLock<String>>;
 
 /// The answer to a call, read whole.
 pub struct Answer {
@@ -95,7 +102,14 @@ impl Client {
             http,
             base,
             token: token.map(str::to_owned),
+            server: ServerVersion::default(),
         })
+    }
+
+    /// The same, leaving the server's version where others find it.
+    pub fn telling(mut self, server: &ServerVersion) -> Self {
+        self.server = Arc::clone(server);
+        self
     }
 
     /// The controller's host name, without a port.
@@ -285,10 +299,16 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        request
+        let response = request
             .send()
             .await
-            .map_err(|error| self.unreachable(&error, limit))
+            .map_err(|error| self.unreachable(&error, limit))?;
+        let version = response.headers().get("DEIS_API_VERSION");
+        if let Some(version) = version.and_then(|version| version.to_str().ok()) {
+            // The first answer tells; the others tell the same.
+            let _ = self.server.set(version.to_owned());
+        }
+        Ok(response)
     }
 
     fn request(&self, method: Method, path: &[&str]) -> anyhow::Result<RequestBuilder> {
@@ -314,7 +334,7 @@ impl Client {
         let timeout = error.is_timeout() && !error.is_connect();
         if timeout {
             anyhow!("{controller} gives no answer within {} s", limit.as_secs())
-        } else if is_certificate(cause) {
+        } else if is_certificate(error) {
             anyhow!(
                 "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
                  its operators made themselves: deis login {controller} --ssl-verify=false"
@@ -327,12 +347,22 @@ impl Client {
     }
 }
 
-/// Whether rustls has refused the controller's certificate.
-fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(
-        cause.downcast_ref(),
-        Some(rustls::Error::InvalidCertificate(_))
-    )
+/// Whether it is the controller's certificate that was refused. rustls says so inside of IO errors.
+fn is_certificate(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
+        next = match cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|e| e.get_ref())
+        {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {

@@ -297,11 +297,14 @@ impl Ui {
 
     /// Asks for a line that is not shown while it is typed.
     pub fn ask_secret(&mut self, question: &str) -> anyhow::Result<String> {
-        self.question(question);
         if !self.in_terminal {
-            return self.read_line();
+            return self.ask(question);
         }
+        // Before the question: an answer may be typed as soon as that can be read.
+        let quiet = Quiet::new().context("can't keep the terminal from showing your answer")?;
+        self.question(question);
         let line = self.read_secret();
+        drop(quiet);
         self.question("\n");
         line
     }
@@ -328,7 +331,6 @@ impl Ui {
 
     /// Reads a line key by key: thereby Ctrl-C comes as a key, and never leaves a silent terminal.
     fn read_secret(&mut self) -> anyhow::Result<String> {
-        let _quiet = Quiet::new().context("can't keep the terminal from showing your answer")?;
         let mut typed = Vec::new();
         loop {
             let mut key = [0];

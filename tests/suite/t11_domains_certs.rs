@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::*;
 
-/// A change of routes is served so soon.
+/// A change is served so soon; a look that has begun in time may end later.
 const SOON: Duration = Duration::from_secs(1);
 
 fn openssl(dir: &Path, script: &str) -> Ran {

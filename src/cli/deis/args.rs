@@ -38,7 +38,7 @@ pub struct Cli {
         default_value = "text",
         hide_default_value = true,
         hide_possible_values = true,
-        help = "Show it as `text` or `json`",
+        help = "Output format: text or json",
         display_order = 900
     )]
     pub output: ui::Format,
@@ -53,7 +53,7 @@ pub enum Command {
     /// Log in to a controller
     #[command(name = "auth:login", visible_alias = "login")]
     Login(auth::Login),
-    /// Forget who is logged in
+    /// Forget the login on this computer
     #[command(name = "auth:logout", visible_alias = "logout")]
     Logout,
     /// Show who is logged in
@@ -87,10 +87,10 @@ pub enum Command {
     /// Give an app to another user
     #[command(name = "apps:transfer")]
     Transfer(AppUser),
-    /// Show what an app has logged
+    /// Show the log of an app
     #[command(name = "apps:logs", visible_alias = "logs")]
     Logs(Logs),
-    /// Run a command in a process of its own, with the app's code and config
+    /// Run a command in a fresh process, with the app's code and config
     #[command(name = "apps:run", visible_alias = "run")]
     Run(Run),
     /// Add a git remote that leads to an app
@@ -116,7 +116,7 @@ pub enum Command {
     /// List processes
     #[command(name = "ps:list", visible_alias = "ps")]
     Ps(AppList),
-    /// Run so many processes of a type
+    /// Set how many processes of each type run
     #[command(name = "ps:scale", visible_alias = "scale")]
     Scale(ps::Scale),
     /// Restart all processes, those of a type, or one
@@ -192,7 +192,7 @@ pub enum Command {
     /// Let a user use an app, or administer the platform
     #[command(name = "perms:create", visible_alias = "sharing:add")]
     PermsCreate(access::PermsChange),
-    /// Take that back
+    /// Take a permission back
     #[command(name = "perms:delete", visible_alias = "sharing:remove")]
     PermsDelete(access::PermsChange),
     /// List the platform's users
@@ -218,7 +218,7 @@ pub enum Command {
     #[command(name = "tags:unset")]
     TagsUnset(limits::TagsUnset),
 
-    /// Tell about a command or a group of commands
+    /// Explain a command or a group of commands
     #[command(name = "help")]
     Help(help::Help),
     /// Print a script that completes commands in your shell
@@ -238,7 +238,7 @@ pub enum Command {
 /// Which app.
 #[derive(Debug, Args)]
 pub struct App {
-    /// The app; else the one that the git remote of this directory leads to
+    /// The app [default: the one of this directory's git remote]
     #[arg(short, long)]
     pub app: Option<String>,
 }
@@ -246,7 +246,7 @@ pub struct App {
 /// How much of a list.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Show at most so many
+    /// Show N at most
     #[arg(short, long, value_name = "N")]
     pub limit: Option<u32>,
 }
@@ -293,7 +293,19 @@ pub struct Logs {
 pub struct Run {
     #[command(flatten)]
     pub app: App,
-    /// The command; quote it if it has options or characters that your shell acts on
+    /// Don't wait: what it prints goes to the app's log, see `deis logs`
+    #[arg(short, long, conflicts_with_all = ["tty", "no_tty", "no_input"])]
+    pub detach: bool,
+    /// Give it a terminal, also where ours is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub tty: bool,
+    /// Give it no terminal, also where ours is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Leave our input alone (in a loop that reads from it)
+    #[arg(short, long, conflicts_with = "tty")]
+    pub no_input: bool,
+    /// The command: a single argument is a line for the shell; of several, each arrives as it is
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }

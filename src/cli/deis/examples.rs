@@ -386,7 +386,7 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "help",
         &[
             ("deis help config", "lists the commands about config"),
-            ("deis help config:set", "tells about one"),
+            ("deis help config:set", "explains one of them"),
         ],
     ),
     (

@@ -1,5 +1,10 @@
 //! `deis` against a controller in process: what users see, to the letter (reference, 5.3).
 
+mod failures;
+mod help;
+mod json;
+mod ours;
+
 use std::{
     cell::RefCell,
     ffi::OsString,
@@ -42,7 +47,7 @@ impl User {
         std::fs::create_dir(&cwd).expect("folder");
         git(&cwd, &["init", "-q"]);
         let env = Env {
-            home: home.path().to_owned(),
+            home: Some(home.path().to_owned()),
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
@@ -78,23 +83,33 @@ impl User {
     /// Exit code and what was printed, with what changes from run to run made equal.
     async fn run(&self, args: &[&str], input: &str) -> (u8, String) {
         let sink = Sink::default();
-        let input = Cursor::new(input.as_bytes().to_owned());
-        let mut ui = Ui::pipes(
-            Box::new(sink.clone()),
-            Box::new(sink.clone()),
-            Box::new(input),
-        );
-        let argv: Vec<OsString> = std::iter::once("deis")
-            .chain(args.iter().copied())
-            .map(Into::into)
-            .collect();
-        let code = run(&argv, &self.env, &mut ui).await;
+        let mut ui = Ui::pipes(Box::new(sink.clone()), Box::new(sink.clone()), typed(input));
+        let code = run(&argv(args), &self.env, &mut ui).await;
+        (code, self.equalled(&sink))
+    }
+
+    /// Exit code, stdout and stderr.
+    async fn both(&self, args: &[&str]) -> (u8, String, String) {
+        let (out, err) = (Sink::default(), Sink::default());
+        let mut ui = Ui::pipes(Box::new(out.clone()), Box::new(err.clone()), typed(""));
+        let code = run(&argv(args), &self.env, &mut ui).await;
+        (code, self.equalled(&out), self.equalled(&err))
+    }
+
+    /// What was printed on a terminal of so many columns.
+    async fn on_terminal(&self, args: &[&str], width: usize) -> String {
+        let sink = Sink::default();
+        let ui = Ui::pipes(Box::new(sink.clone()), Box::new(sink.clone()), typed(""));
+        let code = run(&argv(args), &self.env, &mut ui.with_width(width)).await;
+        let text = String::from_utf8(sink.0.borrow().clone()).expect("text");
+        assert_eq!(code, 0, "{args:?}: {text}");
+        text
+    }
+
+    fn equalled(&self, sink: &Sink) -> String {
         let text = String::from_utf8(sink.0.borrow().clone()).expect("text");
         let text = text.replace(&self.site.address.to_string(), "[controller]");
-        (
-            code,
-            redact(&text.replace(&self.home.path().display().to_string(), "[home]")),
-        )
+        redact(&text.replace(&self.home.path().display().to_string(), "[home]"))
     }
 
     /// What was printed by a command that succeeds.
@@ -110,6 +125,15 @@ impl User {
         assert_eq!(code, 1, "{args:?}: {text}");
         text
     }
+}
+
+fn argv(args: &[&str]) -> Vec<OsString> {
+    let words = std::iter::once("deis").chain(args.iter().copied());
+    words.map(Into::into).collect()
+}
+
+fn typed(input: &str) -> Box<Cursor<Vec<u8>>> {
+    Box::new(Cursor::new(input.as_bytes().to_owned()))
 }
 
 fn git(folder: &Path, args: &[&str]) -> String {
@@ -441,6 +465,16 @@ async fn processes_and_releases() {
                 v2\t[time]\tada deployed 0123456\n\
                 v1\t[time]\tada created initial release\n";
     assert_eq!(user.ok(&["releases"]).await, want);
+    let narrow = user.on_terminal(&["releases"], 40).await;
+    let second = narrow.lines().nth(2).expect("v4");
+    assert!(
+        second.starts_with("v4  20") && second.ends_with('…'),
+        "{narrow}"
+    );
+    assert!(
+        narrow.lines().all(|line| line.chars().count() <= 40),
+        "{narrow}"
+    );
     insta::assert_snapshot!(user.ok(&["releases:info", "v2"]).await, @r"
     === blog Release v2
     build:    [uuid]
@@ -461,9 +495,26 @@ async fn processes_and_releases() {
     detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
+    let want = "Running 'echo -n hi'...\necho -n hi\n".to_owned();
+    assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    assert_eq!(ran, (3, "Running 'exit 3'...\nexit 3\n".to_owned()));
+    let want = "Running 'exit 3'...\nexit 3\n".to_owned();
+    assert_eq!(ran, (3, want));
+    // Several arguments arrive as they are; one is a line.
+    let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;
+    assert!(ran.1.contains("\necho 'a b' '$HOME'\n"), "{}", ran.1);
+    let ran = user.run(&["run", "cat"], "line 1\nline 2\n").await;
+    assert_eq!(ran, (0, "Running 'cat'...\nline 1\nline 2\n".to_owned()));
+    let ran = user.run(&["run", "--no-input", "broken"], "").await;
+    let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran, (0, format!("Running 'broken'...\n{lines}")));
+    let ran = user.run(&["run", "big 3000000"], "").await;
+    assert_eq!((ran.0, ran.1.matches('x').count()), (0, 3_000_000));
+    let ran = user.run(&["run", "--detach", "exit 3"], "").await;
+    assert_eq!(ran, (0, "Running 'exit 3' as run.1\n".to_owned()));
+    let ran = user.run(&["run", "refuse"], "").await;
+    let want = "Running 'refuse'...\nError: host-1 can't run it: no image\n";
+    assert_eq!(ran, (255, want.to_owned()));
 }
 
 #[tokio::test]
@@ -475,7 +526,7 @@ async fn keys_and_sharing() {
     insta::assert_snapshot!(format!("{code}\n{text}"), @r"
     0
     Found the following SSH public keys:
-    1) k.pub
+    1) k.pub ada@laptop
     0) Enter path to pubfile (or use keys:add <key_path>)
     Which would you like to use with Deis? Uploading k.pub to deis... done
     ");
@@ -506,217 +557,4 @@ async fn keys_and_sharing() {
         user.ok(&["apps:transfer", "bob"]).await,
         "Transferring blog to bob... done\n"
     );
-}
-
-#[tokio::test]
-async fn certificates() {
-    let user = User::with_app().await;
-    let root = crate::cert::tests::Authority::new("Root");
-    let files = root.sign(&["www.example.org", "example.org"]);
-    let write = |name: &str, text: &str| std::fs::write(user.env.cwd.join(name), text);
-    let chain = format!("{}{}", files.certificate, root.pem);
-    write("www.crt", &chain).expect("file");
-    write("www.key", &files.key).expect("file");
-    assert_eq!(user.ok(&["certs"]).await, "No certs\n");
-    assert_eq!(
-        user.ok(&["certs:add", "www.crt", "www.key"]).await,
-        "Adding SSL endpoint... done\n"
-    );
-    assert_eq!(
-        user.ok(&["certs:list"]).await,
-        "Common Name         Expires\n\
-         ---------------     ----------------------\n\
-         www.example.org     [time]\n"
-    );
-    let info = user.ok(&["certs:info", "www.example.org"]).await;
-    let fingerprints = |text: &str| -> String {
-        let plain = |line: &str| match line.strip_prefix("fingerprint: ") {
-            Some(pairs) => format!("fingerprint: {} pairs", pairs.split(':').count()),
-            None => line.to_owned(),
-        };
-        text.lines().map(|line| plain(line) + "\n").collect()
-    };
-    insta::assert_snapshot!(fingerprints(&info), @r"
-    === www.example.org Certificate
-    served for:  example.org, www.example.org
-    expires:     [time]
-    owner:       ada
-    added:       [time]
-
-    --- 1: CN=www.example.org
-    issuer:      CN=Root
-    names:       example.org, www.example.org
-    valid:       [time] to [time]
-    fingerprint: 32 pairs
-
-    --- 2: CN=Root
-    issuer:      CN=Root
-    valid:       [time] to [time]
-    fingerprint: 32 pairs
-    ");
-    assert_eq!(
-        user.fails(&["certs:add", "www.crt", "www.key"]).await,
-        "Adding SSL endpoint... \nError: 400 BAD REQUEST\n\
-         common_name: This field must be unique.\n"
-    );
-    assert_eq!(
-        user.ok(&["certs:remove", "www.example.org"]).await,
-        "Removing www.example.org... done\n"
-    );
-    // As many certificates as there are names; the first refusal ends it, and says what is there.
-    let names = "--subject-alt-names=example.org,other.org";
-    let text = user
-        .fails(&["certs:add", "www.crt", "www.key", names])
-        .await;
-    assert_eq!(
-        text,
-        "Adding SSL endpoint... \nError: added for example.org only: 400 BAD REQUEST\n\
-         common_name: the certificate is not for other.org, but for example.org, \
-         www.example.org: clients would refuse it\n"
-    );
-    let args = [
-        "certs:add",
-        "www.crt",
-        "www.key",
-        "--common-name=www.example.org",
-    ];
-    user.ok(&args).await;
-    let list = user.ok(&["certs"]).await;
-    assert!(
-        list.contains("\nexample.org") && list.contains("\nwww.example.org"),
-        "{list}"
-    );
-    let text = user.fails(&["certs:info", "none.example.org"]).await;
-    assert_eq!(text, "Error: 404 NOT FOUND\ndetail: Not found\n");
-    let text = user.fails(&["certs:add", "none.crt", "www.key"]).await;
-    assert!(
-        text.contains("can't read") && text.contains("none.crt"),
-        "{text}"
-    );
-}
-
-#[tokio::test]
-async fn wrong_command_lines() {
-    let user = User::new().await;
-    let text = user.fails(&["config:sett", "A=1"]).await;
-    assert!(
-        text.starts_with("Error: unrecognized subcommand 'config:sett'"),
-        "{text}"
-    );
-    assert!(text.contains("config:set"), "{text}");
-    let text = user.fails(&["info", "--app=../x"]).await;
-    assert!(text.starts_with("Error: Not logged in."), "{text}");
-    let text = user.fails(&["login", "ftp://x"]).await;
-    assert!(text.contains("is no URL of a controller"), "{text}");
-    // A port where nobody listens: the listener is gone before it is used.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("bind")
-        .local_addr()
-        .expect("address");
-    let text = user.fails(&["login", &closed.to_string()]).await;
-    assert!(
-        text.starts_with("Error: can't reach the controller at http://127.0.0.1:"),
-        "{text}"
-    );
-    let help = user.ok(&["help", "scale"]).await;
-    assert!(
-        help.contains("Usage: deis ps:scale [OPTIONS] <TYPE=N>..."),
-        "{help}"
-    );
-    assert!(user.ok(&["help"]).await.contains("config:set"));
-}
-
-#[test]
-fn the_command_line_is_consistent() {
-    use clap::CommandFactory as _;
-    super::args::Cli::command().debug_assert();
-}
-
-/// The cells of a table's line.
-fn cells(line: &str) -> Vec<&str> {
-    let cells = line.split("  ").map(str::trim);
-    cells.filter(|cell| !cell.is_empty()).collect()
-}
-
-#[tokio::test]
-async fn tokens_for_programs() {
-    let user = User::with_app().await;
-    let made = [
-        "tokens:create",
-        "ci",
-        "--scope=deploy",
-        "--app=blog",
-        "--expires=90d",
-    ];
-    let made = user.ok(&made).await;
-    let (secret, rest) = made.split_once('\n').expect("lines");
-    assert!(
-        secret.len() == 40 && secret.bytes().all(|b| b.is_ascii_hexdigit()),
-        "{secret}"
-    );
-    assert!(rest.starts_with("This is the only time that it is shown."));
-    let list = user.ok(&["tokens"]).await;
-    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
-    assert_eq!(lines[0], ["=== ada Tokens"]);
-    assert_eq!(
-        lines[1],
-        ["ID", "NAME", "SCOPE", "APPS", "CREATED", "EXPIRES"]
-    );
-    assert_eq!(
-        lines[2][1..],
-        ["(this login)", "all", "all", "[time]", "never"]
-    );
-    assert_eq!(lines[3][1..], ["ci", "deploy", "blog", "[time]", "[time]"]);
-    assert!(!list.contains(secret));
-
-    // What it is good for, as a program uses it: in a profile of its own.
-    let folder = user.home.path().join(".deis");
-    let profile = std::fs::read_to_string(folder.join("client.json")).expect("profile");
-    let mut profile: serde_json::Value = serde_json::from_str(&profile).expect("JSON");
-    profile["token"] = secret.into();
-    std::fs::write(folder.join("ci.json"), profile.to_string()).expect("written");
-    let mut user = user;
-    user.env.profile = "ci".into();
-    user.ok(&["config:set", "A=1", "-a", "blog"]).await;
-    let refused = user
-        .fails(&["domains:add", "x.example.org", "-a", "blog"])
-        .await;
-    assert!(
-        refused.contains("This token has the scope deploy; this needs all."),
-        "{refused}"
-    );
-    user.env.profile = "client".into();
-    assert_eq!(
-        user.ok(&["tokens:revoke", "ci"]).await,
-        "Revoking ci... done\n"
-    );
-    user.env.profile = "ci".into();
-    let refused = user.fails(&["apps"]).await;
-    assert!(refused.contains("401 UNAUTHORIZED"), "{refused}");
-}
-
-#[tokio::test]
-async fn the_audit_trail() {
-    let user = User::with_app().await;
-    user.ok(&["config:set", "PASSWORD=hunter2", "-a", "blog"])
-        .await;
-    user.ok(&["domains:add", "blog.example.org", "-a", "blog"])
-        .await;
-    let list = user.ok(&["audit", "-n", "2", "-a", "blog"]).await;
-    assert!(!list.contains("hunter2"), "{list}");
-    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
-    assert_eq!(lines[0], ["=== blog Audit (2 of 3)"]);
-    assert_eq!(lines[1], ["WHEN", "WHO", "BY", "ACTION", "RELEASE", "WHAT"]);
-    assert_eq!(lines[2][..2], ["[time]", "ada"]);
-    assert_eq!(lines[2][3..], ["domain-add", "-", "blog.example.org"]);
-    assert_eq!(lines[3][3..], ["config", "v2", "added PASSWORD"]);
-    let json = user.ok(&["audit", "--app=blog", "--output=json"]).await;
-    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json[2]["action"], "create");
-    user.ok(&["destroy", "--app=blog", "--confirm=blog"]).await;
-    let list = user.ok(&["audit", "--platform"]).await;
-    let lines: Vec<Vec<&str>> = list.lines().map(cells).collect();
-    assert_eq!(lines[0], ["=== Platform Audit"]);
-    assert_eq!(lines[2][3..], ["destroy", "-", "blog owner ada, v2"]);
-    assert_eq!(lines[3][3..], ["register", "-", "ada"]);
 }

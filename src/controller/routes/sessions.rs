@@ -32,7 +32,7 @@ type Ctl = State<controller::State>;
 
 /// Who may register: `enabled` (everybody), `admin_only` or `disabled`.
 fn registration_mode() -> Key<String> {
-    keys::platform("registrationMode")
+    keys::setting("controller", "registrationMode")
 }
 
 /// Who was the first to register: set once, and the reason why nobody else becomes administrator so.

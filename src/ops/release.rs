@@ -263,10 +263,7 @@ mod tests {
         ) {
             let types: Vec<&str> = types.iter().map(String::as_str).collect();
             let sort = if image { ImageKind::Image } else { ImageKind::Slug };
-            let mut build = build(sort, &types);
-            if image && named {
-                build.sha.clear();
-            }
+            let build = build(sort, if image && named { "" } else { "0123456" }, &types);
             let read = |map: BTreeMap<String, u32>| -> Structure {
                 map.into_iter().map(|(name, count)| (kind(&name), count)).collect()
             };

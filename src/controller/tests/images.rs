@@ -30,14 +30,14 @@ use crate::{
 };
 
 /// A real registry, as long as this lives.
-struct Registry {
-    address: SocketAddr,
+pub(super) struct Registry {
+    pub(super) address: SocketAddr,
     _dir: TempDir,
     _stop: DropGuard,
 }
 
 impl Registry {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = free.local_addr().expect("its address");
         drop(free);
@@ -65,7 +65,7 @@ impl Registry {
     }
 
     /// Puts an image there, under a tag; returns its digest.
-    async fn put(&self, repository: &str, tag: &str, config: &Value) -> String {
+    pub(super) async fn put(&self, repository: &str, tag: &str, config: &Value) -> String {
         let root = format!("http://{}/v2/{repository}", self.address);
         let mut blobs = Vec::new();
         for bytes in [config.to_string().into_bytes(), b"a layer".to_vec()] {
@@ -116,11 +116,28 @@ fn here() -> &'static str {
     manifest::architecture(std::env::consts::ARCH)
 }
 
-fn config(run: Value) -> Value {
+pub(super) fn config(run: Value) -> Value {
     json!({
         "architecture": here(), "os": "linux", "config": run,
         "rootfs": {"type": "layers", "diff_ids": [digest_of(b"a layer")]},
     })
+}
+
+/// The platform's registries.
+pub(super) async fn replicas(store: &Store) -> [Registry; 2] {
+    let (one, two) = tokio::join!(Registry::start(), Registry::start());
+    for (at, replica) in [&one, &two].into_iter().enumerate() {
+        let there = PartPresence {
+            schema: SCHEMA,
+            id: uuid::Uuid::new_v4(),
+            address: replica.address.to_string(),
+        };
+        // Their places in etcd go by IP address, and here all have the same.
+        let place = keys::part("registry", &format!("10.0.0.{at}"));
+        let put = Txn::new().put(&place, &there);
+        store.commit(put).await.expect("registered");
+    }
+    [one, two]
 }
 
 fn blog() -> AppName {
@@ -138,22 +155,11 @@ struct Rig {
 impl Rig {
     async fn start() -> Self {
         let (site, ada) = site_with_app().await;
-        let (one, two) = tokio::join!(Registry::start(), Registry::start());
-        for (at, replica) in [&one, &two].into_iter().enumerate() {
-            let there = PartPresence {
-                schema: SCHEMA,
-                id: uuid::Uuid::new_v4(),
-                address: replica.address.to_string(),
-            };
-            // Their places in etcd go by IP address, and here all have the same.
-            let place = keys::part("registry", &format!("10.0.0.{at}"));
-            let put = Txn::new().put(&place, &there);
-            site.store.commit(put).await.expect("registered");
-        }
+        let replicas = replicas(&site.store).await;
         Self {
             site,
             ada,
-            replicas: [one, two],
+            replicas,
             world: Registry::start().await,
         }
     }

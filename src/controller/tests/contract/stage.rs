@@ -6,32 +6,48 @@
 //! - `@dockerfile blog ada [web...]`: the same from a Dockerfile;
 //! - `@fail REASON`: why the changes that follow fail; `off` ends it;
 //! - `@restarting blog bob`: a restart by bob that never ends (the app must be called `stuck`);
-//! - `@logger TEXT...`: a logger that has these words, a line each, as every app's log;
+//! - `@logger`: a real one; `@log blog WORD...`: the platform says these words, a line each;
+//! - `@registries`: two of the platform's, and one of somebody's, which is `{text:registry}`;
+//! - `@image REPOSITORY TAG`: an image in the latter; `@pushed` in one of the former;
 //! - `@set KEY VALUE`: a setting of the platform;
-//! - `@builder-key KEY`: what v1's builder proves itself by;
-//! - `@image NAME`: an image that the registry has.
+//! - `@builder-key KEY`: what v1's builder proves itself by.
 
-use axum::extract::Query;
-use tokio::net::TcpListener;
+use jiff::Timestamp;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::holes::Holes;
 use crate::{
-    controller::testing::Site,
-    logger,
+    controller::{
+        testing::Site,
+        tests::images::{self, Registry},
+    },
+    logger::{
+        self,
+        app_log::{Event, Limits},
+        client::Whose,
+    },
     model::{AppName, ImageKind, PartPresence, SCHEMA},
     ops,
+    sidecar::wire::Source,
     store::{Key, Txn, keys},
 };
 
 /// A controller with what is set up.
 pub(in crate::controller::tests) struct Stage {
     site: Site,
+    /// Two of the platform's, and one of somebody's.
+    registries: Vec<Registry>,
+    logger: Option<(TempDir, DropGuard)>,
 }
 
 impl Stage {
     pub(in crate::controller::tests) async fn empty() -> Self {
         Self {
             site: Site::start().await,
+            registries: Vec::new(),
+            logger: None,
         }
     }
 
@@ -64,7 +80,19 @@ impl Stage {
                 let at = keys::setting("controller", "builderKey");
                 self.put(&at, key).await?;
             }
-            ["logger", lines @ ..] => self.logger(lines).await?,
+            ["logger"] => self.logger().await?,
+            ["log", app, lines @ ..] => self.log(&parse(app)?, lines).await?,
+            ["registries"] => {
+                self.registries = images::replicas(&self.site.store).await.into();
+                let world = Registry::start().await;
+                let address = world.address.to_string();
+                self.registries.push(world);
+                holes.set("text:registry", &address);
+                self.put(&keys::setting("registry", "insecure"), &address)
+                    .await?;
+            }
+            ["image", repository, tag] => self.image(2, repository, tag).await?,
+            ["pushed", repository, tag] => self.image(1, repository, tag).await?,
             ["restarting", app, by] => {
                 let app: AppName = parse(app)?;
                 ops::change::restart(&self.site.store, &app, &parse(by)?, None, None)
@@ -82,30 +110,54 @@ impl Stage {
         done.map(|_| ()).map_err(|e| e.to_string())
     }
 
-    /// A logger as the controller sees it; in place of the one before.
-    async fn logger(&self, lines: &[&str]) -> Result<(), String> {
-        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        let read = async move |Query(query): Query<std::collections::BTreeMap<String, String>>| {
-            let most = query.get("lines").and_then(|n| n.parse().ok());
-            let first = lines.len().saturating_sub(most.unwrap_or(usize::MAX));
-            match lines[first..].concat() {
-                text if text.is_empty() => (http::StatusCode::NO_CONTENT, text),
-                text => (http::StatusCode::OK, text),
-            }
+    async fn image(&self, at: usize, repository: &str, tag: &str) -> Result<(), String> {
+        let registry = self.registries.get(at).ok_or("no @registries")?;
+        let config = images::config(json!({ "Cmd": ["serve"] }));
+        registry.put(repository, tag, &config).await;
+        Ok(())
+    }
+
+    async fn logger(&mut self) -> Result<(), String> {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let (folder, stop) = (
+            tempfile::tempdir().expect("folder"),
+            CancellationToken::new(),
+        );
+        let place = logger::Place {
+            lines: "127.0.0.1:0".parse().expect("address"),
+            http: free.local_addr().expect("its address"),
+            folder: folder.path().to_owned(),
+            limits: Limits::default(),
         };
-        let forget = async || http::StatusCode::NO_CONTENT;
-        let route = axum::routing::get(read).post(forget).delete(forget);
-        let router = axum::Router::new().route("/logs/{app}", route);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        drop(free);
         let presence = PartPresence {
             schema: SCHEMA,
             id: uuid::Uuid::new_v4(),
-            address: listener.local_addr().expect("address").to_string(),
+            address: place.http.to_string(),
         };
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let bound = logger::bind(&place).await.map_err(|e| e.to_string())?;
+        tokio::spawn(logger::serve(bound, place, stop.clone()));
+        self.logger = Some((folder, stop.drop_guard()));
         let at = keys::part(logger::PART, "127.0.0.1");
         let done = self.site.store.commit(Txn::new().put(&at, &presence)).await;
         done.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    async fn log(&self, app: &AppName, lines: &[&str]) -> Result<(), String> {
+        let store = &self.site.store;
+        let record = ops::app::get(store, app).await.map_err(|e| e.to_string())?;
+        let whose = Whose::of(app, &record.value);
+        for line in lines {
+            let event = Event {
+                id: uuid::Uuid::new_v4(),
+                time_ms: u64::try_from(Timestamp::now().as_millisecond()).expect("after 1970"),
+                about: Source::controller(),
+                text: format!("{line}\n").into_bytes(),
+            };
+            let told = logger::client::event(store, &whose, &event);
+            told.await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     async fn app(&self, name: &str, owner: &str, collaborators: &[&str]) -> Result<(), String> {

@@ -297,7 +297,7 @@ async fn whatever_a_body_says_it_is_no_fault_of_ours() {
         "user ada admin",
         "app blog ada",
         "push blog ada web",
-        "logger one",
+        "logger",
     ] {
         let words: Vec<&str> = set_up.split(' ').collect();
         stage.set_up(&words, &mut holes).await.expect(set_up);

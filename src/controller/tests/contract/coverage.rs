@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{contract, pending, read, story::Step};
+use super::{FIXTURES, read, story::Step};
 
 /// Of each route: its methods and path, and the statuses that the reference names for it, and those
 /// that 4.1 has for all routes of its kind. An `*` in a path stands for one part of it.
@@ -161,7 +161,7 @@ fn is(form: &str, path: &str) -> bool {
 #[test]
 fn every_route_has_each_of_its_answers_in_a_fixture() {
     let mut seen = BTreeSet::new();
-    for file in [contract::FIXTURES, pending::FIXTURES].concat() {
+    for file in FIXTURES {
         for step in read(file).steps {
             let Step::Exchange(exchange) = step else {
                 continue;

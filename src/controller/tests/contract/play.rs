@@ -207,6 +207,7 @@ fn ill_formed(reply: &Reply, head: bool) -> Vec<String> {
         (204, None, false) if reply.body.is_empty() => {}
         (204, ..) => wrong.push("a 204 that has a body, or says how long it is".to_owned()),
         (_, Some(length), false) if head || length == reply.body.len().to_string() => {}
+        (_, None, true) if reply.line.starts_with("HTTP/1.1 ") => {}
         (_, length, chunked) => wrong.push(format!("length {length:?}, chunked {chunked}")),
     }
     let challenge = reply.header("www-authenticate");

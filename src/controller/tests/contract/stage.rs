@@ -6,10 +6,14 @@
 //! - `@dockerfile blog ada [web...]`: the same from a Dockerfile;
 //! - `@fail REASON`: why the changes that follow fail; `off` ends it;
 //! - `@restarting blog bob`: a restart by bob that never ends (the app must be called `stuck`);
-//! - `@logger TEXT...`: a logger that has these words, a line each, of the app `blog`;
+//! - `@logger TEXT...`: a real one that has these words, a line each, of the app `blog`;
+//! - `@registries`: two of the platform's, and one of somebody's, which is `{text:registry}`;
+//! - `@image REPOSITORY TAG`: an image in the latter; `@pushed` in one of the former;
 //! - `@set KEY VALUE`: a setting of the platform;
-//! - `@builder-key KEY`: what v1's builder proves itself by;
-//! - `@image NAME`: an image that the registry has.
+//! - `@builder-key KEY`: what v1's builder proves itself by.
+
+use serde_json::json;
+use tempfile::TempDir;
 
 use super::holes::Holes;
 use crate::{
@@ -17,19 +21,25 @@ use crate::{
     logger::testing::Logger,
     model::{AppName, ImageKind},
     ops,
+    registry::testing::{Registry, config},
     sidecar::wire::Position,
-    store::{Key, Txn, keys},
+    store::{Key, Store, Txn, keys},
 };
 
 /// A controller with what is set up.
 pub(in crate::controller::tests) struct Stage {
     site: Site,
+    /// Two of the platform's, and one of somebody's.
+    registries: Vec<Registry>,
+    dir: TempDir,
 }
 
 impl Stage {
     pub(in crate::controller::tests) async fn empty() -> Self {
         Self {
             site: Site::start().await,
+            registries: Vec::new(),
+            dir: tempfile::tempdir().expect("a directory"),
         }
     }
 
@@ -56,13 +66,29 @@ impl Stage {
             ["dockerfile", app, by, types @ ..] => {
                 self.site.push_types(app, by, ImageKind::Image, types).await;
             }
-            ["set", key, value] => self.put(&keys::setting("controller", key), value).await?,
+            ["set", key, value] => self.put(&keys::platform(key), value).await?,
             ["fail", why] => self.put(&keys::platform("testFailure"), why).await?,
             ["builder-key", key] => {
                 let at = keys::setting("controller", "builderKey");
                 self.put(&at, key).await?;
             }
             ["logger", lines @ ..] => self.logger(lines).await?,
+            ["registries"] => {
+                let place = |name: &str| self.dir.path().join(name);
+                let (store, elsewhere) = (&self.site.store, Store::memory());
+                let (one, two, world) = tokio::join!(
+                    Registry::start(store, "127.0.0.1", place("one")),
+                    Registry::start(store, "127.0.0.2", place("two")),
+                    Registry::start(&elsewhere, "127.0.0.3", place("world")),
+                );
+                let address = world.address.to_string();
+                self.registries = vec![one, two, world];
+                holes.set("text:registry", &address);
+                self.put(&keys::setting("registry", "insecure"), &address)
+                    .await?;
+            }
+            ["image", repository, tag] => self.image(2, repository, tag).await?,
+            ["pushed", repository, tag] => self.image(1, repository, tag).await?,
             ["restarting", app, by] => {
                 let app: AppName = parse(app)?;
                 ops::change::restart(&self.site.store, &app, &parse(by)?, None, None)
@@ -78,6 +104,13 @@ impl Stage {
         let txn = Txn::new().put(key, &value.to_owned());
         let done = self.site.store.commit(txn).await;
         done.map(|_| ()).map_err(|e| e.to_string())
+    }
+
+    async fn image(&self, at: usize, repository: &str, tag: &str) -> Result<(), String> {
+        let registry = self.registries.get(at).ok_or("no @registries")?;
+        let config = config(json!({ "Cmd": ["serve"] }));
+        registry.put(repository, Some(tag), &config).await;
+        Ok(())
     }
 
     /// A logger that has kept these lines of the app `blog`; in place of the one before.

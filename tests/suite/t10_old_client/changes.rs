@@ -8,7 +8,6 @@ use super::{
     Walk,
     client::{App, Build, Process, Release},
 };
-use crate::support::*;
 
 fn object(pairs: &[(&str, &str)]) -> Map<String, Value> {
     let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), json!(v)));
@@ -64,8 +63,8 @@ impl Walk<'_> {
         let git = |args: &[&str]| self.git.git(repo.path(), args);
         git(&["init", "-q", "-b", "master"]).ok();
         for (file, text) in [
-            ("app.py", include_str!("app/app.py")),
-            ("Procfile", include_str!("app/Procfile")),
+            ("app.py", include_str!("../app/app.py")),
+            ("Procfile", include_str!("../app/Procfile")),
         ] {
             fs::write(repo.path().join(file), text).expect("file");
         }

@@ -2,6 +2,7 @@
 HOSTS   ?=
 DEMO    ?= yes
 PROFILE ?= dev
+PREFIX  ?= /usr/local
 NAME    ?= default
 
 CARGO   ?= cargo
@@ -11,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest
+.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -37,6 +38,15 @@ status: ## What is up
 build: packages ## The four programs
 	@$(CARGO) build --locked --profile $(PROFILE) --bins
 
+install: build ## `deis` below PREFIX, with its manual pages and completions for bash, zsh and fish
+	@install -D -m 755 $(OUT)/deis $(DESTDIR)$(PREFIX)/bin/deis
+	@$(OUT)/deis man --dir $(DESTDIR)$(PREFIX)/share/man/man1
+	@set -e; put() { mkdir -p "$(DESTDIR)$(PREFIX)/share/$$2"; \
+	  $(OUT)/deis completion $$1 >"$(DESTDIR)$(PREFIX)/share/$$2/$$3"; }; \
+	put bash bash-completion/completions deis; \
+	put zsh zsh/site-functions _deis; \
+	put fish fish/vendor_completions.d deis.fish
+
 # A compiler and a linker, TLS for libssh2, protoc for etcd's API.
 packages:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: https://rustup.rs (1.95 or newer)"; exit 1; }
@@ -59,7 +69,7 @@ openapi: packages nextest ## Write docs/openapi.json anew, from the table of rou
 test: lint test-lib test-cluster ## Every test there is
 
 test-lib: test-packages nextest ## Unit, property and snapshot tests
-	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder
+	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test cli
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
 # They run one after the other, and what is left of an earlier run is cleared first.

@@ -158,8 +158,7 @@ impl Facts {
         &self,
         asked: Option<DomainName>,
     ) -> Result<(DomainName, BTreeSet<DomainName>), CertError> {
-        let mut names = self.names.clone();
-        names.extend(self.common_name.clone());
+        let names = self.names.clone();
         if let Some(name) = asked {
             if covers(&names, &name) {
                 return Ok((name.clone(), BTreeSet::from([name])));
@@ -174,7 +173,12 @@ impl Facts {
             });
         }
         let plain = || names.iter().find(|name| !name.as_str().starts_with('*'));
-        let name = self.common_name.as_ref().or_else(plain);
+        // As clients do, one that is not among the names is taken for words.
+        let common_name = self
+            .common_name
+            .as_ref()
+            .filter(|name| names.contains(*name));
+        let name = common_name.or_else(plain);
         let name = name.or_else(|| names.first()).cloned();
         Ok((name.ok_or(CertError::Nameless)?, names))
     }

@@ -49,7 +49,7 @@ impl Authority {
     }
 
     /// An authority below this one.
-    fn below(&self, name: &str) -> Self {
+    pub(crate) fn below(&self, name: &str) -> Self {
         let key = new_key();
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -257,7 +257,7 @@ fn what_it_is_served_for() {
         ("b.x", &["a.x", "b.x"], None, "b.x: a.x b.x"),
         ("The Shop", &["*.a.x", "b.x"], None, "b.x: *.a.x b.x"),
         ("", &["*.a.x"], None, "*.a.x: *.a.x"),
-        ("c.x", &["a.x"], None, "c.x: a.x c.x"),
+        ("c.x", &["a.x"], None, "a.x: a.x"),
         ("b.x", &["a.x", "b.x"], Some("a.x"), "a.x: a.x"),
         ("b.x", &["*.a.x"], Some("www.a.x"), "www.a.x: www.a.x"),
     ];
@@ -268,7 +268,7 @@ fn what_it_is_served_for() {
     let error = served("b.x", &["a.x"], Some("d.x")).expect_err("not for that");
     assert_eq!(
         error.to_string(),
-        "the certificate is not for d.x, but for a.x, b.x: clients would refuse it"
+        "the certificate is not for d.x, but for a.x: clients would refuse it"
     );
     for asked in [None, Some("d.x")] {
         assert!(matches!(

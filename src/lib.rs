@@ -22,6 +22,7 @@ pub mod registry;
 pub mod render;
 pub mod router;
 pub mod seal;
+pub mod session;
 pub mod settings;
 pub mod sidecar;
 pub mod store;

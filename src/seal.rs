@@ -73,7 +73,7 @@ pub enum SealError {
     },
 }
 
-/// The cluster's key. Controllers, builders and agents hold it; nobody else does.
+/// The cluster's key. Controllers, builders, agents and routers hold it; nobody else does.
 pub struct ClusterKey(RandomizedNonceKey);
 
 impl fmt::Debug for ClusterKey {
@@ -183,6 +183,12 @@ pub fn config_context(app: &AppName, name: &ConfigName) -> String {
 #[must_use]
 pub fn cert_context(name: &DomainName) -> String {
     format!("cert/{name}")
+}
+
+/// The place of a one-off process's order: it opens for that assignment only.
+#[must_use]
+pub fn order_context(assignment: uuid::Uuid) -> String {
+    format!("run/{assignment}")
 }
 
 #[cfg(test)]

@@ -17,13 +17,14 @@ use super::{
     cache,
     events::Happened,
     files, journal,
+    oneoff::End,
     runtime::Runtime,
     socket::Word,
     steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision, Work},
+    model::{Assignment, Desired, MachineState, Revision},
     plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
@@ -50,7 +51,7 @@ enum Ended {
     Stopped,
     Published,
     Withdrawn(Revision),
-    Reported(i32),
+    Reported(End),
 }
 
 struct Task {
@@ -448,9 +449,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .or(Some(revision));
                 entry.seen.published = Published::No;
             }
-            Ended::Reported(code) => {
+            Ended::Reported(end) => {
                 entry.seen.reported = true;
-                entry.exit_code = Some(code);
+                entry.end = Some(end);
             }
         }
     }
@@ -511,17 +512,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
             }
             Action::Report => {
-                let Some(Work::Run { attach, token, .. }) = assigned.map(|a| a.assignment.work)
-                else {
-                    return;
-                };
                 self.busy(name, Busy::Reporting);
-                self.tasks.spawn(async move {
-                    edges
-                        .report(owned, attach, token)
-                        .await
-                        .map(Ended::Reported)
-                })
+                self.tasks
+                    .spawn(async move { edges.report(owned).await.map(Ended::Reported) })
             }
         };
         let uuid = self

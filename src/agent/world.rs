@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     cache::Saved,
     events::Happened,
+    oneoff::End,
     ports::Ports,
     socket::Word,
     steps::{Progress, StepError},
@@ -54,8 +55,8 @@ pub struct Entry {
     pub ailing: bool,
     /// How often its app's owner hears of its troubles.
     pub damper: Damper,
-    /// A one-off's exit code, once reported.
-    pub exit_code: Option<i32>,
+    /// How a one-off ended.
+    pub end: Option<End>,
     phase: Phase,
     since: Timestamp,
 }
@@ -345,7 +346,7 @@ impl Entry {
             log: Vec::new(),
             ailing: false,
             damper: Damper::default(),
-            exit_code: None,
+            end: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -393,8 +394,10 @@ impl Entry {
     }
 
     fn reason(&self) -> Option<String> {
-        if let Some(code) = self.exit_code {
-            return Some(format!("ended with exit code {code}, reported"));
+        if let Some(end) = &self.end {
+            let remark = end.remark.as_deref().map(|remark| format!(": {remark}"));
+            let remark = remark.unwrap_or_default();
+            return Some(format!("ended with exit code {}{remark}", end.exit_code));
         }
         if let Some(error) = &self.error {
             return Some(error.clone());

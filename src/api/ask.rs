@@ -149,6 +149,9 @@ pub struct Scale(pub BTreeMap<String, u32>);
 pub struct Run {
     /// The command line, for a shell.
     pub command: String,
+    /// Don't wait for its end: what it prints goes to the app's log, and the answer's text is its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detach: Option<bool>,
 }
 
 /// `POST hooks/config/`

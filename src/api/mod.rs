@@ -7,6 +7,8 @@ pub mod ask;
 pub mod containers;
 pub mod grant;
 pub mod openapi;
+#[cfg(test)]
+mod properties;
 pub mod ssh_key;
 pub mod time;
 pub mod valid;

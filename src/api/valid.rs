@@ -468,14 +468,36 @@ pub fn hook_text(fields: &Fields, name: &str, limit: usize) -> Result<String, Re
 /// # Errors
 /// When there is none, or it can't be one.
 pub fn command(fields: &Fields) -> Result<String, Refusal> {
-    let command = at_most("command", required(fields, "command")?, MAX_COMMAND)?;
+    let command = required(fields, "command")?;
+    command_line(command)?;
+    Ok(command.to_owned())
+}
+
+/// A command line, however it came.
+///
+/// # Errors
+/// When it can't be one.
+pub fn command_line(command: &str) -> Result<(), Refusal> {
+    let command = at_most("command", command, MAX_COMMAND)?;
     if command.contains('\0') {
         return Err(Refusal::field(
             "command",
             "A command can't contain a NUL character.",
         ));
     }
-    Ok(command.to_owned())
+    Ok(())
+}
+
+/// Whether a command is run without anybody waiting for it.
+///
+/// # Errors
+/// When it is neither true nor false.
+pub fn detach(fields: &Fields) -> Result<bool, Refusal> {
+    match fields.get("detach") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(detach)) => Ok(*detach),
+        Some(_) => Err(Refusal::field("detach", "Must be a valid boolean.")),
+    }
 }
 
 /// A token to be minted.

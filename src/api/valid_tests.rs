@@ -479,6 +479,7 @@ fn requests_as_documented_are_read() {
     let counts = ask::Scale(BTreeMap::from([(text("web"), 3)]));
     assert_eq!(scale(&body(counts)).expect("read").len(), 1);
     let run = ask::Run {
+        detach: Some(false),
         command: text("true"),
     };
     assert_eq!(command(&body(run)), Ok(text("true")));

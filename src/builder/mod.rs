@@ -20,6 +20,7 @@ pub mod refs;
 pub mod repository;
 pub mod side;
 pub mod sshd;
+mod sweep;
 
 use std::{
     io,
@@ -162,6 +163,7 @@ pub async fn run_at(
     build::clean_all(&places.build).await;
     directories(&places, uid, gid)?;
     let host_key = sshd::host_key(&store, &key, &places.run, &places.given_host_key).await?;
+    let (repositories, caches) = (places.repositories.clone(), places.build.data.join("cache"));
     let sshd = SshdSettings {
         address: places.listen,
         user: places.user.clone(),
@@ -199,6 +201,8 @@ pub async fn run_at(
         stop: stop.clone(),
     });
     let seeding = tokio::spawn(seed(daemon.clone()));
+    let sweeping = sweep::run(daemon.store.clone(), repositories, caches, stop.clone());
+    let sweeping = tokio::spawn(sweeping);
     // Without a socket to notify, nobody is waiting for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     info!(address = %places.listen, "the builder takes pushes");
@@ -207,6 +211,7 @@ pub async fn run_at(
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     sshd.stopped().await;
     let _ = seeding.await;
+    let _ = sweeping.await;
     let _ = std::fs::remove_file(&places.socket);
     if let Some(daemon) = Arc::into_inner(daemon) {
         daemon.presence.leave().await;

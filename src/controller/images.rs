@@ -20,8 +20,11 @@ use crate::{
         reach::Listed,
         source::{Credentials, Found, Net, Source, SourceError},
     },
-    model::{App, AppName, ImageKind, User},
-    ops::change::{self, Change, NewBuild},
+    model::{App, AppName, ImageKind},
+    ops::{
+        audit::Actor,
+        change::{self, Change, NewBuild},
+    },
     registry::replicas::{Registries, RegistriesError, repository_of},
     seal::Secret,
     store::keys,
@@ -116,7 +119,7 @@ impl Shared {
         &self,
         name: &AppName,
         app: &App,
-        by: &User,
+        by: Actor,
         request: &BuildRequest,
     ) -> Result<Change, ApiError> {
         let image: ImageName = request
@@ -158,7 +161,7 @@ impl Shared {
             dockerfile: request.dockerfile,
         };
         let mut say = |waiting: &str| info!(app = %name, waiting, "an image waits");
-        Ok(change::deploy(&self.store, name, &by.username, &new, &mut say).await?)
+        Ok(change::deploy(&self.store, name, by, &new, &mut say).await?)
     }
 
     /// Fetches an image from where its name says that it is.

@@ -8,7 +8,8 @@
 //! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
 //! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
-//! - `attach`: where one-off processes deliver their output;
+//! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
+//!   is gone;
 //! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
@@ -23,9 +24,13 @@ mod fleet;
 mod gate;
 mod hook_key;
 mod images;
+mod oneoff;
 mod page;
 mod routes;
 mod server;
+#[cfg(test)]
+mod stand_in;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -56,7 +61,7 @@ use crate::{
 /// Where the API listens.
 pub const PORT: u16 = 8000;
 
-/// Where one-off processes deliver their output.
+/// Where the sidecars of one-off processes come in.
 pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
@@ -163,7 +168,7 @@ pub async fn run(
     })
     .await?;
     // One-off processes that a former life of this controller waited for have nobody to report to.
-    if let Err(error) = attach::sweep(&store, attach_address).await {
+    if let Err(error) = sweep::former_life(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
     let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
@@ -180,6 +185,7 @@ pub async fn run(
     });
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
+    let sweep = sweep::others(store.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.
     let leader = leader::run(settings, store, stop.clone());
     let leader = async {
@@ -188,7 +194,7 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let ((), (), led) = tokio::join!(api, attach, leader);
+    let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
     presence.leave().await;
     let _ = making_key.await;
     shared.tasks.close();

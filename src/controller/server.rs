@@ -13,8 +13,8 @@ use http::{
 };
 use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -101,11 +101,15 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
                 Ok::<_, Infallible>(response)
             }
         });
-        let connection = http1::Builder::new()
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
-            .title_case_headers(true)
-            .serve_connection(TokioIo::new(socket), service);
+            .title_case_headers(true);
+        let connection = builder
+            .serve_connection_with_upgrades(TokioIo::new(socket), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -133,6 +137,9 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
     let answer = async {
         if let Err(error) = same_version(&request) {
             return error.into_response();
+        }
+        if !is_text(&path) {
+            return ApiError::NotFound.into_response();
         }
         if method == Method::OPTIONS {
             return StatusCode::OK.into_response();
@@ -195,6 +202,25 @@ fn trim_slash(uri: &mut Uri) {
             *uri = whole;
         }
     }
+}
+
+/// Whether a path is text once it is decoded: what isn't names nothing.
+fn is_text(path: &str) -> bool {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part
+            .get(..2)
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
+        if let Some(byte) = digits {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// A client that says which major version it speaks must speak ours.
@@ -267,6 +293,20 @@ mod tests {
         assert_eq!(id("a1B2-c3"), "a1B2-c3");
         for text in ["", "a b", "a=b", &"x".repeat(65)] {
             assert_eq!(id(text).len(), 32, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_text() {
+        for (path, text) in [
+            ("/v1/keys/ada@laptop", true),
+            ("/v1/keys/ada%40laptop", true),
+            ("/%c3%a9/é/%", true),
+            ("/%zz%+1", true),
+            ("/%ff", false),
+            ("/%c3x", false),
+        ] {
+            assert_eq!(is_text(path), text, "{path}");
         }
     }
 

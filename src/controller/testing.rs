@@ -18,12 +18,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::{Shared, State, attach, auth, routes, server};
+use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
 use crate::{
     model::*,
     ops,
     plan::admission::admit,
-    seal::ClusterKey,
+    seal::{ClusterKey, order_context},
+    session::{Channel, Order},
     store::{Store, Txn, keys},
 };
 
@@ -68,10 +69,14 @@ pub(crate) fn machine() -> MachineId {
     "1".repeat(32).parse().expect("machine id")
 }
 
+fn cluster_key() -> ClusterKey {
+    ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key")
+}
+
 impl Site {
     pub(crate) async fn start() -> Self {
         let store = Store::memory();
-        let key = ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key");
+        let key = cluster_key();
         let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("bind");
@@ -389,63 +394,61 @@ fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
     }
 }
 
-/// Answers one-off processes: `exit N` ends with N, `vanish` takes the host with it, `refuse` can't
-/// be started, `impostor` is first answered with a wrong token; all else prints itself.
+/// Runs one-off processes: `vanish` takes the host with it, `refuse` can't be started, `impostor` is
+/// first spoken for with a wrong token, `mute` ends without a word; for all else see [`StandIn::play`].
 async fn agent(store: Store) {
-    let machine = machine();
+    let (key, machine) = (cluster_key(), machine());
     let mut feed = store.follow(keys::schedule_of(&machine).as_str());
     loop {
         for change in feed.next().await.changes {
             let Some(entry) = change.entry else { continue };
             let assignment: Assignment = entry.decode().expect("assignment");
             let Work::Run {
-                command,
-                attach,
-                token,
+                order,
+                attach: Some(attach),
                 ..
             } = assignment.work
             else {
                 continue;
             };
+            let context = order_context(assignment.uuid);
+            let opened = key.open(&context, &order).expect("opens here");
+            let order: Order = serde_json::from_slice(opened.expose()).expect("order");
+            let token = order.token.clone().expect("somebody waits");
             let (_, name) = keys::parse_assignment(&change.key).expect("key");
-            match command.as_str() {
-                "vanish" => {
-                    let txn = Txn::new().delete(&keys::machine(&machine));
-                    store.commit(txn).await.expect("vanished");
+            let said = |phase, ready, reason: &str| MachineState {
+                schema: SCHEMA,
+                processes: BTreeMap::from([(
+                    name.to_owned(),
+                    ProcessState {
+                        ready,
+                        ..report(assignment.uuid, phase, Some(reason.to_owned()))
+                    },
+                )]),
+            };
+            let txn = match order.command.as_str() {
+                "vanish" => Txn::new().delete(&keys::machine(&machine)),
+                "refuse" => Txn::new().put(
+                    &keys::state(&machine),
+                    &said(Phase::Error, false, "no image"),
+                ),
+                "mute" => {
+                    let state = said(Phase::Stopping, true, "ended with exit code 255: power cut");
+                    Txn::new().put(&keys::state(&machine), &state)
                 }
-                "refuse" => {
-                    let reason = Some("no image".to_owned());
-                    let state = MachineState {
-                        schema: SCHEMA,
-                        processes: BTreeMap::from([(
-                            name.to_owned(),
-                            report(assignment.uuid, Phase::Error, reason),
-                        )]),
-                    };
-                    let txn = Txn::new().put(&keys::state(&machine), &state);
-                    store.commit(txn).await.expect("reported");
+                _ => {
+                    tokio::spawn(async move {
+                        if order.command == "impostor" {
+                            let mut other = StandIn::connect(&attach, &"0".repeat(64)).await;
+                            other.say(Channel::Output, "forged").await;
+                            assert!(other.hear().await.is_none() && other.gone);
+                        }
+                        StandIn::connect(&attach, &token).await.play(&order).await;
+                    });
+                    continue;
                 }
-                other => {
-                    if other == "impostor" {
-                        deliver(&attach, &"0".repeat(64), 66, b"forged").await;
-                    }
-                    let code = other
-                        .strip_prefix("exit ")
-                        .map_or(0, |n| n.parse().expect("code"));
-                    deliver(&attach, &token, code, format!("{other}\n").as_bytes()).await;
-                }
-            }
+            };
+            store.commit(txn).await.expect("said");
         }
     }
-}
-
-async fn deliver(attach: &str, token: &str, exit_code: i32, output: &[u8]) {
-    let mut socket = TcpStream::connect(attach).await.expect("connect");
-    let head = serde_json::json!({
-        "token": token, "exit_code": exit_code, "output_bytes": output.len(),
-    });
-    // A refused delivery closes early: that is no failure of the agent's.
-    let _ = socket.write_all(format!("{head}\n").as_bytes()).await;
-    let _ = socket.write_all(output).await;
-    let _ = socket.read_to_end(&mut Vec::new()).await;
 }

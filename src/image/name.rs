@@ -163,7 +163,7 @@ mod tests {
             "/a",
             "a:",
             "a@sha256:00",
-            "UPPER/case",
+            "a/UPPER",
             "a\nb",
             "http://a/b",
             "a?b",

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     index::Index,
-    owner::Owner,
+    owner::{Owner, identity},
     record::{Data, MAX_RECORD, Mark, Missing, Parsed, Record, StreamState, parse},
 };
 use crate::sidecar::wire::{Hello, MAX_FRAME, Position, Source, StreamId, newlines};
@@ -42,8 +42,6 @@ impl Default for Limits {
 const FORGET_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Events that are known again when they come twice.
 const EVENTS: usize = 512;
-/// The file that tells this log from one that was kept elsewhere, or lost.
-const ID_FILE: &str = "id";
 
 /// Why a log can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +186,7 @@ impl AppLog {
     /// Somebody knows whose log this is to be. Lines of another app that had the name before are
     /// forgotten. Answers whether they were, or none when it is a later app's already.
     ///
+    /// Of two apps the one that was created later has the name, unless `sure`: the store was asked.
     /// With `spare`, streams that have said something since the log was opened are the new owner's.
     ///
     /// # Errors
@@ -195,12 +194,13 @@ impl AppLog {
     pub fn claim(
         &mut self,
         owner: Owner,
+        sure: bool,
         spare: bool,
         now_ms: u64,
     ) -> Result<Option<bool>, AppLogError> {
         let forgotten = match self.owner {
             Some(known) if known == owner => return Ok(Some(false)),
-            Some(known) if known.created_ms > owner.created_ms => return Ok(None),
+            Some(known) if !sure && known.created_ms > owner.created_ms => return Ok(None),
             Some(_) => {
                 let spared = std::mem::take(&mut self.heard);
                 self.delete(now_ms)?;
@@ -472,24 +472,6 @@ fn pieces(text: &[u8]) -> impl Iterator<Item = (Position, &[u8])> {
         Some(at.after(text.get(from..from + MAX_FRAME)?))
     });
     begins.zip(text.chunks(MAX_FRAME))
-}
-
-/// What the folder is called, whatever its path.
-fn identity(dir: &Path) -> Result<Uuid, AppLogError> {
-    let path = dir.join(ID_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            if let Ok(id) = text.trim().parse() {
-                return Ok(id);
-            }
-            warn!(path = %path.display(), "the log's id can't be read, giving it a new one");
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("read", &path)(error)),
-    }
-    let id = Uuid::new_v4();
-    fs::write(&path, format!("{id}\n")).map_err(failed("write", &path))?;
-    Ok(id)
 }
 
 /// Name of a file of records.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::record::{Data, Missing};
-use crate::sidecar::wire::{Position, StreamId};
+use crate::sidecar::wire::StreamId;
 
 /// Streams that are remembered; then those that said nothing for longest are forgotten.
 const STREAMS: usize = 8192;
@@ -51,13 +51,32 @@ impl Seen {
                     !before.ends_with(b"\n")
                 },
                 dropped: missing(data.dropped),
-                elsewhere: shown.still_missing(begin, missing(data.elsewhere), data.dropped),
+                elsewhere: missing(data.elsewhere),
                 bytes: &rest[..stop - skip],
                 ..data.clone()
             });
         }
         shown.add(begin.offset, end);
         new
+    }
+
+    /// A record that was taken, without the word that another logger took what was before it, if
+    /// that one has shown it.
+    #[must_use]
+    pub fn settle<'b>(&self, data: Data<'b>) -> Data<'b> {
+        let Some((stream, begin)) = &data.origin else {
+            return data;
+        };
+        let to = begin.offset.saturating_sub(data.dropped.bytes);
+        let from = to.saturating_sub(data.elsewhere.bytes);
+        let shown = self.streams.get(stream);
+        if shown.is_some_and(|shown| shown.new_parts(from, to).is_empty()) {
+            return Data {
+                elsewhere: Missing::default(),
+                ..data
+            };
+        }
+        data
     }
 
     fn forget(&mut self) {
@@ -108,22 +127,12 @@ impl Shown {
             self.parts.remove(0);
         }
     }
-
-    /// What another logger took is missing only if it was not shown either.
-    fn still_missing(&self, begin: Position, elsewhere: Missing, dropped: Missing) -> Missing {
-        let to = begin.offset.saturating_sub(dropped.bytes);
-        let from = to.saturating_sub(elsewhere.bytes);
-        if self.new_parts(from, to).is_empty() {
-            Missing::default()
-        } else {
-            elsewhere
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sidecar::wire::Position;
     use proptest::prelude::*;
 
     fn data(bytes: &[u8], offset: u64) -> Data<'_> {
@@ -170,17 +179,16 @@ mod tests {
     #[test]
     fn what_another_logger_took_is_missing_only_if_it_does_not_show_it() {
         let elsewhere = Missing { bytes: 4, lines: 2 };
-        let with_gap = |seen: &mut Seen| {
-            let new = seen.take(Data {
-                elsewhere,
-                ..data(b"c\n", 4)
-            });
-            new[0].elsewhere
+        let with_gap = || Data {
+            elsewhere,
+            ..data(b"c\n", 4)
         };
-        assert_eq!(with_gap(&mut Seen::default()), elsewhere);
         let mut seen = Seen::default();
+        let new = seen.take(with_gap());
+        assert_eq!(seen.settle(new[0].clone()).elsewhere, elsewhere);
+        // It may come afterwards.
         seen.take(data(b"a\nb\n", 0));
-        assert_eq!(with_gap(&mut seen), Missing::default());
+        assert!(seen.settle(new[0].clone()).elsewhere.is_none());
     }
 
     proptest! {

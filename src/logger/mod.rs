@@ -21,6 +21,8 @@ pub mod render;
 pub mod shelf;
 mod sweep;
 pub mod tell;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -126,6 +128,16 @@ pub async fn run(
 pub struct Bound {
     lines: TcpListener,
     http: TcpListener,
+}
+
+impl Bound {
+    /// Where lines come in, and where they are read.
+    ///
+    /// # Errors
+    /// When the kernel doesn't say.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.lines.local_addr()?, self.http.local_addr()?))
+    }
 }
 
 /// Listens; from here on nobody is refused.

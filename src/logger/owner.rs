@@ -10,6 +10,8 @@ use super::app_log::{AppLogError, failed};
 
 /// The file that says it.
 const FILE: &str = "owner";
+/// The file that tells this log from one that was kept elsewhere, or lost.
+const ID_FILE: &str = "id";
 
 /// An app, apart from its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,4 +65,22 @@ impl Owner {
             _ => Ok(()),
         }
     }
+}
+
+/// What the folder is called, whatever its path.
+pub(super) fn identity(dir: &Path) -> Result<Uuid, AppLogError> {
+    let path = dir.join(ID_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(id) = text.trim().parse() {
+                return Ok(id);
+            }
+            warn!(path = %path.display(), "the log's id can't be read, giving it a new one");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", &path)(error)),
+    }
+    let id = Uuid::new_v4();
+    fs::write(&path, format!("{id}\n")).map_err(failed("write", &path))?;
+    Ok(id)
 }

@@ -227,13 +227,36 @@ impl Shelf {
     /// # Errors
     /// When the lines of an earlier one can't be forgotten.
     pub fn claim(&self, book: &Book, owner: Owner) -> Result<bool, AppLogError> {
-        // Before the first look at all logs, streams that say something are the new owner's.
         let spare = !self.swept.load(Ordering::Relaxed);
-        let claimed = lock(&book.log).claim(owner, spare, now_ms())?;
+        let claimed = lock(&book.log).claim(owner, false, spare, now_ms())?;
         if claimed == Some(true) {
             book.pulse.send_modify(|pulse| pulse.deletions += 1);
         }
         Ok(claimed.is_some())
+    }
+
+    /// The store says which app a log is of, unless somebody has claimed it since it was `before`'s.
+    ///
+    /// # Errors
+    /// When the lines of an earlier one can't be forgotten.
+    pub fn settle(
+        &self,
+        book: &Book,
+        before: Option<Owner>,
+        owner: Owner,
+    ) -> Result<(), AppLogError> {
+        let mut log = lock(&book.log);
+        if log.owner() != before {
+            return Ok(());
+        }
+        // Before the first look at all logs, streams that say something are the new owner's.
+        let spare = !self.swept.load(Ordering::Relaxed);
+        let claimed = log.claim(owner, true, spare, now_ms())?;
+        drop(log);
+        if claimed == Some(true) {
+            book.pulse.send_modify(|pulse| pulse.deletions += 1);
+        }
+        Ok(())
     }
 
     /// Forgets a log whose app is not there, unless somebody has claimed it since it was `owner`'s.

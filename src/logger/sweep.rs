@@ -104,7 +104,7 @@ async fn one(store: &Store, shelf: &Arc<Shelf>, name: &AppName) {
     let shelf = Arc::clone(shelf);
     let whose = app.map(|app| Whose::of(name, &app.value));
     let swept = blocking(move || match whose {
-        Some(whose) => shelf.claim(&book, whose.owner).map(|_| false),
+        Some(whose) => shelf.settle(&book, owner, whose.owner).map(|()| false),
         None => shelf.bury(&book, owner),
     });
     match swept.await {

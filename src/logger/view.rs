@@ -21,7 +21,7 @@ use super::{
     merge::Seen,
     order::{Meta, order},
     query::{MAX_LINES, Query},
-    record::{MAX_RECORD, Parsed, Record, parse},
+    record::{Data, MAX_RECORD, Parsed, Record, parse},
     render::{Renderer, notice},
     shelf::now_ms,
 };
@@ -228,6 +228,10 @@ fn put_together(records: Vec<Bytes>, seen: &mut Seen, lines: usize) -> (Vec<Byte
         .into_iter()
         .flat_map(|record| only_new(seen, &record))
         .collect();
+    let new: Vec<Bytes> = new
+        .into_iter()
+        .map(|record| settled(seen, record))
+        .collect();
     let metas: Vec<Meta> = new
         .iter()
         .filter_map(|record| match parse(record) {
@@ -245,19 +249,28 @@ fn only_new(seen: &mut Seen, record: &Bytes) -> Vec<Bytes> {
     let Parsed::Record(Record::Data(data), _) = parse(record) else {
         return Vec::new();
     };
-    let (len, had_gap) = (data.bytes.len(), !data.elsewhere.is_none());
+    let len = data.bytes.len();
     let new = seen.take(data);
     match &new[..] {
-        [whole] if whole.bytes.len() == len && !had_gap => vec![record.clone()],
-        parts => parts
-            .iter()
-            .map(|part| {
-                let mut bytes = Vec::new();
-                Record::Data(part.clone()).encode(&mut bytes);
-                bytes.into()
-            })
-            .collect(),
+        [whole] if whole.bytes.len() == len => vec![record.clone()],
+        parts => parts.iter().map(encode).collect(),
     }
+}
+
+/// A record, without the word that something is missing before it that is not.
+fn settled(seen: &Seen, record: Bytes) -> Bytes {
+    match parse(&record) {
+        Parsed::Record(Record::Data(data), _) if !data.elsewhere.is_none() => {
+            encode(&seen.settle(data))
+        }
+        _ => record,
+    }
+}
+
+fn encode(data: &Data<'_>) -> Bytes {
+    let mut bytes = Vec::new();
+    Record::Data(data.clone()).encode(&mut bytes);
+    bytes.into()
 }
 
 impl View {
@@ -298,6 +311,7 @@ impl View {
                 Some(news) = follow.news.recv() => {
                     match news {
                         News::Record(record) => for record in only_new(&mut self.seen, &record) {
+                            let record = settled(&self.seen, record);
                             self.show(&record, &mut text);
                         },
                         News::At(address, place) => { follow.places.insert(address, place); }

@@ -149,20 +149,24 @@ pub async fn commit(
     app: &AppName,
     change: Txn,
     note: Note,
-) -> Result<(), CommitError> {
-    store.commit(change.and(note.of_app(app))).await?;
+) -> Result<Revision, CommitError> {
+    let revision = store.commit(change.and(note.of_app(app))).await?;
     prune_app(store, app).await;
-    Ok(())
+    Ok(revision)
 }
 
 /// Commits a change of the platform together with its note.
 ///
 /// # Errors
 /// Those of the change.
-pub async fn commit_platform(store: &Store, change: Txn, note: Note) -> Result<(), CommitError> {
-    store.commit(change.and(note.of_platform(None))).await?;
+pub async fn commit_platform(
+    store: &Store,
+    change: Txn,
+    note: Note,
+) -> Result<Revision, CommitError> {
+    let revision = store.commit(change.and(note.of_platform(None))).await?;
     prune_platform(store).await;
-    Ok(())
+    Ok(revision)
 }
 
 /// Removes an app's oldest entries that are too many. Best effort: the next one removes more.

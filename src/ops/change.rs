@@ -167,7 +167,7 @@ async fn commit(
         }
         let (txn, change, note) = base.decide(store, &wish, by, Timestamp::now()).await?;
         match audit::commit(store, name, txn, note).await {
-            Ok(()) => return Ok(change),
+            Ok(_) => return Ok(change),
             Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
             Err(CommitError::Conflict) => {
                 return Err(OpsError::Contended(format!("the app {name}")));

@@ -5,6 +5,7 @@ pub mod app;
 pub mod audit;
 pub mod change;
 pub mod follow;
+pub mod gone;
 mod names;
 pub mod release;
 

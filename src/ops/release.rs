@@ -251,6 +251,47 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Nobody runs what the build doesn't have, and nobody's number is changed by a push.
+        #[test]
+        fn structures_keep_to_the_build(
+            types in proptest::collection::btree_set("web|worker|cron", 0..3),
+            current in proptest::collection::btree_map("web|worker|cron|cmd", 0u32..5, 0..4),
+            wanted in proptest::collection::btree_map("web|worker|cron|cmd", 0u32..5, 0..4),
+            image: bool,
+            named: bool,
+        ) {
+            let types: Vec<&str> = types.iter().map(String::as_str).collect();
+            let sort = if image { ImageKind::Image } else { ImageKind::Slug };
+            let sha = if image && named { "" } else { "0123456" };
+            let build = build(sort, sha, &types);
+            let read = |map: BTreeMap<String, u32>| -> Structure {
+                map.into_iter().map(|(name, count)| (kind(&name), count)).collect()
+            };
+            let (current, wanted) = (read(current), read(wanted));
+            let has = |kind: &ProcessType| {
+                build.procfile.contains_key(kind) || (image && kind.as_str() == "cmd")
+            };
+            let next = structure_for(&build, &current);
+            for (kind, count) in &next {
+                assert!(has(kind), "{kind}");
+                assert!(current.get(kind) == Some(count) || (current.is_empty() && *count == 1));
+            }
+            for (kind, count) in current.iter().filter(|(kind, _)| has(kind)) {
+                assert_eq!(next.get(kind), Some(count));
+            }
+            match scaled(&build, &next, &wanted) {
+                Ok(after) => {
+                    for (kind, count) in &after {
+                        assert_eq!(wanted.get(kind).or_else(|| next.get(kind)), Some(count));
+                    }
+                    assert!(wanted.keys().all(|kind| after.contains_key(kind)));
+                }
+                Err(_) => assert!(wanted.keys().any(|kind| !has(kind))),
+            }
+        }
+    }
+
     #[test]
     fn summaries() {
         let by: Username = "ada".parse().expect("name");

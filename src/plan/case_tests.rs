@@ -351,6 +351,57 @@ fn a_destroyed_app_leaves_nothing() {
 }
 
 #[test]
+fn the_whitelist_is_that_of_the_active_release() {
+    let mut sim = running(2, 2, 4, 1);
+    let admitted = |sim: &Sim| match sim.kv.get(&keys::route(&app())) {
+        Some((route, _)) => route.whitelist.to_string(),
+        None => "no route".to_owned(),
+    };
+    assert_eq!(admitted(&sim), "no route", "nothing to say");
+    let (config, _) = sim
+        .kv
+        .get(&keys::config(&app(), Uuid::from_u128(5)))
+        .expect("config");
+    let mut with = |n: u128, list: &str| {
+        let config = Config {
+            uuid: Uuid::from_u128(n),
+            whitelist: list.parse().expect("list"),
+            ..config.clone()
+        };
+        sim.kv.put(&keys::config(&app(), config.uuid), &config);
+        config.uuid
+    };
+    let (office, vpn) = (with(8, "192.0.2.7:office"), with(9, "10.0.0.0/8:vpn"));
+    for (version, health, config, want) in [
+        (3, Health::Good, office, "192.0.2.7/32"),
+        (4, Health::Crashes, vpn, "192.0.2.7/32"),
+        (5, Health::Good, vpn, "10.0.0.0/8"),
+        (6, Health::Good, config.uuid, ""),
+    ] {
+        let before = admitted(&sim);
+        sim.health.insert(ReleaseNumber(version), health);
+        sim.release(version, config);
+        sim.roll(RolloutKind::Release, version, &structure(2, 0));
+        // Until the end it is the old release's.
+        while sim.kv.get(&keys::rollout(&app())).is_some() {
+            assert_eq!(admitted(&sim), before, "v{version} is not active yet");
+            sim.go(1, &["10.0.0.1"]);
+            assert!(sim.now.as_secs() < 3600, "v{version} comes to an end");
+        }
+        assert_eq!(admitted(&sim), want, "v{version}");
+    }
+    // A route that can't be read holds everything: who may come in is not guessed.
+    sim.kv.put_raw(keys::route(&app()).as_str(), b"no record");
+    deploy(&mut sim, 7, Health::Good, &structure(2, 0));
+    sim.go(5, &["10.0.0.1"]);
+    assert!(
+        sim.waiting().contains("/deis/routes/blog can't be read"),
+        "{}",
+        sim.waiting()
+    );
+}
+
+#[test]
 fn what_cannot_be_read_is_left_alone() {
     let mut sim = running(3, 3, 4, 1);
     let key = keys::app(&app());

@@ -118,8 +118,10 @@ impl Live {
             revision: record.revision,
             value: Some(record.value.as_bytes()),
         });
-        let records: Vec<_> = records.collect();
-        self.certs.update(&records, true);
+        let prefix = keys::certs();
+        let (certs, records): (Vec<_>, Vec<_>) =
+            records.partition(|record| record.key.starts_with(prefix.as_str()));
+        self.certs.update(&certs, true);
         self.change(|table, make| table.apply(records, make));
     }
 

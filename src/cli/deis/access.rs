@@ -18,7 +18,7 @@ pub struct DomainArg {
 /// `deis perms:list`
 #[derive(Debug, Args)]
 pub struct PermsList {
-    /// The app; else the one that the git remote of this directory leads to
+    /// The app [default: the one of this directory's git remote]
     #[arg(short, long, conflicts_with = "admin")]
     pub app: Option<String>,
     /// The platform's administrators instead
@@ -33,7 +33,7 @@ pub struct PermsList {
 pub struct PermsChange {
     /// The user
     pub user: String,
-    /// The app; else the one that the git remote of this directory leads to
+    /// The app [default: the one of this directory's git remote]
     #[arg(short, long, conflicts_with = "admin")]
     pub app: Option<String>,
     /// Administrator of the platform instead

@@ -1,4 +1,4 @@
-//! `apps:*`, `run` and `git:remote`.
+//! `apps:*` and `git:remote`.
 
 use std::{
     ffi::OsString,
@@ -202,22 +202,6 @@ pub async fn transfer(shell: &mut Shell<'_>, args: args::AppUser) -> anyhow::Res
         .await?;
     shell.ui.line("done");
     Ok(())
-}
-
-/// `apps:run`: the command's exit code becomes ours.
-pub async fn run(shell: &mut Shell<'_>, args: args::Run) -> anyhow::Result<u8> {
-    let (session, app) = shell.app(args.app.app.as_deref())?;
-    let command = args.command.join(" ");
-    shell.ui.line(&format!("Running '{command}'..."));
-    let body = json!({ "command": command });
-    let path = of_app(&app, &["run"]);
-    let answer = shell
-        .ui
-        .wait(session.client.post_and_wait(&path, body))
-        .await?;
-    let wire::RunReply(code, output) = answer.json()?;
-    shell.ui.data(output.as_bytes());
-    Ok(u8::try_from(code).unwrap_or(1))
 }
 
 /// `git:remote`

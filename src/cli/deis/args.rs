@@ -7,7 +7,10 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{access, apps, auth, completion, config, help, keys, limits, manual, ps, releases, ui};
+use super::{
+    access, apps, audit, auth, certs, completion, config, help, keys, limits, manual, ps, releases,
+    tokens, ui,
+};
 
 /// Deploy and manage apps on a Deis platform
 ///
@@ -35,7 +38,7 @@ pub struct Cli {
         default_value = "text",
         hide_default_value = true,
         hide_possible_values = true,
-        help = "Show it as `text` or `json`",
+        help = "Output format: text or json",
         display_order = 900
     )]
     pub output: ui::Format,
@@ -50,7 +53,7 @@ pub enum Command {
     /// Log in to a controller
     #[command(name = "auth:login", visible_alias = "login")]
     Login(auth::Login),
-    /// Forget who is logged in
+    /// Forget the login on this computer
     #[command(name = "auth:logout", visible_alias = "logout")]
     Logout,
     /// Show who is logged in
@@ -84,10 +87,10 @@ pub enum Command {
     /// Give an app to another user
     #[command(name = "apps:transfer")]
     Transfer(AppUser),
-    /// Show what an app has logged
+    /// Show the log of an app
     #[command(name = "apps:logs", visible_alias = "logs")]
     Logs(Logs),
-    /// Run a command in a process of its own, with the app's code and config
+    /// Run a command in a fresh process, with the app's code and config
     #[command(name = "apps:run", visible_alias = "run")]
     Run(Run),
     /// Add a git remote that leads to an app
@@ -113,7 +116,7 @@ pub enum Command {
     /// List processes
     #[command(name = "ps:list", visible_alias = "ps")]
     Ps(AppList),
-    /// Run so many processes of a type
+    /// Set how many processes of each type run
     #[command(name = "ps:scale", visible_alias = "scale")]
     Scale(ps::Scale),
     /// Restart all processes, those of a type, or one
@@ -136,6 +139,20 @@ pub enum Command {
     #[command(name = "builds:create", visible_alias = "pull")]
     Pull(Pull),
 
+    /// Show who has changed what of an app, or of the platform's accounts
+    #[command(name = "audit:list", visible_alias = "audit")]
+    Audit(audit::List),
+
+    /// List your tokens, logins included
+    #[command(name = "tokens:list", visible_alias = "tokens")]
+    Tokens(List),
+    /// Make a token for a program, good for less than a login
+    #[command(name = "tokens:create")]
+    TokensCreate(tokens::Create),
+    /// End a token, or a login on another computer
+    #[command(name = "tokens:revoke")]
+    TokensRevoke(tokens::Revoke),
+
     /// List your SSH keys
     #[command(name = "keys:list", visible_alias = "keys")]
     Keys(List),
@@ -156,13 +173,26 @@ pub enum Command {
     #[command(name = "domains:remove")]
     DomainsRemove(access::DomainArg),
 
+    /// List your certificates
+    #[command(name = "certs:list", visible_alias = "certs")]
+    Certs(List),
+    /// Add a certificate: HTTPS for your domains
+    #[command(name = "certs:add")]
+    CertsAdd(certs::Add),
+    /// Remove a certificate
+    #[command(name = "certs:remove")]
+    CertsRemove(certs::Named),
+    /// Show what stands in a certificate and its chain
+    #[command(name = "certs:info")]
+    CertsInfo(certs::Named),
+
     /// List who may use an app, or the platform's administrators
     #[command(name = "perms:list", visible_aliases = ["perms", "sharing", "sharing:list"])]
     Perms(access::PermsList),
     /// Let a user use an app, or administer the platform
     #[command(name = "perms:create", visible_alias = "sharing:add")]
     PermsCreate(access::PermsChange),
-    /// Take that back
+    /// Take a permission back
     #[command(name = "perms:delete", visible_alias = "sharing:remove")]
     PermsDelete(access::PermsChange),
     /// List the platform's users
@@ -188,7 +218,7 @@ pub enum Command {
     #[command(name = "tags:unset")]
     TagsUnset(limits::TagsUnset),
 
-    /// Tell about a command or a group of commands
+    /// Explain a command or a group of commands
     #[command(name = "help")]
     Help(help::Help),
     /// Print a script that completes commands in your shell
@@ -208,7 +238,7 @@ pub enum Command {
 /// Which app.
 #[derive(Debug, Args)]
 pub struct App {
-    /// The app; else the one that the git remote of this directory leads to
+    /// The app [default: the one of this directory's git remote]
     #[arg(short, long)]
     pub app: Option<String>,
 }
@@ -216,7 +246,7 @@ pub struct App {
 /// How much of a list.
 #[derive(Debug, Args)]
 pub struct List {
-    /// Show at most so many
+    /// Show N at most
     #[arg(short, long, value_name = "N")]
     pub limit: Option<u32>,
 }
@@ -263,7 +293,19 @@ pub struct Logs {
 pub struct Run {
     #[command(flatten)]
     pub app: App,
-    /// The command; quote it if it has options or characters that your shell acts on
+    /// Don't wait: what it prints goes to the app's log, see `deis logs`
+    #[arg(short, long, conflicts_with_all = ["tty", "no_tty", "no_input"])]
+    pub detach: bool,
+    /// Give it a terminal, also where ours is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub tty: bool,
+    /// Give it no terminal, also where ours is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Leave our input alone (in a loop that reads from it)
+    #[arg(short, long, conflicts_with = "tty")]
+    pub no_input: bool,
+    /// The command: a single argument is a line for the shell; of several, each arrives as it is
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }

@@ -4,11 +4,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    Shell,
-    client::{Client, Refused},
-    profile::Profile,
-};
+use super::{Shell, client::Refused, profile::Profile};
 use crate::api::wire::TokenReply;
 
 /// `deis register`
@@ -87,7 +83,7 @@ pub struct Regenerate {
 
 /// `auth:register`: a new account, and a login with it.
 pub async fn register(shell: &mut Shell<'_>, args: Register) -> anyhow::Result<()> {
-    let client = Client::new(&args.controller, args.ssl_verify, None)?;
+    let client = shell.client(&args.controller, args.ssl_verify, None)?;
     client.check().await?;
     let username = given(shell, args.username, "username: ")?;
     let password = new_password(shell, args.password, "password: ")?;
@@ -95,7 +91,7 @@ pub async fn register(shell: &mut Shell<'_>, args: Register) -> anyhow::Result<(
     // Where only administrators may register others, the profile says who asks.
     let client = match Profile::load(shell.env) {
         Ok(profile) if profile.controller == client.controller() => {
-            Client::new(&args.controller, args.ssl_verify, Some(&profile.token))?
+            shell.client(&args.controller, args.ssl_verify, Some(&profile.token))?
         }
         _ => client,
     };
@@ -103,7 +99,7 @@ pub async fn register(shell: &mut Shell<'_>, args: Register) -> anyhow::Result<(
     let mut done = client.post(&["auth", "register"], body.clone()).await;
     if done.as_ref().is_err_and(is_unauthorized) {
         // The login that is remembered here has ended, or is from a cluster before this one.
-        let client = Client::new(&args.controller, args.ssl_verify, None)?;
+        let client = shell.client(&args.controller, args.ssl_verify, None)?;
         done = client.post(&["auth", "register"], body).await;
     }
     done.context("Registration failed")?;
@@ -118,7 +114,8 @@ fn is_unauthorized(error: &anyhow::Error) -> bool {
 
 /// `auth:login`
 pub async fn login(shell: &mut Shell<'_>, args: Login) -> anyhow::Result<()> {
-    Client::new(&args.controller, args.ssl_verify, None)?
+    shell
+        .client(&args.controller, args.ssl_verify, None)?
         .check()
         .await?;
     let username = given(shell, args.username, "username: ")?;
@@ -137,7 +134,7 @@ async fn start(
     username: String,
     password: String,
 ) -> anyhow::Result<()> {
-    let client = Client::new(controller, ssl_verify, None)?;
+    let client = shell.client(controller, ssl_verify, None)?;
     let body = json!({ "username": username, "password": password });
     let reply: TokenReply = client.post(&["auth", "login"], body).await?.json()?;
     let before = Profile::load(shell.env).ok();

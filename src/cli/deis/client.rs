@@ -1,11 +1,22 @@
 //! HTTP to the controller.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Method, Response, StatusCode, Url};
+use http::HeaderMap;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
+    },
+};
 
 use crate::{api, model::AppName};
 
@@ -42,7 +53,11 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    server: ServerVersion,
 }
+
+/// What the controller says that it speaks, once it has answered.
+pub type ServerVersion = Arc<OnceLock<String>>;
 
 /// The answer to a call, read whole.
 pub struct Answer {
@@ -78,6 +93,8 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // Sessions of `deis run` are websockets.
+            .http1_only()
             .tls_danger_accept_invalid_certs(!ssl_verify)
             .build()
             .context("can't set up HTTP")?;
@@ -85,7 +102,14 @@ impl Client {
             http,
             base,
             token: token.map(str::to_owned),
+            server: ServerVersion::default(),
         })
+    }
+
+    /// The same, leaving the server's version where others find it.
+    pub fn telling(mut self, server: &ServerVersion) -> Self {
+        self.server = Arc::clone(server);
+        self
     }
 
     /// The controller's host name, without a port.
@@ -169,6 +193,59 @@ impl Client {
         self.call(Method::DELETE, path, &[], body, SLOW).await
     }
 
+    /// Opens a websocket.
+    pub async fn websocket(
+        &self,
+        path: &[&str],
+        protocol: &str,
+    ) -> anyhow::Result<WebSocketStream<Upgraded>> {
+        let key = generate_key();
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-protocol", protocol),
+            ("sec-websocket-key", &key),
+        ];
+        let path = [&["v1"], path, &[""]].concat();
+        let mut request = self.request(Method::GET, &path)?;
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = tokio::time::timeout(QUICK, request.send())
+            .await
+            .map_err(|_| {
+                anyhow!(
+                    "{} gives no answer within {} s",
+                    self.controller(),
+                    QUICK.as_secs()
+                )
+            })?
+            .map_err(|error| self.unreachable(&error, QUICK))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refused(response).await);
+        }
+        let accepted = response.headers().get("sec-websocket-accept");
+        if accepted
+            .is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+        {
+            bail!(
+                "{} answers a websocket with something else; is a proxy in between that can't pass them on?",
+                self.controller()
+            );
+        }
+        let upgraded = response
+            .upgrade()
+            .await
+            .context("the connection broke off")?;
+        Ok(WebSocketStream::from_raw_socket(
+            upgraded,
+            Role::Client,
+            Some(WebSocketConfig::default().write_buffer_size(0)),
+        )
+        .await)
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -192,6 +269,7 @@ impl Client {
     async fn refused(&self, response: Response) -> anyhow::Error {
         let code = response.status();
         let status = status_line(&response);
+        let headers = response.headers().clone();
         let body = match read(response).await {
             Ok(body) => body,
             Err(error) => return error,
@@ -201,7 +279,7 @@ impl Client {
         Refused {
             code: code.as_u16(),
             status,
-            text: explanation(&body),
+            text: explanation(&body) + &id_line(&headers, code, &body).unwrap_or_default(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
             hint: stale
                 .then(|| format!("your login has ended; log in again: deis login {controller}")),
@@ -217,48 +295,74 @@ impl Client {
         body: Option<Value>,
         limit: Duration,
     ) -> anyhow::Result<Response> {
+        let mut request = self.request(method, path)?.query(query).timeout(limit);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error, limit))?;
+        let version = response.headers().get("DEIS_API_VERSION");
+        if let Some(version) = version.and_then(|version| version.to_str().ok()) {
+            // The first answer tells; the others tell the same.
+            let _ = self.server.set(version.to_owned());
+        }
+        Ok(response)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> anyhow::Result<RequestBuilder> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| anyhow!("{} is no URL of a controller", self.base))?
             .pop_if_empty()
             .extend(path);
-        let mut request = self.http.request(method, url).query(query).timeout(limit);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("token {token}"));
-        }
-        if let Some(body) = body {
-            request = request.json(&body);
-        }
-        request.send().await.map_err(|error| {
-            // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &(dyn std::error::Error + 'static) = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            let controller = self.controller();
-            let timeout = error.is_timeout() && !error.is_connect();
-            if timeout {
-                anyhow!("{controller} gives no answer within {} s", limit.as_secs())
-            } else if is_certificate(cause) {
-                anyhow!(
-                    "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
-                     its operators made themselves: deis login {controller} --ssl-verify=false"
-                )
-            } else {
-                anyhow!(
-                    "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
-                )
-            }
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.header("Authorization", format!("token {token}")),
+            None => request,
         })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> anyhow::Error {
+        // The innermost cause says it best (connection refused, no such host).
+        let mut cause: &(dyn std::error::Error + 'static) = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let controller = self.controller();
+        let timeout = error.is_timeout() && !error.is_connect();
+        if timeout {
+            anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+        } else if is_certificate(error) {
+            anyhow!(
+                "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                 its operators made themselves: deis login {controller} --ssl-verify=false"
+            )
+        } else {
+            anyhow!(
+                "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
+            )
+        }
     }
 }
 
-/// Whether rustls has refused the controller's certificate.
-fn is_certificate(cause: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(
-        cause.downcast_ref(),
-        Some(rustls::Error::InvalidCertificate(_))
-    )
+/// Whether it is the controller's certificate that was refused. rustls says so inside of IO errors.
+fn is_certificate(error: &reqwest::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return matches!(tls, rustls::Error::InvalidCertificate(_));
+        }
+        next = match cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(|e| e.get_ref())
+        {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
 }
 
 async fn read(mut response: Response) -> anyhow::Result<Vec<u8>> {
@@ -288,6 +392,15 @@ fn status_line(response: &Response) -> String {
         .map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned())
         .unwrap_or_else(|| api::reason(code));
     format!("{} {reason}", code.as_u16())
+}
+
+/// The id of a request that failed before a controller could say so itself: a router's error page, say.
+fn id_line(headers: &HeaderMap, code: StatusCode, body: &[u8]) -> Option<String> {
+    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let explained = serde_json::from_slice::<Map<String, Value>>(body).is_ok();
+    let told = explained && code != StatusCode::INTERNAL_SERVER_ERROR;
+    let said = String::from_utf8_lossy(body).contains(id);
+    (code.is_server_error() && !told && !said).then(|| format!("\nrequest_id: {id}"))
 }
 
 /// What a refusal's body says, line by line; as it is when it isn't JSON.
@@ -335,6 +448,34 @@ mod tests {
         for (body, want) in cases {
             assert_eq!(explanation(body.as_bytes()), want, "{body}");
         }
+    }
+
+    #[test]
+    fn a_failure_without_an_id_gets_it_from_the_header() {
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-request-id"),
+            http::HeaderValue::from_static("abc"),
+        )]);
+        let line = Some("\nrequest_id: abc".to_owned());
+        for (code, body, want) in [
+            (502, "502 Bad Gateway", &line),
+            (500, r#"{"detail":"x"}"#, &line),
+            (500, r#"{"detail":"x","request_id":"abc"}"#, &None),
+            // The app's own failure is none of the platform's.
+            (503, r#"{"detail":"web.1 exits with 1"}"#, &None),
+            (404, "<html>", &None),
+        ] {
+            let code = StatusCode::from_u16(code).expect("status");
+            assert_eq!(
+                id_line(&headers, code, body.as_bytes()),
+                *want,
+                "{code} {body}"
+            );
+        }
+        assert_eq!(
+            id_line(&HeaderMap::new(), StatusCode::BAD_GATEWAY, b""),
+            None
+        );
     }
 
     #[test]

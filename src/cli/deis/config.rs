@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Session, Shell, Ui, args, client::of_app, dotenv, ui::columns};
+use super::{Session, Shell, Ui, args, client::of_app, dotenv, files, ui::columns};
 use crate::{
     api::wire,
     model::{AppName, ConfigName},
@@ -181,7 +181,7 @@ pub async fn pull(shell: &mut Shell<'_>, args: Pull) -> anyhow::Result<()> {
             values.insert(name, value);
         }
     }
-    fs::write(&file, dotenv::write(&values))
+    files::replace(&file, dotenv::write(&values).as_bytes())
         .with_context(|| format!("can't write {}", file.display()))
 }
 

@@ -260,6 +260,47 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "audit:list",
+        &[
+            (
+                "deis audit",
+                "shows who has changed what of the app, the newest first",
+            ),
+            (
+                "deis audit -n 5 --app=blog",
+                "shows the last five changes of blog",
+            ),
+            (
+                "deis audit --platform",
+                "shows what was done to accounts, and which apps were destroyed, if you are an administrator",
+            ),
+        ],
+    ),
+    (
+        "tokens:list",
+        &[(
+            "deis tokens",
+            "lists your tokens, and from where you are logged in",
+        )],
+    ),
+    (
+        "tokens:create",
+        &[
+            (
+                "deis tokens:create ci --scope=deploy --app=blog --expires=90d",
+                "makes a token that deploys blog and nothing else, for 90 days",
+            ),
+            (
+                "deis tokens:create board --scope=read",
+                "makes a token that looks at all your apps",
+            ),
+        ],
+    ),
+    (
+        "tokens:revoke",
+        &[("deis tokens:revoke ci", "ends the token at once")],
+    ),
+    (
         "domains:list",
         &[("deis domains", "lists the app's domains")],
     ),
@@ -345,7 +386,7 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "help",
         &[
             ("deis help config", "lists the commands about config"),
-            ("deis help config:set", "tells about one"),
+            ("deis help config:set", "explains one of them"),
         ],
     ),
     (

@@ -1,6 +1,10 @@
 //! How errors are told: what happened, in v1's form, and what to do about it.
 
 use anyhow::Error;
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue},
+};
 use serde_json::json;
 
 use super::{
@@ -57,10 +61,35 @@ pub fn tell_usage(error: &clap::Error, ui: &mut Ui) -> u8 {
         ui.data(text.as_bytes());
         return 0;
     }
-    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    let text = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => unknown(name, error),
+        _ => text
+            .strip_prefix("error: ")
+            .unwrap_or(&text)
+            .trim_end()
+            .to_owned(),
+    };
     match ui.format() {
         Format::Text => ui.error(&format!("Error: {text}")),
         Format::Json => ui.error(&json!({ "error": text }).to_string()),
     }
     FAILED
+}
+
+/// The same for a name that is only asked about.
+pub fn no_command(cli: Command, name: &str) -> String {
+    let error = cli.try_get_matches_from(["deis", name]);
+    error.map_or_else(|error| unknown(name, &error), |_| String::new())
+}
+
+/// A command that there isn't, and what may have been meant.
+fn unknown(name: &str, error: &clap::Error) -> String {
+    // clap names all that come near, the nearest last.
+    let nearest = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(names)) => names.last(),
+        Some(ContextValue::String(name)) => Some(name),
+        _ => None,
+    };
+    let guess = nearest.map_or_else(String::new, |name| format!(" Did you mean {name}?"));
+    format!("{name} is no command.{guess}\n`deis help` lists what there is.")
 }

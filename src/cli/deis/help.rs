@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::bail;
 use clap::{Args, Command, CommandFactory as _};
 
-use super::{Shell, Ui, args::Cli, examples::EXAMPLES};
+use super::{Shell, Ui, args::Cli, examples::EXAMPLES, failure};
 
 /// `deis help`
 #[derive(Debug, Args)]
@@ -16,25 +16,22 @@ pub struct Help {
 
 /// What stands before the colon of a command, and what such commands are about.
 pub const GROUPS: &[(&str, &str)] = &[
-    ("apps", "Create, look at, share out and destroy apps"),
+    ("apps", "Create, inspect, run and destroy apps"),
     ("ps", "Scale and restart processes"),
-    ("config", "Set what apps find in their environment"),
-    ("releases", "Look at releases and go back to one"),
-    ("builds", "Look at builds, and deploy images"),
-    ("domains", "Give apps domains of their own"),
-    ("certs", "Serve domains by TLS"),
+    ("config", "Set environment variables of an app"),
+    ("releases", "List releases and roll back"),
+    ("builds", "List builds and deploy images"),
+    ("domains", "Add domains to an app"),
+    ("certs", "Add TLS certificates for domains"),
     ("limits", "Limit memory and CPU"),
-    ("tags", "Choose the hosts that apps run on"),
-    (
-        "perms",
-        "Say who may use an app, or administer the platform",
-    ),
+    ("tags", "Choose the hosts that an app runs on"),
+    ("perms", "Share apps and appoint administrators"),
     ("audit", "See who has changed what"),
     ("git", "Connect a repository with an app"),
-    ("keys", "Say who may push, by SSH key"),
+    ("keys", "Manage the SSH keys that you push with"),
     ("auth", "Register, log in, change and delete accounts"),
-    ("tokens", "Log scripts in"),
-    ("users", "See who is registered"),
+    ("tokens", "Issue tokens for scripts"),
+    ("users", "List the platform's users"),
 ];
 
 /// The overview's first steps, and what one does every day.
@@ -71,9 +68,9 @@ pub fn show(shell: &mut Shell<'_>, args: Help) -> anyhow::Result<()> {
         "shortcuts" => shortcuts(&cli, shell.ui),
         topic => {
             let group = group(&cli, topic, shell.ui);
-            match group.or_else(|| of_command(cli, topic, shell.ui)) {
+            match group.or_else(|| of_command(&cli, topic, shell.ui)) {
                 Some(text) => text,
-                None => bail!("there is no command {topic:?}; `deis help` lists what there is"),
+                None => bail!("{}", failure::no_command(cli, topic)),
             }
         }
     };
@@ -81,10 +78,11 @@ pub fn show(shell: &mut Shell<'_>, args: Help) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One command's help, as clap writes it.
-fn of_command(mut cli: Command, name: &str, ui: &Ui) -> Option<String> {
-    cli.build();
-    let text = cli.find_subcommand_mut(name)?.render_long_help();
+/// One command's help: what `--help` shows.
+fn of_command(cli: &Command, name: &str, ui: &Ui) -> Option<String> {
+    cli.find_subcommand(name)?;
+    let asked = cli.clone().try_get_matches_from(["deis", name, "--help"]);
+    let text = asked.err()?.render();
     Some(if ui.colour() {
         text.ansi().to_string()
     } else {
@@ -131,15 +129,15 @@ pub fn overview(cli: &Command, ui: &Ui) -> String {
         &[
             (
                 "-a, --app".to_owned(),
-                "Which app; else the one that this directory's git remote leads to".to_owned(),
+                "The app [default: the one of this directory's git remote]".to_owned(),
             ),
             (
                 "--output json".to_owned(),
-                "Show things as JSON, with the names of the API".to_owned(),
+                "Print JSON, with the names of the API".to_owned(),
             ),
             (
                 "-h, --help".to_owned(),
-                "Tell about a command, with examples".to_owned(),
+                "Explain a command, with examples".to_owned(),
             ),
         ],
         ui,

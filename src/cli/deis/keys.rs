@@ -92,22 +92,27 @@ fn read(file: &Path) -> anyhow::Result<(KeyName, PublicKey)> {
 
 /// Asks which of the keys in ~/.ssh.
 fn choose(shell: &mut Shell<'_>) -> anyhow::Result<PathBuf> {
-    let folder = shell.env.home.join(".ssh");
+    let folder = shell.env.home()?.join(".ssh");
     let mut files: Vec<PathBuf> = fs::read_dir(&folder)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
-    files.retain(|file| file.extension().is_some_and(|e| e == "pub") && read(file).is_ok());
+    files.retain(|file| file.extension().is_some_and(|e| e == "pub"));
     files.sort();
-    if files.is_empty() {
+    let mut keys: Vec<(PathBuf, KeyName)> = files
+        .into_iter()
+        .filter_map(|file| Some((read(&file).ok()?.0, file)))
+        .map(|(id, file)| (file, id))
+        .collect();
+    if keys.is_empty() {
         bail!(
             "no public key in {}; make one with `ssh-keygen -t ed25519`, or say which file: deis keys:add <file>",
             folder.display()
         );
     }
     shell.ui.line("Found the following SSH public keys:");
-    for (at, file) in files.iter().enumerate() {
+    for (at, (file, id)) in keys.iter().enumerate() {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        shell.ui.line(&format!("{}) {name}", at + 1));
+        shell.ui.line(&format!("{}) {name} {id}", at + 1));
     }
     shell
         .ui
@@ -118,7 +123,7 @@ fn choose(shell: &mut Shell<'_>) -> anyhow::Result<PathBuf> {
             let path = shell.ui.ask("Enter the path to the pubkey file: ")?;
             Ok(shell.env.cwd.join(path))
         }
-        Ok(at) if at <= files.len() => Ok(files.swap_remove(at - 1)),
+        Ok(at) if at <= keys.len() => Ok(keys.swap_remove(at - 1).0),
         _ => bail!("{answer:?} is none of them"),
     }
 }

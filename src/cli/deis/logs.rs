@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use reqwest::{Response, StatusCode};
+use reqwest::Response;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -99,9 +99,7 @@ async fn read(mut response: Response, lines: &mut Lines, ui: &mut Ui) {
 fn is_final(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<Refused>()
-        .and_then(|refused| refused.status.get(..3)?.parse().ok())
-        .and_then(|code: u16| StatusCode::from_u16(code).ok())
-        .is_some_and(|code| code.is_client_error())
+        .is_some_and(|refused| (400..500).contains(&refused.code))
 }
 
 /// Cuts what comes into lines, and shows them.

@@ -6,13 +6,16 @@
 mod access;
 mod apps;
 mod args;
+mod audit;
 mod auth;
+mod certs;
 mod client;
 mod completion;
 mod config;
 mod dotenv;
 mod examples;
 mod failure;
+mod files;
 mod git;
 mod help;
 mod keys;
@@ -22,13 +25,20 @@ mod manual;
 mod plugin;
 mod profile;
 mod ps;
+mod quote;
 mod releases;
+mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod ui;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, anyhow};
 use clap::FromArgMatches as _;
@@ -37,18 +47,21 @@ use serde_json::json;
 pub use self::ui::Ui;
 use self::{
     args::{Cli, Command},
-    client::Client,
+    client::{Client, ServerVersion},
     profile::Profile,
     spelling::Spelled,
     ui::Format,
 };
-use crate::model::AppName;
+use crate::{
+    api::{API_VERSION, PLATFORM_VERSION},
+    model::AppName,
+};
 
 /// What the command line takes from its surroundings, read once.
 #[derive(Debug, Clone)]
 pub struct Env {
-    /// The user's home directory.
-    pub home: PathBuf,
+    /// The user's home directory, if he has one.
+    pub home: Option<PathBuf>,
     /// The current directory.
     pub cwd: PathBuf,
     /// Name of the profile: `$DEIS_PROFILE`, else `client`.
@@ -71,13 +84,19 @@ impl Env {
         Ok(Self {
             home: std::env::var_os("HOME")
                 .filter(|home| !home.is_empty())
-                .context("$HOME is not set, so there is no place for your profile; set it")?
-                .into(),
+                .map(PathBuf::from),
             cwd: std::env::current_dir().context("can't tell the current directory")?,
             profile: var("DEIS_PROFILE", "client"),
             drink: var("DEIS_DRINK_OF_CHOICE", "coffee"),
             browser: apps::browser(|name| std::env::var_os(name).filter(|value| !value.is_empty())),
         })
+    }
+
+    /// The home directory, where logins and keys are.
+    fn home(&self) -> anyhow::Result<&Path> {
+        self.home
+            .as_deref()
+            .context("$HOME is not set, so there is no place for your login; set it")
     }
 }
 
@@ -87,6 +106,8 @@ struct Shell<'a> {
     ui: &'a mut Ui,
     /// Why the app in question may not be the one that is meant.
     guess: Option<String>,
+    /// What the controller speaks.
+    server: ServerVersion,
 }
 
 /// Somebody who is logged in.
@@ -99,12 +120,19 @@ impl Shell<'_> {
     /// The profile and a client that speaks for it.
     fn session(&self) -> anyhow::Result<Session> {
         let profile = Profile::load(self.env)?;
-        let client = Client::new(
-            &profile.controller,
-            profile.ssl_verify,
-            Some(&profile.token),
-        )?;
+        let token = Some(profile.token.as_str());
+        let client = self.client(&profile.controller, profile.ssl_verify, token)?;
         Ok(Session { profile, client })
+    }
+
+    /// A client for a controller.
+    fn client(
+        &self,
+        controller: &str,
+        ssl_verify: bool,
+        token: Option<&str>,
+    ) -> anyhow::Result<Client> {
+        Ok(Client::new(controller, ssl_verify, token)?.telling(&self.server))
     }
 
     /// A session, and the app that was named or that the git remote of the directory leads to.
@@ -154,11 +182,18 @@ pub async fn run(argv: &[OsString], env: &Env, ui: &mut Ui) -> u8 {
         env,
         ui,
         guess: None,
+        server: ServerVersion::default(),
     };
     let code = match dispatch(cli.command, &mut shell).await {
         Ok(code) => code,
         Err(error) => failure::tell(&error, shell.guess.as_deref(), shell.ui),
     };
+    if let Some(version) = shell.server.get().filter(|version| *version != API_VERSION) {
+        shell.ui.error(&format!(
+            "Warning: the controller speaks version {version} of the API and this program {API_VERSION}; \
+             install the one that fits"
+        ));
+    }
     match ui.take_failure() {
         Some(error) => {
             ui.error(&format!("Error: can't write the output: {error}"));
@@ -179,7 +214,7 @@ fn format_of(argv: &[OsString]) -> Format {
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
-        Command::Run(args) => return apps::run(shell, args).await,
+        Command::Run(args) => return run::run(shell, args).await,
         Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
@@ -208,12 +243,20 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Rollback(args) => releases::rollback(shell, args).await,
         Command::Builds(args) => releases::builds(shell, args).await,
         Command::Pull(args) => releases::create_build(shell, args).await,
+        Command::Audit(args) => audit::list(shell, args).await,
+        Command::Tokens(args) => tokens::list(shell, args).await,
+        Command::TokensCreate(args) => tokens::create(shell, args).await,
+        Command::TokensRevoke(args) => tokens::revoke(shell, args).await,
         Command::Keys(args) => keys::list(shell, args).await,
         Command::KeysAdd(args) => keys::add(shell, args).await,
         Command::KeysRemove(args) => keys::remove(shell, args).await,
         Command::Domains(args) => access::domains(shell, args).await,
         Command::DomainsAdd(args) => access::add_domain(shell, args).await,
         Command::DomainsRemove(args) => access::remove_domain(shell, args).await,
+        Command::Certs(args) => certs::list(shell, args).await,
+        Command::CertsAdd(args) => certs::add(shell, args).await,
+        Command::CertsRemove(args) => certs::remove(shell, args).await,
+        Command::CertsInfo(args) => certs::info(shell, args).await,
         Command::Perms(args) => access::perms(shell, args).await,
         Command::PermsCreate(args) => access::grant(shell, args).await,
         Command::PermsDelete(args) => access::revoke(shell, args).await,
@@ -244,8 +287,8 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
 
 /// `version`
 fn version(ui: &mut Ui) {
-    let version = crate::api::PLATFORM_VERSION;
-    let both = json!({ "version": version, "api_version": crate::api::API_VERSION });
+    let version = PLATFORM_VERSION;
+    let both = json!({ "version": version, "api_version": API_VERSION });
     ui.show(&both, |ui| ui.line(version));
 }
 

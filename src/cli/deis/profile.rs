@@ -1,9 +1,9 @@
 //! Who is logged in where: `~/.deis/<profile>.json`, as v1 wrote it.
 
 use std::{
-    fs,
-    io::{ErrorKind, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fs::{self, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::PathBuf,
 };
 
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Env;
+use super::{Env, files};
 
 /// v1's default for how much of a list is shown.
 const RESPONSE_LIMIT: u32 = 100;
@@ -47,7 +47,10 @@ fn path(env: &Env) -> anyhow::Result<PathBuf> {
             env.profile
         );
     }
-    Ok(env.home.join(".deis").join(format!("{}.json", env.profile)))
+    Ok(env
+        .home()?
+        .join(".deis")
+        .join(format!("{}.json", env.profile)))
 }
 
 impl Profile {
@@ -73,22 +76,18 @@ impl Profile {
     pub fn save(&self, env: &Env) -> anyhow::Result<()> {
         let path = path(env)?;
         let write = || -> anyhow::Result<()> {
-            let folder = env.home.join(".deis");
+            let folder = env.home()?.join(".deis");
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)?;
-            let text = serde_json::to_vec(self)?;
-            let new = path.with_extension(format!("json.{}", std::process::id()));
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            Ok(fs::rename(&new, &path)?)
+            // v1's client left its file open to all.
+            if let Err(e) = fs::set_permissions(&path, Permissions::from_mode(0o600))
+                && e.kind() != ErrorKind::NotFound
+            {
+                return Err(e.into());
+            }
+            Ok(files::replace(&path, &serde_json::to_vec(self)?)?)
         };
         write().with_context(|| format!("can't save your login in {}", path.display()))
     }
@@ -110,5 +109,35 @@ impl Profile {
             .ok()
             .filter(|limit| *limit > 0);
         asked.or(saved).unwrap_or(RESPONSE_LIMIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Profile {
+        serde_json::from_str(text).expect("profile")
+    }
+
+    #[test]
+    fn what_other_clients_have_written_is_read() {
+        let profile = read(
+            r#"{"username":"ada","ssl_verify":false,"controller":"http://deis.local/","token":"t","response_limit":100}"#,
+        );
+        assert!(!profile.ssl_verify);
+        assert_eq!(profile.limit(None), 100);
+        let profile = read(
+            r#"{"username":"ada","controller":"http://d","token":"t","response_limit":-1,"hooks":["x"]}"#,
+        );
+        assert!(profile.ssl_verify);
+        assert_eq!(profile.limit(None), 100);
+        assert_eq!(profile.limit(Some(7)), 7);
+        let again = serde_json::to_value(&profile).expect("json");
+        assert_eq!(again["hooks"][0], "x");
+        assert_eq!(
+            read(r#"{"username":"a","controller":"h","token":"t","response_limit":3}"#).limit(None),
+            3
+        );
     }
 }

@@ -40,8 +40,8 @@ pub fn read(argv: &[OsString], cli: &Command) -> Spelled {
                 argv[at] = "help".into();
                 argv[at + 1] = name.into();
             }
-            // `deis config set A=1` means config:set.
-            Some(word) if cli.find_subcommand(format!("{name}:{word}")).is_some() => {
+            // `deis config set A=1` means config:set, and `deis config sett` a slip of that.
+            Some(word) if !word.starts_with('-') && takes_no_word(cli, &name) => {
                 argv[at] = format!("{name}:{word}").into();
                 argv.remove(at + 1);
             }
@@ -83,6 +83,12 @@ fn command_at(argv: &[OsString]) -> Option<usize> {
 fn is_group(cli: &Command, word: &str) -> bool {
     let mut names = cli.get_subcommands().map(Command::get_name);
     names.any(|name| name.split_once(':').is_some_and(|(group, _)| group == word))
+}
+
+/// Whether the group's name by itself is no command that could mean the next word.
+fn takes_no_word(cli: &Command, group: &str) -> bool {
+    let command = cli.find_subcommand(group);
+    command.is_none_or(|command| command.get_positionals().next().is_none())
 }
 
 /// Of a plugin's name: it becomes that of a file.
@@ -158,6 +164,7 @@ mod tests {
             ("deis auth", "deis help auth"),
             ("deis git", "deis help git"),
             ("deis auth whoami", "deis auth:whoami"),
+            ("deis config sett A=1", "deis config:sett A=1"),
             ("deis config:sett A=1", "deis config:sett A=1"),
             ("deis accounts", "(accounts) "),
             ("deis accounts x", "(accounts) x"),

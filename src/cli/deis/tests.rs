@@ -1,5 +1,10 @@
 //! `deis` against a controller in process: what users see, to the letter (reference, 5.3).
 
+mod failures;
+mod help;
+mod json;
+mod ours;
+
 use std::{
     cell::RefCell,
     ffi::OsString,
@@ -42,7 +47,7 @@ impl User {
         std::fs::create_dir(&cwd).expect("folder");
         git(&cwd, &["init", "-q"]);
         let env = Env {
-            home: home.path().to_owned(),
+            home: Some(home.path().to_owned()),
             cwd,
             profile: "client".into(),
             drink: "coffee".into(),
@@ -78,23 +83,33 @@ impl User {
     /// Exit code and what was printed, with what changes from run to run made equal.
     async fn run(&self, args: &[&str], input: &str) -> (u8, String) {
         let sink = Sink::default();
-        let input = Cursor::new(input.as_bytes().to_owned());
-        let mut ui = Ui::pipes(
-            Box::new(sink.clone()),
-            Box::new(sink.clone()),
-            Box::new(input),
-        );
-        let argv: Vec<OsString> = std::iter::once("deis")
-            .chain(args.iter().copied())
-            .map(Into::into)
-            .collect();
-        let code = run(&argv, &self.env, &mut ui).await;
+        let mut ui = Ui::pipes(Box::new(sink.clone()), Box::new(sink.clone()), typed(input));
+        let code = run(&argv(args), &self.env, &mut ui).await;
+        (code, self.equalled(&sink))
+    }
+
+    /// Exit code, stdout and stderr.
+    async fn both(&self, args: &[&str]) -> (u8, String, String) {
+        let (out, err) = (Sink::default(), Sink::default());
+        let mut ui = Ui::pipes(Box::new(out.clone()), Box::new(err.clone()), typed(""));
+        let code = run(&argv(args), &self.env, &mut ui).await;
+        (code, self.equalled(&out), self.equalled(&err))
+    }
+
+    /// What was printed on a terminal of so many columns.
+    async fn on_terminal(&self, args: &[&str], width: usize) -> String {
+        let sink = Sink::default();
+        let ui = Ui::pipes(Box::new(sink.clone()), Box::new(sink.clone()), typed(""));
+        let code = run(&argv(args), &self.env, &mut ui.with_width(width)).await;
+        let text = String::from_utf8(sink.0.borrow().clone()).expect("text");
+        assert_eq!(code, 0, "{args:?}: {text}");
+        text
+    }
+
+    fn equalled(&self, sink: &Sink) -> String {
         let text = String::from_utf8(sink.0.borrow().clone()).expect("text");
         let text = text.replace(&self.site.address.to_string(), "[controller]");
-        (
-            code,
-            redact(&text.replace(&self.home.path().display().to_string(), "[home]")),
-        )
+        redact(&text.replace(&self.home.path().display().to_string(), "[home]"))
     }
 
     /// What was printed by a command that succeeds.
@@ -110,6 +125,15 @@ impl User {
         assert_eq!(code, 1, "{args:?}: {text}");
         text
     }
+}
+
+fn argv(args: &[&str]) -> Vec<OsString> {
+    let words = std::iter::once("deis").chain(args.iter().copied());
+    words.map(Into::into).collect()
+}
+
+fn typed(input: &str) -> Box<Cursor<Vec<u8>>> {
+    Box::new(Cursor::new(input.as_bytes().to_owned()))
 }
 
 fn git(folder: &Path, args: &[&str]) -> String {
@@ -441,6 +465,16 @@ async fn processes_and_releases() {
                 v2\t[time]\tada deployed 0123456\n\
                 v1\t[time]\tada created initial release\n";
     assert_eq!(user.ok(&["releases"]).await, want);
+    let narrow = user.on_terminal(&["releases"], 40).await;
+    let second = narrow.lines().nth(2).expect("v4");
+    assert!(
+        second.starts_with("v4  20") && second.ends_with('…'),
+        "{narrow}"
+    );
+    assert!(
+        narrow.lines().all(|line| line.chars().count() <= 40),
+        "{narrow}"
+    );
     insta::assert_snapshot!(user.ok(&["releases:info", "v2"]).await, @r"
     === blog Release v2
     build:    [uuid]
@@ -461,9 +495,26 @@ async fn processes_and_releases() {
     detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
+    let want = "Running 'echo -n hi'...\necho -n hi\n".to_owned();
+    assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    assert_eq!(ran, (3, "Running 'exit 3'...\nexit 3\n".to_owned()));
+    let want = "Running 'exit 3'...\nexit 3\n".to_owned();
+    assert_eq!(ran, (3, want));
+    // Several arguments arrive as they are; one is a line.
+    let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;
+    assert!(ran.1.contains("\necho 'a b' '$HOME'\n"), "{}", ran.1);
+    let ran = user.run(&["run", "cat"], "line 1\nline 2\n").await;
+    assert_eq!(ran, (0, "Running 'cat'...\nline 1\nline 2\n".to_owned()));
+    let ran = user.run(&["run", "--no-input", "broken"], "").await;
+    let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran, (0, format!("Running 'broken'...\n{lines}")));
+    let ran = user.run(&["run", "big 3000000"], "").await;
+    assert_eq!((ran.0, ran.1.matches('x').count()), (0, 3_000_000));
+    let ran = user.run(&["run", "--detach", "exit 3"], "").await;
+    assert_eq!(ran, (0, "Running 'exit 3' as run.1\n".to_owned()));
+    let ran = user.run(&["run", "refuse"], "").await;
+    let want = "Running 'refuse'...\nError: host-1 can't run it: no image\n";
+    assert_eq!(ran, (255, want.to_owned()));
 }
 
 #[tokio::test]
@@ -475,7 +526,7 @@ async fn keys_and_sharing() {
     insta::assert_snapshot!(format!("{code}\n{text}"), @r"
     0
     Found the following SSH public keys:
-    1) k.pub
+    1) k.pub ada@laptop
     0) Enter path to pubfile (or use keys:add <key_path>)
     Which would you like to use with Deis? Uploading k.pub to deis... done
     ");
@@ -506,41 +557,4 @@ async fn keys_and_sharing() {
         user.ok(&["apps:transfer", "bob"]).await,
         "Transferring blog to bob... done\n"
     );
-}
-
-#[tokio::test]
-async fn wrong_command_lines() {
-    let user = User::new().await;
-    let text = user.fails(&["config:sett", "A=1"]).await;
-    assert!(
-        text.starts_with("Error: unrecognized subcommand 'config:sett'"),
-        "{text}"
-    );
-    assert!(text.contains("config:set"), "{text}");
-    let text = user.fails(&["info", "--app=../x"]).await;
-    assert!(text.starts_with("Error: Not logged in."), "{text}");
-    let text = user.fails(&["login", "ftp://x"]).await;
-    assert!(text.contains("is no URL of a controller"), "{text}");
-    // A port where nobody listens: the listener is gone before it is used.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("bind")
-        .local_addr()
-        .expect("address");
-    let text = user.fails(&["login", &closed.to_string()]).await;
-    assert!(
-        text.starts_with("Error: can't reach the controller at http://127.0.0.1:"),
-        "{text}"
-    );
-    let help = user.ok(&["help", "scale"]).await;
-    assert!(
-        help.contains("Usage: deis ps:scale [OPTIONS] <TYPE=N>..."),
-        "{help}"
-    );
-    assert!(user.ok(&["help"]).await.contains("config:set"));
-}
-
-#[test]
-fn the_command_line_is_consistent() {
-    use clap::CommandFactory as _;
-    super::args::Cli::command().debug_assert();
 }

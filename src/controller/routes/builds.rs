@@ -19,11 +19,11 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{App, AppName, Build, ReleaseNumber, User},
-    ops::change,
+    model::{App, AppName, Build, ReleaseNumber},
+    ops::{audit::Actor, change},
     store::keys,
 };
 
@@ -64,12 +64,13 @@ pub(super) async fn get(
 pub(super) async fn create(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     let request = valid::build(&fields)?;
-    let (release, build) = ctl.launch(&name, &app, &user, &request).await?;
+    let (release, build) = ctl.launch(&name, &app, by, &request).await?;
     Ok(with_release(created(wire::Build::from(&build)), release))
 }
 
@@ -79,10 +80,10 @@ impl Shared {
         self: &Arc<Self>,
         name: &AppName,
         app: &App,
-        user: &User,
+        by: Actor,
         request: &BuildRequest,
     ) -> Result<(ReleaseNumber, Build), ApiError> {
-        let change = self.deploy_image(name, app, user, request).await?;
+        let change = self.deploy_image(name, app, by, request).await?;
         self.tell_release(name, &change);
         self.settle(name, &change).await?;
         let found = change::contents(&self.store, name, change.release).await?;

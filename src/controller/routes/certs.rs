@@ -21,10 +21,11 @@ use crate::{
     controller::{
         self, Shared,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{Certificate, DomainName, SCHEMA, User, Username},
+    model::{Action, Certificate, DomainName, SCHEMA, User, Username},
+    ops::audit,
     seal::cert_context,
     store::{CommitError, Txn, Versioned, keys},
 };
@@ -111,6 +112,7 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let request = valid::cert(&fields)?;
@@ -137,7 +139,8 @@ pub(super) async fn add(
         .absent(&key)
         .present(&keys::user(&record.owner))
         .put(&key, &record);
-    match ctl.store.commit(txn).await {
+    let note = by.note(Action::CertAdd, record.name.as_str());
+    match audit::commit_platform(&ctl.store, txn, note).await {
         Ok(revision) => {
             info!(cert = %record.name, user = %record.owner, expires = %record.expires, "certificate added");
             Ok(created(wire::Cert::new(&record, revision)))
@@ -178,12 +181,14 @@ pub(super) async fn chain(
 pub(super) async fn remove(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let found = ctl.cert(&user, &name).await?;
     let key = keys::cert(&found.value.name);
     let txn = Txn::new().unchanged(&key, found.mod_revision).delete(&key);
-    ctl.store.commit(txn).await?;
+    let note = by.note(Action::CertRemove, found.value.name.as_str());
+    audit::commit_platform(&ctl.store, txn, note).await?;
     info!(cert = %found.value.name, user = %user.username, "certificate removed");
     Ok(StatusCode::NO_CONTENT)
 }

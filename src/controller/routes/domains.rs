@@ -106,7 +106,7 @@ pub(super) async fn add(
         };
         let note = by.note(Action::DomainAdd, domain.as_str());
         match audit::commit(&ctl.store, &name, txn.put(&key, &record), note).await {
-            Ok(()) => return Ok(created(wire::Domain::from(&record))),
+            Ok(_) => return Ok(created(wire::Domain::from(&record))),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Store(error)) => return Err(error.into()),
         }

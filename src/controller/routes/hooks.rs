@@ -17,11 +17,11 @@ use crate::{
         self,
         access::{Wish, allowed},
         auth,
-        error::ApiError,
+        error::{ApiError, request_id},
         extract::{Body, Caller},
     },
     model::{App, AppName, Push, SCHEMA, User, Username},
-    ops,
+    ops::{self, audit::Actor},
     store::{CommitError, Txn, keys},
 };
 
@@ -118,7 +118,12 @@ pub(super) async fn build(
     if request.sha.is_empty() {
         return Err(valid::Refusal::field("sha", "This field is required.").into());
     }
-    let (release, _) = ctl.launch(&name, &app, &user, &request).await?;
+    let by = Actor {
+        user: user.username,
+        token: Some("builder key".to_owned()),
+        request: request_id(),
+    };
+    let (release, _) = ctl.launch(&name, &app, by, &request).await?;
     Ok(Json(wire::HookReply {
         release: wire::RollbackReply { version: release.0 },
         domains: vec![format!("{name}.{}", ctl.domain().await?)],

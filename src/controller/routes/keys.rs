@@ -86,7 +86,7 @@ pub(super) async fn add(
         .put(&key, &record);
     let note = by.note(Action::KeyAdd, described(&record));
     match audit::commit_platform(&ctl.store, txn, note).await {
-        Ok(()) => Ok(created(wire::Key::from(&record))),
+        Ok(_) => Ok(created(wire::Key::from(&record))),
         Err(CommitError::Conflict) => Err(Refusal::not_unique("public").into()),
         Err(CommitError::Store(error)) => Err(error.into()),
     }

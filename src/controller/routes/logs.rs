@@ -8,13 +8,12 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
-use serde::Deserialize;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{self, Instant, timeout},
@@ -42,6 +41,9 @@ type Ctl = State<controller::State>;
 
 /// Lines unless the request says otherwise.
 const LINES: usize = 1000;
+/// Most bytes of an answer that is not streamed.
+const WHOLE: usize = 4 << 20;
+const TEXT: [(header::HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
 /// Between two signs of life on a quiet stream.
 const PING: Duration = Duration::from_secs(15);
 /// Between two looks at whether the caller may still read.
@@ -49,42 +51,35 @@ const RIGHT: Duration = Duration::from_secs(5);
 /// How long a store that can't say so is borne with.
 const UNSURE: Duration = Duration::from_secs(60);
 
-/// The query; anything else in it is ignored.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Asked {
-    log_lines: Option<String>,
-    follow: Option<String>,
-    ps: Option<String>,
-    since: Option<String>,
-}
-
-impl Asked {
-    fn parse(&self, now: Timestamp) -> Result<query::Query, ApiError> {
-        let refuse = |name: &str, why: String| ApiError::detail(format!("{name}: {why}"));
-        let follow = match self.follow.as_deref() {
-            None | Some("0" | "false") => false,
-            Some("" | "1" | "true") => true,
-            Some(other) => {
-                return Err(refuse("follow", format!("{other:?} is neither 0 nor 1")));
-            }
-        };
-        let of = self.ps.as_deref().map(str::parse).transpose();
-        let of = of.map_err(|e: query::InvalidQuery| refuse("ps", e.to_string()))?;
-        let since = self.since.as_deref().map(|text| query::since(text, now));
-        let since_ms = since.transpose();
-        let since_ms = since_ms.map_err(|e| refuse("since", e.to_string()))?;
-        // All since then, unless somebody wants fewer.
-        let usual = if since_ms.is_some() { MAX_LINES } else { LINES };
-        let asked = self.log_lines.as_deref().and_then(|text| text.parse().ok());
-        // A follower may want no past at all.
-        let least = usize::from(!follow);
-        Ok(query::Query {
-            lines: asked.unwrap_or(usual).clamp(least, MAX_LINES),
-            follow,
-            of,
-            since_ms,
-        })
-    }
+/// What a request's query asks for. Of a name that stands there twice the last value counts, and
+/// unknown names are ignored, as in v1.
+fn parse(pairs: &[(String, String)], now: Timestamp) -> Result<query::Query, ApiError> {
+    let value = |name: &str| {
+        let found = pairs.iter().rfind(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let refuse = |name: &str, why: String| ApiError::detail(format!("{name}: {why}"));
+    let follow = match value("follow") {
+        None | Some("0" | "false") => false,
+        Some("" | "1" | "true") => true,
+        Some(other) => return Err(refuse("follow", format!("{other:?} is neither 0 nor 1"))),
+    };
+    let of = value("ps").map(str::parse).transpose();
+    let of = of.map_err(|e: query::InvalidQuery| refuse("ps", e.to_string()))?;
+    let since_ms = value("since").map(|text| query::since(text, now));
+    let since_ms = since_ms.transpose();
+    let since_ms = since_ms.map_err(|e| refuse("since", e.to_string()))?;
+    // All since then, unless somebody wants fewer.
+    let usual = if since_ms.is_some() { MAX_LINES } else { LINES };
+    let asked = value("log_lines").and_then(|text| text.parse().ok());
+    // A follower may want no past at all.
+    let least = usize::from(!follow);
+    Ok(query::Query {
+        lines: asked.unwrap_or(usual).clamp(least, MAX_LINES),
+        follow,
+        of,
+        since_ms,
+    })
 }
 
 pub(super) async fn get(
@@ -92,12 +87,13 @@ pub(super) async fn get(
     Caller(user): Caller,
     headers: HeaderMap,
     Path(app): Path<String>,
-    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+    pairs: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let (name, record) = ctl.app(&user, &app, Wish::Use).await?;
     let whose = Whose::of(&name, &record);
-    let Query(asked) = asked.map_err(|e| ApiError::detail(e.to_string()))?;
-    let query = asked.parse(Timestamp::now())?;
+    // A query that can't be read at all is as good as none.
+    let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
+    let query = parse(&pairs, Timestamp::now())?;
     let place = if query.follow {
         let place = ctl.followers.clone().try_acquire_owned();
         Some(place.map_err(|_| {
@@ -117,7 +113,22 @@ pub(super) async fn get(
             return Err(ApiError::Broken(why));
         }
     };
+    let mut view = view;
+    let mut begin = String::new();
+    if !follows {
+        // What is short goes out as a whole, with its length, as v1's did.
+        loop {
+            match view.next().await {
+                Some(Piece::Text(text)) => begin.push_str(&text),
+                Some(Piece::Ended) | None => return Ok((TEXT, begin).into_response()),
+            }
+            if begin.len() > WHOLE {
+                break;
+            }
+        }
+    }
     let flow = Flow {
+        begin,
         view,
         guard: follows.then(|| Guard {
             ctl,
@@ -132,7 +143,7 @@ pub(super) async fn get(
         let piece = flow.next().await?;
         Some((Ok::<_, Infallible>(piece), flow))
     }));
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+    Ok((TEXT, body).into_response())
 }
 
 impl Shared {
@@ -151,6 +162,8 @@ impl Shared {
 
 /// An answer on its way.
 struct Flow {
+    /// Lines that were taken out of the view already.
+    begin: String,
     view: View,
     guard: Option<Guard>,
 }
@@ -168,6 +181,9 @@ struct Guard {
 
 impl Flow {
     async fn next(&mut self) -> Option<String> {
+        if !self.begin.is_empty() {
+            return Some(std::mem::take(&mut self.begin));
+        }
         let Some(guard) = &mut self.guard else {
             return match self.view.next().await? {
                 Piece::Text(text) => Some(text),
@@ -222,9 +238,9 @@ mod tests {
 
     fn asked(pairs: &str) -> Result<query::Query, String> {
         let uri: http::Uri = format!("/?{pairs}").parse().expect("uri");
-        let Query(asked) = Query::<Asked>::try_from_uri(&uri).map_err(|e| e.to_string())?;
+        let Query(pairs) = Query::<Vec<_>>::try_from_uri(&uri).map_err(|e| e.to_string())?;
         let now = "2026-01-01T00:00:00Z".parse().expect("time");
-        asked.parse(now).map_err(|e| e.to_string())
+        parse(&pairs, now).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -237,6 +253,7 @@ mod tests {
             ("log_lines=many", 1000),
             ("log_lines=", 1000),
             ("log_lines=99999999", MAX_LINES),
+            ("log_lines=3&log_lines=4", 4),
             ("lines=3&log_lines=7&x=y", 7),
             ("log_lines=0&follow=1", 0),
             ("since=10m", MAX_LINES),

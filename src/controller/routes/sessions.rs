@@ -114,7 +114,7 @@ impl Shared {
                 txn.present(&mark)
             };
             match audit::commit_platform(&self.store, txn, note.clone()).await {
-                Ok(()) => return Ok(user),
+                Ok(_) => return Ok(user),
                 Err(CommitError::Store(error)) => return Err(error.into()),
                 Err(CommitError::Conflict) => match self.store.get(&key).await? {
                     // Our own, when a lost answer made the store try twice.

@@ -129,6 +129,7 @@ routes! {
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
     GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
+    GET "/v1/apps/{app}/run" Deploy run::attach => 101 Nothing, "The same as a websocket: input, output and a terminal while it runs";
     GET "/v1/apps/{app}/domains" Read domains::list => 200 Pages<wire::Domain>, "Lists an app's domains";
     POST "/v1/apps/{app}/domains" All domains::add, One<ask::Domain> => 201 One<wire::Domain>, "Adds a domain to an app";
     DELETE "/v1/apps/{app}/domains/{domain}" All domains::remove => 204 Nothing, "Removes a domain from an app";

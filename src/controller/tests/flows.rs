@@ -391,6 +391,11 @@ async fn one_off_processes() {
         (odd, json!([0, format!("{odd}\n")])),
         ("exit 3", json!([3, "exit 3\n"])),
         ("impostor", json!([0, "impostor\n"])),
+        ("both", json!([0, "both\nto stderr\n"])),
+        (
+            "broken",
+            json!([0, (0..100).map(|n| format!("{n}\n")).collect::<String>()]),
+        ),
     ] {
         let reply = run(command).await;
         assert_eq!((reply.status(), reply.json()), (200, want), "{command}");
@@ -466,42 +471,4 @@ async fn a_client_that_goes_away_ends_its_process() {
     drop(socket);
     let removed = tokio::time::timeout(std::time::Duration::from_secs(10), feed.next()).await;
     assert!(removed.expect("in time").changes[0].entry.is_none());
-}
-
-#[tokio::test]
-async fn left_over_processes_of_a_former_life_are_removed() {
-    use crate::model::{Assignment, Desired, SCHEMA, Work};
-    let site = Site::start().await;
-    let own = site.state.attach.address();
-    for (name, attach) in [
-        ("blog_v2.run.1", own.to_string()),
-        ("blog_v2.run.2", "10.9.9.9:8001".into()),
-    ] {
-        let assignment = Assignment {
-            schema: SCHEMA,
-            uuid: uuid::Uuid::new_v4(),
-            desired: Desired::Run,
-            work: Work::Run {
-                command: "x".into(),
-                attach,
-                token: "t".into(),
-                memory_bytes: 1,
-            },
-        };
-        let key = keys::assignment(&"3".repeat(32).parse().expect("id"), name);
-        site.store
-            .commit(crate::store::Txn::new().put(&key, &assignment))
-            .await
-            .expect("put");
-    }
-    crate::controller::attach::sweep(&site.store, own)
-        .await
-        .expect("swept");
-    let left = site.store.list(&keys::schedule()).await.expect("schedule");
-    let names: Vec<_> = left
-        .entries
-        .iter()
-        .map(|(key, _)| key.rsplit('/').next())
-        .collect();
-    assert_eq!(names, [Some("blog_v2.run.2")]);
 }

@@ -1,10 +1,7 @@
 //! Images by name and the original builder's hooks, with real registries on loopback: one that is
 //! somebody's, and two replicas of the platform's.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::{
     Router,
@@ -16,111 +13,19 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::flows::site_with_app;
 use crate::{
     controller::testing::{Reply, Site},
     image::{digest_of, manifest},
-    model::{AppName, ImageKind, PartPresence, ReleaseNumber, SCHEMA},
+    model::{AppName, ImageKind, ReleaseNumber},
     ops,
-    registry::{self, Places},
+    registry::testing::{Registry, config},
     store::{Store, Txn, keys},
 };
 
-/// A real registry, as long as this lives.
-struct Registry {
-    address: SocketAddr,
-    _dir: TempDir,
-    _stop: DropGuard,
-}
-
-impl Registry {
-    async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
-        let dir = tempfile::tempdir().expect("a directory");
-        let places = Places {
-            program: "/usr/bin/docker-registry".into(),
-            storage: dir.path().join("storage"),
-            run: dir.path().join("run"),
-            listen: address,
-            tls: None,
-        };
-        let (store, stop) = (Store::memory(), CancellationToken::new());
-        tokio::spawn(registry::run_at(places, store.clone(), stop.clone()));
-        let key = keys::part("registry", "127.0.0.1");
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while store.get(&key).await.expect("asked").is_none() {
-            assert!(Instant::now() < deadline, "no registry");
-            sleep(Duration::from_millis(20)).await;
-        }
-        Self {
-            address,
-            _dir: dir,
-            _stop: stop.drop_guard(),
-        }
-    }
-
-    /// Puts an image there, under a tag; returns its digest.
-    async fn put(&self, repository: &str, tag: &str, config: &Value) -> String {
-        let root = format!("http://{}/v2/{repository}", self.address);
-        let mut blobs = Vec::new();
-        for bytes in [config.to_string().into_bytes(), b"a layer".to_vec()] {
-            let begun = client().post(format!("{root}/blobs/uploads/")).send().await;
-            let begun = begun.expect("begun");
-            let to = begun.headers()[header::LOCATION].to_str().expect("a place");
-            let (to, digest, size) = (to.to_owned(), digest_of(&bytes), bytes.len());
-            let put = client().put(format!("{to}&digest={digest}")).body(bytes);
-            let done = put.send().await.expect("sent");
-            assert_eq!(done.status(), 201);
-            blobs.push(json!({"digest": digest, "size": size}));
-        }
-        blobs[1]["mediaType"] = json!("application/vnd.docker.image.rootfs.diff.tar.gzip");
-        blobs[0]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
-        let kind = "application/vnd.docker.distribution.manifest.v2+json";
-        let manifest = json!({
-            "schemaVersion": 2, "mediaType": kind, "config": blobs[0], "layers": [blobs[1]],
-        });
-        self.put_manifest(repository, tag, kind, &manifest).await
-    }
-
-    async fn put_manifest(&self, repository: &str, tag: &str, kind: &str, what: &Value) -> String {
-        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
-        let text = what.to_string();
-        let digest = digest_of(text.as_bytes());
-        let put = client().put(url).header(header::CONTENT_TYPE, kind);
-        let done = put.body(text).send().await.expect("sent");
-        assert_eq!(done.status(), 201, "{}", done.text().await.expect("text"));
-        digest
-    }
-
-    async fn has(&self, image: &str) -> bool {
-        let (repository, digest) = image.split_once('@').expect("an image");
-        let url = format!("http://{}/v2/{repository}/manifests/{digest}", self.address);
-        let asked = client().get(url).header(header::ACCEPT, manifest::ACCEPT);
-        asked.send().await.expect("asked").status() == 200
-    }
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .expect("a client")
-}
-
 fn here() -> &'static str {
     manifest::architecture(std::env::consts::ARCH)
-}
-
-fn config(run: Value) -> Value {
-    json!({
-        "architecture": here(), "os": "linux", "config": run,
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(b"a layer")]},
-    })
 }
 
 fn blog() -> AppName {
@@ -131,30 +36,28 @@ fn blog() -> AppName {
 struct Rig {
     site: Site,
     ada: String,
-    replicas: [Registry; 2],
+    replicas: Vec<Registry>,
     world: Registry,
+    _dir: TempDir,
 }
 
 impl Rig {
     async fn start() -> Self {
         let (site, ada) = site_with_app().await;
-        let (one, two) = tokio::join!(Registry::start(), Registry::start());
-        for (at, replica) in [&one, &two].into_iter().enumerate() {
-            let there = PartPresence {
-                schema: SCHEMA,
-                id: uuid::Uuid::new_v4(),
-                address: replica.address.to_string(),
-            };
-            // Their places in etcd go by IP address, and here all have the same.
-            let place = keys::part("registry", &format!("10.0.0.{at}"));
-            let put = Txn::new().put(&place, &there);
-            site.store.commit(put).await.expect("registered");
-        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| dir.path().join(name);
+        let elsewhere = Store::memory();
+        let (one, two, world) = tokio::join!(
+            Registry::start(&site.store, "127.0.0.1", place("one")),
+            Registry::start(&site.store, "127.0.0.2", place("two")),
+            Registry::start(&elsewhere, "127.0.0.3", place("world")),
+        );
         Self {
             site,
             ada,
-            replicas: [one, two],
-            world: Registry::start().await,
+            replicas: vec![one, two],
+            world,
+            _dir: dir,
         }
     }
 
@@ -191,7 +94,7 @@ async fn an_image_by_its_name() {
     let rig = Rig::start().await;
     let world = rig.world.address;
     let run = json!({"Cmd": ["serve"], "ExposedPorts": {"8080/tcp": {}, "9000/tcp": {}}});
-    let digest = rig.world.put("team/app", "v1", &config(run)).await;
+    let digest = rig.world.put("team/app", Some("v1"), &config(run)).await;
     let image = format!("{world}/team/app:v1");
 
     // Loopback is where the platform's own services are.
@@ -259,7 +162,7 @@ async fn an_image_by_its_name() {
         "manifests": [entry(&digest, "windows", here()), entry(&digest, "linux", here())],
     });
     rig.world
-        .put_manifest("team/app", "both", list, &both)
+        .put_manifest("team/app", Some("both"), list, &both)
         .await;
     let reply = rig
         .deploy(json!({ "image": format!("{world}/team/app:both") }))
@@ -270,15 +173,15 @@ async fn an_image_by_its_name() {
 
 #[tokio::test]
 async fn what_fails_takes_no_number() {
-    let rig = Rig::start().await;
+    let mut rig = Rig::start().await;
     let world = rig.world.address;
     rig.setting("registry", "insecure", &world.to_string())
         .await;
     let idle = config(json!({}));
-    rig.world.put("team/idle", "latest", &idle).await;
+    rig.world.put("team/idle", Some("latest"), &idle).await;
     let mut other = config(json!({"Cmd": ["x"]}));
     other["architecture"] = json!("s390x");
-    rig.world.put("team/other", "latest", &other).await;
+    rig.world.put("team/other", Some("latest"), &other).await;
     let ours = rig.replicas[0].address;
     let image = |name: &str| json!({ "image": name });
     let at = |name: &str| json!({ "image": format!("{world}/{name}") });
@@ -337,8 +240,9 @@ async fn what_fails_takes_no_number() {
         assert_eq!(rig.latest().await, ReleaseNumber(1), "{body}");
     }
     // Without a registry of ours.
-    let none = Txn::new().delete_prefix(&keys::parts("registry"));
-    rig.site.store.commit(none).await.expect("gone");
+    for replica in std::mem::take(&mut rig.replicas) {
+        replica.stop().await;
+    }
     let reply = rig.deploy(at("team/idle")).await;
     assert_eq!(
         (reply.status(), rig.latest().await.0),
@@ -547,7 +451,9 @@ async fn hooks_of_the_original_builder() {
         "{reply:?}"
     );
     let slug = config(json!({"Entrypoint": ["/runner/init"]}));
-    rig.replicas[1].put("blog", "git-01234567", &slug).await;
+    rig.replicas[1]
+        .put("blog", Some("git-01234567"), &slug)
+        .await;
     let reply = rig.hook("build/", key, &built).await;
     assert_eq!(reply.status(), 200, "{reply:?}");
     let want = json!({"release": {"version": 3}, "domains": ["blog.example.com"]});

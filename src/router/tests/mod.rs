@@ -15,6 +15,7 @@ use crate::{
     store::{Faults, Key, MemoryStore, Txn},
 };
 
+mod https;
 mod requests;
 mod rollouts;
 

@@ -67,6 +67,7 @@ mod contract {
         run: "29-run.http",
         perms: "30-perms.http",
         ssh_keys: "32-keys.http",
+        certs: "34-certs.http",
         administrators: "36-admin.http",
     }
 }
@@ -76,7 +77,6 @@ mod contract {
 mod pending {
     fixtures! {
         images: "16-images.http",
-        certs: "34-certs.http",
         hooks: "38-hooks.http",
     }
 }

@@ -215,3 +215,32 @@ fn ill_formed(reply: &Reply, head: bool) -> Vec<String> {
     }
     wrong
 }
+
+/// The stories are worth something only if one that isn't true is found out.
+#[tokio::test]
+async fn a_lie_is_found() {
+    let truth = "== 2: nobody\n>>>\nGET /v1/ HTTP/1.1\nHost: x\nConnection: close\n\n<<< exact\n\
+                 HTTP/1.1 401 UNAUTHORIZED\nDEIS_API_VERSION: 1.7\nContent-Type: application/json\n\n\
+                 {\"detail\":\"Authentication credentials were not provided.\"}\n";
+    let differences = async |text: &str| {
+        let story = super::story::parse("truth", text);
+        play("truth", &story).await.len()
+    };
+    assert_eq!(differences(truth).await, 0);
+    assert_eq!(differences(&truth.replace(" exact", "")).await, 0);
+    for (from, to) in [
+        ("UNAUTHORIZED", "Unauthorized"),
+        ("HTTP/1.1 401", "HTTP/1.0 401"),
+        ("DEIS_API_VERSION: 1.7", "DEIS_API_VERSION: 1.8"),
+        ("DEIS_API_VERSION", "Deis_api_version"),
+        ("DEIS_API_VERSION: 1.7", "DEIS_API_VERSION: {absent}"),
+        ("application/json", "text/plain"),
+        ("provided.", "provided"),
+        ("{\"detail\":", "{\"detail\": "),
+        ("credentials were", "credentials {uuid} were"),
+    ] {
+        let lie = truth.replace(from, to);
+        assert_ne!(lie, truth);
+        assert_eq!(differences(&lie).await, 1, "{from} -> {to}");
+    }
+}

@@ -6,20 +6,18 @@
 //! - `@dockerfile blog ada [web...]`: the same from a Dockerfile;
 //! - `@fail REASON`: why the changes that follow fail; `off` ends it;
 //! - `@restarting blog bob`: a restart by bob that never ends (the app must be called `stuck`);
-//! - `@logger TEXT...`: a logger that has these words, a line each, as every app's log;
+//! - `@logger TEXT...`: a logger that has these words, a line each, of the app `blog`;
 //! - `@set KEY VALUE`: a setting of the platform;
 //! - `@builder-key KEY`: what v1's builder proves itself by;
 //! - `@image NAME`: an image that the registry has.
 
-use axum::extract::Query;
-use tokio::net::TcpListener;
-
 use super::holes::Holes;
 use crate::{
     controller::testing::Site,
-    logger,
-    model::{AppName, ImageKind, PartPresence, SCHEMA},
+    logger::testing::Logger,
+    model::{AppName, ImageKind},
     ops,
+    sidecar::wire::Position,
     store::{Key, Txn, keys},
 };
 
@@ -82,30 +80,22 @@ impl Stage {
         done.map(|_| ()).map_err(|e| e.to_string())
     }
 
-    /// A logger as the controller sees it; in place of the one before.
+    /// A logger that has kept these lines of the app `blog`; in place of the one before.
     async fn logger(&self, lines: &[&str]) -> Result<(), String> {
-        let lines: Vec<String> = lines.iter().map(|line| format!("{line}\n")).collect();
-        let read = async move |Query(query): Query<std::collections::BTreeMap<String, String>>| {
-            let most = query.get("lines").and_then(|n| n.parse().ok());
-            let first = lines.len().saturating_sub(most.unwrap_or(usize::MAX));
-            match lines[first..].concat() {
-                text if text.is_empty() => (http::StatusCode::NO_CONTENT, text),
-                text => (http::StatusCode::OK, text),
-            }
-        };
-        let forget = async || http::StatusCode::NO_CONTENT;
-        let route = axum::routing::get(read).post(forget).delete(forget);
-        let router = axum::Router::new().route("/logs/{app}", route);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let presence = PartPresence {
-            schema: SCHEMA,
-            id: uuid::Uuid::new_v4(),
-            address: listener.local_addr().expect("address").to_string(),
-        };
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        let at = keys::part(logger::PART, "127.0.0.1");
-        let done = self.site.store.commit(Txn::new().put(&at, &presence)).await;
-        done.map(|_| ()).map_err(|e| e.to_string())
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let logger = Logger::fresh(folder.path(), "127.0.0.1").await;
+        if !lines.is_empty() {
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let first = Position::default();
+            logger.say("web.1", first, 1_420_070_400, &text).await;
+        }
+        logger.register(&self.site.store).await;
+        // For as long as the story is told.
+        tokio::spawn(async move {
+            let _kept = (folder, logger);
+            std::future::pending::<()>().await;
+        });
+        Ok(())
     }
 
     async fn app(&self, name: &str, owner: &str, collaborators: &[&str]) -> Result<(), String> {

@@ -8,7 +8,6 @@ use super::{
     Walk,
     client::{App, Build, Process, Release},
 };
-use crate::support::*;
 
 fn object(pairs: &[(&str, &str)]) -> Map<String, Value> {
     let pairs = pairs.iter().map(|(k, v)| ((*k).to_owned(), json!(v)));

@@ -90,7 +90,7 @@ pub enum Command {
     /// Show the log of an app
     #[command(name = "apps:logs", visible_alias = "logs")]
     Logs(Logs),
-    /// Run a command in a fresh process, with the app's code and config
+    /// Run a command in a fresh process with the app's config
     #[command(name = "apps:run", visible_alias = "run")]
     Run(Run),
     /// Add a git remote that leads to an app

@@ -272,7 +272,7 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ),
             (
                 "deis audit --platform",
-                "shows what was done to accounts, and which apps were destroyed, if you are an administrator",
+                "shows changes of accounts and destroyed apps, to administrators",
             ),
         ],
     ),
@@ -376,6 +376,40 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[(
             "deis tags:set disk=ssd",
             "runs the app only on hosts with this tag",
+        )],
+    ),
+    (
+        "certs:list",
+        &[(
+            "deis certs",
+            "lists your certificates, and warns of those that expire soon",
+        )],
+    ),
+    (
+        "certs:add",
+        &[
+            (
+                "deis certs:add www.crt www.key",
+                "serves it for all the names that it has",
+            ),
+            (
+                "deis certs:add www.crt www.key --common-name=www.example.com",
+                "serves it for that name alone",
+            ),
+        ],
+    ),
+    (
+        "certs:info",
+        &[(
+            "deis certs:info www.example.com",
+            "shows its chain, its names and when it expires",
+        )],
+    ),
+    (
+        "certs:remove",
+        &[(
+            "deis certs:remove www.example.com",
+            "serves the platform's certificate again",
         )],
     ),
     (

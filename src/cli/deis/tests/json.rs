@@ -29,7 +29,7 @@ const APP: &str = "created id owner structure updated url uuid";
 const PROCESS: &str = "app created num owner release state type updated uuid";
 const RELEASE: &str = "app build config created owner summary updated uuid version";
 const CONFIG: &str = "app cpu created memory owner tags updated uuid values";
-const KEY_FIELDS: &str = "created fingerprint id owner public updated uuid";
+const KEY_FIELDS: &str = "created fingerprint fingerprint_sha256 id owner public updated uuid";
 const DOMAIN: &str = "app created domain owner updated";
 
 #[tokio::test]

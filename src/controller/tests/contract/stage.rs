@@ -9,7 +9,7 @@
 //! - `@logger TEXT...`: a real one that has these words, a line each, of the app `blog`;
 //! - `@registries`: two of the platform's, and one of somebody's, which is `{text:registry}`;
 //! - `@image REPOSITORY TAG`: an image in the latter; `@pushed` in one of the former;
-//! - `@set KEY VALUE`: a setting of the platform;
+//! - `@setting TARGET KEY VALUE`: an operator's setting;
 //! - `@builder-key KEY`: what v1's builder proves itself by.
 
 use serde_json::json;
@@ -66,7 +66,9 @@ impl Stage {
             ["dockerfile", app, by, types @ ..] => {
                 self.site.push_types(app, by, ImageKind::Image, types).await;
             }
-            ["set", key, value] => self.put(&keys::platform(key), value).await?,
+            ["setting", target, key, value] => {
+                self.put(&keys::setting(target, key), value).await?;
+            }
             ["fail", why] => self.put(&keys::platform("testFailure"), why).await?,
             ["builder-key", key] => {
                 let at = keys::setting("controller", "builderKey");

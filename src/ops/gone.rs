@@ -111,29 +111,17 @@ mod tests {
         let (_, first) = app::create(&store, &owner, Some(name.clone()))
             .await
             .expect("made");
-        assert_eq!(
-            is_gone(&store, &name, first.uuid).await.expect("asked"),
-            false
-        );
+        assert!(!is_gone(&store, &name, first.uuid).await.expect("asked"));
         let txn = Txn::new()
             .delete(&keys::app(&name))
             .delete(&keys::route(&name));
         store.commit(txn).await.expect("deleted");
-        assert_eq!(
-            is_gone(&store, &name, first.uuid).await.expect("asked"),
-            true
-        );
+        assert!(is_gone(&store, &name, first.uuid).await.expect("asked"));
         let (_, second) = app::create(&store, &owner, Some(name.clone()))
             .await
             .expect("made");
-        assert_eq!(
-            is_gone(&store, &name, first.uuid).await.expect("asked"),
-            true
-        );
-        assert_eq!(
-            is_gone(&store, &name, second.uuid).await.expect("asked"),
-            false
-        );
+        assert!(is_gone(&store, &name, first.uuid).await.expect("asked"));
+        assert!(!is_gone(&store, &name, second.uuid).await.expect("asked"));
         let want = BTreeMap::from([(name.clone(), second.uuid)]);
         assert_eq!(living(&store).await.expect("listed"), want);
 

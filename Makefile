@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint test test-lib test-cluster test-leftovers test-packages nextest
+.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -62,6 +62,9 @@ fmt: ## Format the code
 lint: packages ## Formatting and lints, as CI wants them
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+openapi: packages nextest ## Write docs/openapi.json anew, from the table of routes
+	@UPDATE_OPENAPI=1 $(CARGO) nextest run --locked --lib controller::tests::table::
 
 test: lint test-lib test-cluster ## Every test there is
 

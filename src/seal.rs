@@ -9,7 +9,7 @@ use std::{fmt, path::Path};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::model::{AppName, ConfigName, SealedValue};
+use crate::model::{AppName, ConfigName, DomainName, SealedValue};
 
 /// Begins every sealed value: scheme and key generation.
 const SCHEME: &str = "sealed1:";
@@ -73,7 +73,7 @@ pub enum SealError {
     },
 }
 
-/// The cluster's key. Controllers, builders and agents hold it; nobody else does.
+/// The cluster's key. Controllers, builders, agents and routers hold it; nobody else does.
 pub struct ClusterKey(RandomizedNonceKey);
 
 impl fmt::Debug for ClusterKey {
@@ -164,10 +164,31 @@ impl ClusterKey {
     }
 }
 
+/// The place of the original builder's key among the controller's settings.
+pub const BUILDER_KEY_CONTEXT: &str = "controller/builderKey";
+
+/// Whether a text is a sealed value.
+#[must_use]
+pub fn is_sealed(text: &str) -> bool {
+    text.starts_with(SCHEME)
+}
+
 /// The place of a config value: it opens as nothing else.
 #[must_use]
 pub fn config_context(app: &AppName, name: &ConfigName) -> String {
     format!("app/{app}/config/{name}")
+}
+
+/// The place of a certificate's private key.
+#[must_use]
+pub fn cert_context(name: &DomainName) -> String {
+    format!("cert/{name}")
+}
+
+/// The place of a one-off process's order: it opens for that assignment only.
+#[must_use]
+pub fn order_context(assignment: uuid::Uuid) -> String {
+    format!("run/{assignment}")
 }
 
 #[cfg(test)]

@@ -14,14 +14,17 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::{
-    cache, files, journal,
+    cache,
+    events::Happened,
+    files, journal,
+    oneoff::End,
     runtime::Runtime,
     socket::Word,
     steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision, Work},
+    model::{Assignment, Desired, MachineState, Revision},
     plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
@@ -48,7 +51,7 @@ enum Ended {
     Stopped,
     Published,
     Withdrawn(Revision),
-    Reported(i32),
+    Reported(End),
 }
 
 struct Task {
@@ -59,15 +62,15 @@ struct Task {
 
 /// The loop's own state.
 pub struct Agent<U: Units, R: Runtime> {
-    edges: Arc<Edges<U, R>>,
-    world: World,
+    pub(super) edges: Arc<Edges<U, R>>,
+    pub(super) world: World,
     feed: Feed,
     words: mpsc::Receiver<Word>,
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
-    clock: Instant,
+    pub(super) clock: Instant,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -141,7 +144,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
                 news = edges.units.inbox().next() => self.news(news),
-                Some(word) = self.words.recv() => self.world.hear(word),
+                Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 () = &mut patience, if !waited => {
@@ -152,7 +155,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             // What has come in meanwhile belongs to the same round.
             while let Ok(word) = self.words.try_recv() {
-                self.world.hear(word);
+                self.heard(word);
             }
             while let Ok(event) = self.events.1.try_recv() {
                 self.event(event);
@@ -324,6 +327,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
     }
 
+    fn heard(&mut self, word: Word) {
+        let name = word.unit.clone();
+        if let Some(happened) = self.world.hear(word) {
+            self.tell(&name, &happened);
+        }
+    }
+
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
         let Some(entry) = self.world.entries.get(name) else {
@@ -338,6 +348,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if matches!(entry.seen.kind, Kind::Run | Kind::Unit) {
             return;
         }
+        let happened = Happened::Crashed {
+            reason: entry.status.exit.reason(),
+            restarts: entry.status.restarts,
+        };
+        self.tell(name, &happened);
         let (events, name) = (self.events.0.clone(), name.to_owned());
         tokio::spawn(async move {
             let lines = journal::last_lines(&name).await;
@@ -434,9 +449,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .or(Some(revision));
                 entry.seen.published = Published::No;
             }
-            Ended::Reported(code) => {
+            Ended::Reported(end) => {
                 entry.seen.reported = true;
-                entry.exit_code = Some(code);
+                entry.end = Some(end);
             }
         }
     }
@@ -497,17 +512,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
             }
             Action::Report => {
-                let Some(Work::Run { attach, token, .. }) = assigned.map(|a| a.assignment.work)
-                else {
-                    return;
-                };
                 self.busy(name, Busy::Reporting);
-                self.tasks.spawn(async move {
-                    edges
-                        .report(owned, attach, token)
-                        .await
-                        .map(Ended::Reported)
-                })
+                self.tasks
+                    .spawn(async move { edges.report(owned).await.map(Ended::Reported) })
             }
         };
         let uuid = self

@@ -14,6 +14,7 @@ use crate::{
         Environment, RenderedUnit, RunFiles,
         unit::{announcer, env_file, env_list, log, log_socket, service},
     },
+    sidecar::run::Errand,
 };
 
 /// Something of ours that was found on the host.
@@ -73,15 +74,14 @@ pub fn write_process(
     Ok(())
 }
 
-/// Makes the file that a one-off prints into, readable for root only: systemd would make it readable
-/// for everybody.
+/// Writes what the sidecar of a one-off is told, readable for root only.
 ///
 /// # Errors
 /// When it can't be written.
-pub fn prepare_output(paths: &Paths, name: &ProcessName) -> io::Result<()> {
+pub fn write_errand(paths: &Paths, name: &ProcessName, errand: &Errand) -> io::Result<()> {
     write_atomic(
-        &paths.at(&RunFiles::of(name).output),
-        b"",
+        &paths.at(&RunFiles::of(name).errand),
+        &serde_json::to_vec(errand)?,
         0o600,
         Durability::Runtime,
     )
@@ -94,7 +94,7 @@ pub fn prepare_output(paths: &Paths, name: &ProcessName) -> io::Result<()> {
 pub fn remove_process(paths: &Paths, name: &ProcessName) -> io::Result<()> {
     // The unit with the uuid goes last: an agent that is interrupted here finds it and goes on.
     let run = RunFiles::of(name);
-    for file in [env_list(name), env_file(name), run.output, run.exit] {
+    for file in [env_list(name), env_file(name), run.errand, run.exit] {
         remove(&paths.at(&file))?;
     }
     for unit in [announcer(name), log(name), log_socket(name), service(name)] {

@@ -11,7 +11,9 @@
 )]
 mod agent;
 mod cache;
+mod events;
 mod files;
+mod images;
 mod isolation;
 mod journal;
 mod machine;
@@ -34,9 +36,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use oneoff::{Header as RunHeader, OUTPUT_MAX as RUN_OUTPUT_MAX};
-
 use crate::{
+    logger::tell::Teller,
     model::{Machine, MachineId},
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
@@ -54,9 +55,6 @@ const REGISTER_RETRY: Duration = Duration::from_secs(1);
 const WORDS_MAX: usize = 256;
 /// Where the installed templates lie.
 const TEMPLATES: &str = "/opt/deis/templates/podman";
-/// Size of the tmpfs for output of one-offs.
-const RUN_SIZE: &str = "size=256m,mode=0700";
-
 /// Why the agent can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -114,7 +112,6 @@ pub async fn run(
     paths.prepare().map_err(host(
         "the agent's folders below /run/deis and /var/lib/deis can't be made",
     ))?;
-    mount_run_dir().await;
     let key = ClusterKey::load(&settings.cluster_key)?;
     let templates = Templates::new(
         &template_sources(Path::new(TEMPLATES)).map_err(host("a template can't be read"))?,
@@ -141,6 +138,7 @@ pub async fn run(
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
         starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        teller: Teller::start(store.clone()),
     });
     let agent = agent::Agent::new(edges.clone(), words, states)
         .await
@@ -148,9 +146,15 @@ pub async fn run(
     // The socket opens after adoption: announcers that come at once find their processes known.
     socket::serve(&paths, store.clone(), word_sender, stop.clone())
         .map_err(host("agent.sock can't be made"))?;
-    tokio::spawn(remove_leftovers(edges.units.clone(), runtime));
+    tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
     notify_ready(&machine);
     let ended = stop.child_token();
+    tokio::spawn(images::sweep_often(
+        store.clone(),
+        runtime,
+        state_receiver.clone(),
+        ended.clone(),
+    ));
     let registered = tokio::spawn(register(
         store.clone(),
         machine.clone(),
@@ -252,30 +256,6 @@ fn template_sources(dir: &Path) -> io::Result<TemplateSources> {
         log: read("log.service.hbs")?,
         run: read("run.service.hbs")?,
     })
-}
-
-/// Gives the output of one-offs a tmpfs of its own, so that a talkative one fills nothing else.
-async fn mount_run_dir() {
-    let dir = crate::render::unit::RUN_DIR;
-    let is_mount = std::fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| {
-        mounts
-            .lines()
-            .any(|line| line.split(' ').nth(1) == Some(dir))
-    });
-    if is_mount {
-        return;
-    }
-    let mut mount = tokio::process::Command::new("mount");
-    mount
-        .args(["-t", "tmpfs", "-o", RUN_SIZE, "deis-run", dir])
-        .kill_on_drop(true);
-    match tokio::time::timeout(Duration::from_secs(10), mount.status()).await {
-        Ok(Ok(status)) if status.success() => {}
-        failed => warn!(
-            ?failed,
-            "{dir} has no tmpfs of its own: a one-off's output counts against /run"
-        ),
-    }
 }
 
 /// Removes containers of processes that no longer run (a power cut left them in podman's storage).

@@ -53,6 +53,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn remove(&self, container: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
     /// Names of all containers, running or left behind.
     fn containers(&self) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
+    /// Names of all images; one image may have several.
+    fn images(&self) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
+    /// Takes a name from an image, and removes the image with its last one, unless it is used.
+    fn remove_image(&self, name: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
 }
 
 /// podman, called as a program.
@@ -191,6 +195,33 @@ impl Runtime for Podman {
         let names = podman("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT).await?;
         Ok(names.lines().map(str::to_owned).collect())
     }
+
+    async fn images(&self) -> Result<Vec<String>, ImageError> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Image {
+            names: Option<Vec<String>>,
+        }
+        let text = podman("images", &["images", "--format", "json"], CALL_LIMIT).await?;
+        let images: Vec<Image> =
+            serde_json::from_str(&text).map_err(|error| ImageError::Podman {
+                call: "images",
+                reason: error.to_string(),
+            })?;
+        Ok(images
+            .into_iter()
+            .filter_map(|i| i.names)
+            .flatten()
+            .collect())
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), ImageError> {
+        podman("rmi", &["rmi", name], CALL_LIMIT).await.map(drop)?;
+        // What was known to be there is looked at again.
+        let mut images = self.images.lock().await;
+        images.retain(|image, _| local_image(image) != name);
+        Ok(())
+    }
 }
 
 /// A runtime that has every image.
@@ -198,6 +229,7 @@ impl Runtime for Podman {
 #[derive(Debug, Clone, Default)]
 pub struct FakeRuntime {
     missing: Arc<std::sync::Mutex<Vec<String>>>,
+    images: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 #[cfg(test)]
@@ -206,6 +238,11 @@ impl FakeRuntime {
         self.missing
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Lets these be the names of its images.
+    pub fn hold(&self, names: Vec<String>) {
+        *self.images.lock().expect("lock") = names;
     }
 
     /// Lets an image be missing from now on.
@@ -234,5 +271,17 @@ impl Runtime for FakeRuntime {
 
     async fn containers(&self) -> Result<Vec<String>, ImageError> {
         Ok(Vec::new())
+    }
+
+    async fn images(&self) -> Result<Vec<String>, ImageError> {
+        Ok(self.images.lock().expect("lock").clone())
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), ImageError> {
+        self.images
+            .lock()
+            .expect("lock")
+            .retain(|image| image != name);
+        Ok(())
     }
 }

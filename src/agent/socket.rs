@@ -1,4 +1,4 @@
-//! /run/deis/agent.sock: announcers' words come in, log lines pass through. Only root may connect.
+//! /run/deis/agent.sock: announcers' words come in, log lines and sessions of one-offs pass through. Only root may connect.
 
 use std::{io, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
@@ -33,6 +33,7 @@ const LOGGER_PORT: u16 = 5140;
 enum Hello {
     Announce { unit: String, uuid: Uuid },
     Log { unit: String },
+    Run { unit: String, attach: SocketAddr },
 }
 
 /// A further line of an announcer.
@@ -199,22 +200,35 @@ async fn converse(
             Ok(())
         }
         Hello::Log { unit } => {
-            let mut logger = match loggers.connect().await {
+            let logger = match loggers.connect().await {
                 Ok(logger) => logger,
                 Err(error) => {
                     debug!(unit, %error, "no logger to bring a log to; the sidecar tries again");
                     return Err(error);
                 }
             };
-            logger.set_nodelay(true)?;
-            // What came in one packet with the hello belongs to the logger.
-            logger.write_all(reader.buffer()).await?;
-            let mut stream = reader.into_inner();
-            copy_bidirectional(&mut stream, &mut logger)
-                .await
-                .map(|_| ())
+            relay(reader, logger).await
+        }
+        Hello::Run { unit, attach } => {
+            let connected = time::timeout(CONNECT_LIMIT, TcpStream::connect(attach)).await;
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(controller) => relay(reader, controller).await,
+                Err(error) => {
+                    debug!(unit, %attach, %error, "the controller that waits for a one-off is not there");
+                    Err(error)
+                }
+            }
         }
     }
+}
+
+/// Passes bytes both ways until one side has closed.
+async fn relay(mut reader: BufReader<UnixStream>, mut other: TcpStream) -> io::Result<()> {
+    other.set_nodelay(true)?;
+    // What came in one packet with the hello belongs to the other side.
+    other.write_all(reader.buffer()).await?;
+    let stream = reader.get_mut();
+    copy_bidirectional(stream, &mut other).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -313,5 +327,39 @@ mod tests {
         let mut ack = [0; 3];
         stream.read_exact(&mut ack).await.expect("read");
         assert_eq!(&ack, b"ack");
+    }
+
+    #[tokio::test]
+    async fn a_session_passes_through() {
+        let (_dir, paths, _store, _words, _stop) = served().await;
+        let controller = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("bound");
+        let attach = controller.local_addr().expect("address");
+        let hello = format!(
+            "{{\"hello\":\"run\",\"unit\":\"a_v1.run.1\",\"attach\":\"{attach}\"}}\ntoken\n"
+        );
+        let connect = async || {
+            let mut stream = UnixStream::connect(paths.socket())
+                .await
+                .expect("connected");
+            stream.write_all(hello.as_bytes()).await.expect("written");
+            stream
+        };
+        let mut stream = connect().await;
+        let (mut end, _) = controller.accept().await.expect("relayed");
+        let mut got = [0; 6];
+        end.read_exact(&mut got).await.expect("read");
+        assert_eq!(&got, b"token\n");
+        end.write_all(b"back").await.expect("written");
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).await.expect("read");
+        assert_eq!(&back, b"back");
+        // Each side's end is seen by the other.
+        drop(end);
+        assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0);
+        drop(controller);
+        let mut stream = connect().await;
+        assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0);
     }
 }

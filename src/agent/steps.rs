@@ -17,12 +17,17 @@ use super::{
     spool,
 };
 use crate::{
-    model::{Assignment, MachineId, ProcessName, Revision, UnitFile, UnitFileName, Work},
+    logger::tell::Teller,
+    model::{
+        Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+    },
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
-        unit::{announcer, log, log_socket, service},
+        unit::{Manner, announcer, log, log_socket, service},
     },
-    seal::{ClusterKey, SealError},
+    seal::{ClusterKey, SealError, order_context},
+    session::Order,
+    sidecar::run::Errand,
     store::{CommitError, Store, StoreError, Txn, keys},
     systemd::{UnitError, UnitStatus, Units},
 };
@@ -42,6 +47,7 @@ pub struct Edges<U, R> {
     pub machine: MachineId,
     pub records: RecordCache,
     pub starts: Semaphore,
+    pub teller: Teller,
 }
 
 impl<U: Units, R: Runtime> Edges<U, R> {
@@ -85,8 +91,8 @@ pub enum StepError {
     Outdated,
     #[error("the agent broke off: a bug, see its log")]
     Broken,
-    #[error("nobody takes the output at {attach}: {source}")]
-    Report { attach: String, source: io::Error },
+    #[error("the order of {name} makes no sense: {what}")]
+    Order { name: String, what: String },
 }
 
 impl StepError {
@@ -108,7 +114,7 @@ impl StepError {
             | Self::OtherHash { .. }
             | Self::HostsOwn { .. }
             | Self::Broken
-            | Self::Report { .. } => false,
+            | Self::Order { .. } => false,
         }
     }
 }
@@ -155,12 +161,12 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             match &job.assignment.work {
                 Work::Process { .. } => self.start_process(&job, &progress).await?,
                 Work::Run {
-                    command,
+                    order,
+                    attach,
                     memory_bytes,
-                    ..
                 } => {
-                    self.start_run(&job, command, *memory_bytes, &progress)
-                        .await?
+                    let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
+                    self.start_run(&job, &errand, &progress).await?
                 }
                 Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
             }
@@ -258,11 +264,39 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(())
     }
 
+    /// What the sidecar of a one-off is told.
+    fn errand(
+        &self,
+        job: &Job,
+        order: &SealedValue,
+        attach: Option<&str>,
+        memory_bytes: u64,
+    ) -> Result<Errand, StepError> {
+        let opened = self.key.open(&order_context(job.assignment.uuid), order)?;
+        let broken = |what: String| StepError::Order {
+            name: job.name.clone(),
+            what,
+        };
+        let order: Order =
+            serde_json::from_slice(opened.expose()).map_err(|e| broken(e.to_string()))?;
+        let attach = match attach {
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|_| broken(format!("{text:?} is no address")))?,
+            ),
+            None => None,
+        };
+        Ok(Errand {
+            order,
+            attach,
+            memory_bytes,
+        })
+    }
+
     async fn start_run(
         &self,
         job: &Job,
-        command: &str,
-        memory_bytes: u64,
+        errand: &Errand,
         progress: &(impl Fn(Progress) + Sync),
     ) -> Result<(), StepError> {
         let name = process_name(&job.name)?;
@@ -279,12 +313,17 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             environment: &environment,
             port: None,
         };
-        let unit = self
+        let manner = match (&errand.attach, &errand.order.terminal) {
+            (None, _) => Manner::Detached,
+            (Some(_), Some(terminal)) => Manner::Terminal(terminal.term.clone()),
+            (Some(_), None) => Manner::Pipes,
+        };
+        let units = self
             .templates
-            .run(&spec, &self.host, command, memory_bytes)?;
+            .run(&spec, &self.host, errand.memory_bytes, &manner)?;
         self.runtime.ensure_image(&records.build.image).await?;
-        files::write_process(&self.paths, &name, &[unit], &environment)?;
-        files::prepare_output(&self.paths, &name)?;
+        files::write_errand(&self.paths, &name, errand)?;
+        files::write_process(&self.paths, &name, &units, &environment)?;
         // From here on it counts as started, whatever happens to this host.
         if !oneoff::mark_started(&self.paths, job.assignment.uuid)? {
             return Ok(());
@@ -443,17 +482,10 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    /// Sends a one-off's output and exit code to whoever waits.
-    pub async fn report(
-        self: Arc<Self>,
-        name: String,
-        attach: String,
-        token: String,
-    ) -> Result<i32, StepError> {
+    /// Reads how a one-off ended.
+    pub async fn report(self: Arc<Self>, name: String) -> Result<oneoff::End, StepError> {
         let process = process_name(&name)?;
-        oneoff::report(&self.paths, &process, &attach, &token)
-            .await
-            .map_err(|source| StepError::Report { attach, source })
+        Ok(oneoff::end_of(&self.paths, &process))
     }
 }
 

@@ -18,7 +18,8 @@ use crate::{
         UnitTarget, Work,
     },
     render::{HostFacts, TemplateSources, Templates},
-    seal::{ClusterKey, config_context},
+    seal::{ClusterKey, config_context, order_context},
+    session::Order,
     store::{Faults, MemoryStore, Store, Txn, keys},
     systemd::{Exit, FakeUnits},
 };
@@ -97,6 +98,7 @@ impl Host {
             .put(
                 &keys::build(&app(), build),
                 &Build {
+                    source: None,
                     schema: SCHEMA,
                     uuid: build,
                     app: app(),
@@ -121,6 +123,7 @@ impl Host {
                     memory: BTreeMap::new(),
                     cpu: BTreeMap::new(),
                     tags: BTreeMap::new(),
+                    whitelist: Default::default(),
                     created,
                 },
             );
@@ -144,6 +147,7 @@ impl Host {
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
             starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
+            teller: crate::logger::tell::Teller::start(self.store.clone()),
         });
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);
@@ -526,14 +530,17 @@ async fn a_raw_unit_is_started_once_and_one_of_the_host_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
     let mut host = Host::new().await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("bound");
-    let attach = listener.local_addr().expect("address").to_string();
+    let order = Order {
+        command: "echo hunter2".into(),
+        terminal: None,
+        input: true,
+        token: Some("t0ken".into()),
+    };
+    let order = serde_json::to_vec(&order).expect("order");
+    let context = order_context(Uuid::from_u128(1));
     let work = Work::Run {
-        command: "date".into(),
-        attach,
-        token: "t0ken".into(),
+        order: ClusterKey::parse(KEY).expect("key").seal(&context, &order),
+        attach: Some("127.0.0.1:8001".into()),
         memory_bytes: 1 << 20,
     };
     host.boot().await;
@@ -542,8 +549,22 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
     host.until_process(name, "up", |p| p.phase == Phase::Up)
         .await;
     host.end().await;
+    // What is to be run is for its sidecar alone.
+    let errand = host.paths().at("/run/deis/run/blog_v1.run.1.json");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&errand.metadata().expect("there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let text = std::fs::read_to_string(&errand).expect("errand");
+    assert!(
+        text.contains("hunter2") && text.contains("127.0.0.1:8001"),
+        "{text}"
+    );
+    let unit = std::fs::read_to_string(host.paths().unit("blog_v1.run.1.service")).expect("unit");
+    assert!(
+        !unit.contains("hunter2") && !unit.contains("t0ken"),
+        "{unit}"
+    );
     // It ends while the agent is away: its unit is gone, its files stay.
-    std::fs::write(host.paths().at("/run/deis/run/blog_v1.run.1.out"), "out\n").expect("written");
     std::fs::write(
         host.paths().at("/run/deis/run/blog_v1.run.1.exit"),
         "exited 3 exit-code\n",
@@ -551,24 +572,9 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
     .expect("written");
     host.units
         .set("blog_v1.run.1.service", crate::systemd::Active::Inactive);
-    let taken = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("accepted");
-        let mut all = String::new();
-        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut all)
-            .await
-            .expect("read");
-        (all, listener)
-    });
     host.boot().await;
-    let (all, _listener) = time::timeout(PATIENCE, taken)
-        .await
-        .expect("in time")
-        .expect("taken");
-    assert_eq!(
-        all,
-        "{\"token\":\"t0ken\",\"exit_code\":3,\"output_bytes\":4}\nout\n"
-    );
-    host.until_process(name, "done", |p| p.ready).await;
+    let done = host.until_process(name, "done", |p| p.ready).await;
+    assert_eq!(done.reason.as_deref(), Some("ended with exit code 3"));
     let starts = host
         .units
         .calls()

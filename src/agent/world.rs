@@ -8,11 +8,14 @@ use uuid::Uuid;
 
 use super::{
     cache::Saved,
+    events::Happened,
+    oneoff::End,
     ports::Ports,
     socket::Word,
     steps::{Progress, StepError},
 };
 use crate::{
+    logger::tell::Damper,
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
         SCHEMA, Work,
@@ -48,8 +51,12 @@ pub struct Entry {
     pub failures: u32,
     pub word: Option<String>,
     pub log: Vec<String>,
-    /// A one-off's exit code, once reported.
-    pub exit_code: Option<i32>,
+    /// It was healthy and is not any more, while it runs on.
+    pub ailing: bool,
+    /// How often its app's owner hears of its troubles.
+    pub damper: Damper,
+    /// How a one-off ended.
+    pub end: Option<End>,
     phase: Phase,
     since: Timestamp,
 }
@@ -188,20 +195,30 @@ impl World {
         }
     }
 
-    /// An announcer has spoken.
-    pub fn hear(&mut self, word: Word) {
-        let Some(entry) = self
+    /// An announcer has spoken. Returns what its app's owner is to know.
+    pub fn hear(&mut self, word: Word) -> Option<Happened> {
+        let entry = self
             .entries
             .get_mut(&word.unit)
-            .filter(|e| e.seen.uuid == word.uuid)
-        else {
-            return;
+            .filter(|e| e.seen.uuid == word.uuid)?;
+        let up = entry.seen.running == Running::Up;
+        let happened = match (word.healthy, entry.ailing) {
+            (false, false) if up && entry.seen.healthy == Some(true) => {
+                Some(Happened::Unhealthy(word.reason.clone()))
+            }
+            (true, true) => Some(Happened::Healthy),
+            _ => None,
+        };
+        entry.ailing = match &happened {
+            Some(happened) => matches!(happened, Happened::Unhealthy(_)),
+            None => entry.ailing,
         };
         // Its process may have died a moment ago: then this word is about the one that is no more.
-        if entry.seen.running == Running::Up || word.healthy {
+        if up || word.healthy {
             entry.seen.healthy = Some(word.healthy);
         }
         entry.word = Some(word.reason).filter(|reason| !word.healthy && !reason.is_empty());
+        happened
     }
 
     /// systemd says that a unit has changed. Returns the name if it has just crashed.
@@ -225,6 +242,7 @@ impl World {
         if went || restarted {
             entry.seen.healthy = None;
             entry.word = None;
+            entry.ailing = false;
         }
         if entry.seen.running == Running::Up {
             entry.seen.started = true;
@@ -326,7 +344,9 @@ impl Entry {
             failures: 0,
             word: None,
             log: Vec::new(),
-            exit_code: None,
+            ailing: false,
+            damper: Damper::default(),
+            end: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -374,8 +394,10 @@ impl Entry {
     }
 
     fn reason(&self) -> Option<String> {
-        if let Some(code) = self.exit_code {
-            return Some(format!("ended with exit code {code}, reported"));
+        if let Some(end) = &self.end {
+            let remark = end.remark.as_deref().map(|remark| format!(": {remark}"));
+            let remark = remark.unwrap_or_default();
+            return Some(format!("ended with exit code {}{remark}", end.exit_code));
         }
         if let Some(error) = &self.error {
             return Some(error.clone());

@@ -3,7 +3,12 @@
 //! Pure, and shared by `controller` and `cli::deis`. The formats are those of Deis 1.13: old clients
 //! and scripts depend on them to the letter.
 
+pub mod ask;
 pub mod containers;
+pub mod grant;
+pub mod openapi;
+#[cfg(test)]
+mod properties;
 pub mod ssh_key;
 pub mod time;
 pub mod valid;

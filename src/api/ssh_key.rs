@@ -1,7 +1,11 @@
 //! Public SSH keys as users hand them in: one line of authorized_keys(5) without options.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
+};
 use md5::{Digest, Md5};
+use sha2::Sha256;
 
 use crate::model::Fingerprint;
 
@@ -122,6 +126,19 @@ fn fingerprint(data: &[u8]) -> Fingerprint {
         .expect("invariant: 16 pairs of hexadecimal digits are a fingerprint")
 }
 
+/// A key's fingerprint as today's OpenSSH shows it: `SHA256:` and base64 without padding. Empty when
+/// the line is no key, which a stored one always is.
+#[must_use]
+pub fn sha256(line: &str) -> String {
+    let blob = line.split_whitespace().nth(1).unwrap_or_default();
+    match STANDARD.decode(blob) {
+        Ok(data) if !data.is_empty() => {
+            format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&data)))
+        }
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +148,9 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYih2RCKaV3pu5Kn45gQgMI8w8q6m9agpWVrxAEYPFI";
     const MD5: &str = "a5:70:01:4c:3c:f8:01:1c:5d:85:07:45:e5:f2:05:4f";
 
+    /// From `ssh-keygen -lf`.
+    const SHA256: &str = "SHA256:lT9nOzIpAeFgP0GuFAWcJBM92+RwFCj3xl+mnJaHHSY";
+
     #[test]
     fn a_key_and_its_fingerprint() {
         let key = parse(&format!("  {KEY}   ada@example.com \n")).expect("key");
@@ -138,6 +158,13 @@ mod tests {
         assert_eq!(key.comment, "ada@example.com");
         assert_eq!(key.line, format!("{KEY} ada@example.com"));
         assert_eq!(parse(KEY).expect("key").line, KEY);
+    }
+
+    #[test]
+    fn sha256_is_openssh_s() {
+        assert_eq!(sha256(&format!("{KEY} ada@example.com")), SHA256);
+        assert_eq!(sha256("nothing"), "");
+        assert_eq!(sha256("ssh-rsa !"), "");
     }
 
     #[test]

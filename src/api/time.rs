@@ -1,6 +1,6 @@
 //! Points in time as v1 wrote them: `2014-01-01T00:00:00UTC`, to the second.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -21,6 +21,23 @@ impl fmt::Display for WireTime {
 impl From<Timestamp> for WireTime {
     fn from(time: Timestamp) -> Self {
         Self(time)
+    }
+}
+
+impl schemars::JsonSchema for WireTime {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "examples": ["2014-01-01T00:00:00UTC"],
+        })
     }
 }
 

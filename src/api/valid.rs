@@ -1,12 +1,16 @@
 //! What requests say, parsed: JSON fields in, parsed names out, refusals in v1's own words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
 use super::ssh_key::{self, PublicKey};
 use crate::{
-    model::{AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Username},
+    model::{
+        AppName, ConfigName, DomainName, KeyName, ProcessType, ReleaseNumber, Scope, TokenName,
+        Username, WHITELIST_VARIABLE, Whitelist,
+    },
     render,
 };
 
@@ -21,6 +25,14 @@ const MAX_TEXT: usize = 254;
 
 /// Longest command of `run`, in bytes.
 const MAX_COMMAND: usize = 32 << 10;
+
+/// What v1 says when there is no release to go back to.
+pub const BELOW_FIRST_RELEASE: &str = "version cannot be below 0";
+/// Longest chain of certificates, in bytes.
+const MAX_CHAIN: usize = 64 << 10;
+
+/// Longest private key, in bytes.
+const MAX_KEY: usize = 16 << 10;
 
 /// What is wrong with a request: `{"<field>": ["why", ...]}`, or `{"detail": "why"}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -198,7 +210,7 @@ pub fn credentials(fields: &Fields) -> Result<(String, String), Refusal> {
 /// # Errors
 /// When it is no text.
 pub fn old_password(fields: &Fields) -> Result<Option<&str>, Refusal> {
-    optional(fields, "password")
+    Ok(optional(fields, "password")?.filter(|password| !password.is_empty()))
 }
 
 /// Another user, where the request may name one.
@@ -285,6 +297,10 @@ pub fn config(fields: &Fields) -> Result<ConfigRequest, Refusal> {
         if let Some(text) = &value {
             render::env::check_value(&name, text)
                 .map_err(|e| Refusal::field("values", e.to_string()))?;
+            if name.as_str() == WHITELIST_VARIABLE {
+                text.parse::<Whitelist>()
+                    .map_err(|e| Refusal::field("values", e.to_string()))?;
+            }
         }
         request.values.insert(name, value);
     }
@@ -391,8 +407,60 @@ pub fn rollback(fields: &Fields) -> Result<Option<ReleaseNumber>, Refusal> {
         .map_err(|_| Refusal::field("version", "A valid integer is required."))?;
     match u32::try_from(number) {
         Ok(number) if number > 0 => Ok(Some(ReleaseNumber(number))),
-        _ => Err(Refusal::Detail("version cannot be below 0".to_owned())),
+        _ => Err(Refusal::Detail(BELOW_FIRST_RELEASE.to_owned())),
     }
+}
+
+/// What `POST apps/<app>/builds/` wants to be deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRequest {
+    /// The image, as given.
+    pub image: String,
+    /// Git commit, when the image is one that the original builder pushed.
+    pub sha: String,
+    /// Command per process type, not looked at yet.
+    pub procfile: Fields,
+    /// Whether it was built from a Dockerfile.
+    pub dockerfile: bool,
+}
+
+/// `POST apps/<app>/builds/`
+///
+/// # Errors
+/// When there is no image, or a field is not of its type.
+pub fn build(fields: &Fields) -> Result<BuildRequest, Refusal> {
+    let sha = optional(fields, "sha")?.unwrap_or_default();
+    if !sha.is_empty() && !(7..=40).contains(&sha.len()) || !sha.bytes().all(is_lower_hex) {
+        let why = "A commit is 7 to 40 digits of 0-9 and a-f.";
+        return Err(Refusal::field("sha", why));
+    }
+    Ok(BuildRequest {
+        image: required(fields, "image")?.to_owned(),
+        sha: sha.to_owned(),
+        procfile: object(fields, "procfile")?,
+        dockerfile: optional(fields, "dockerfile")?.is_some_and(|text| !text.is_empty()),
+    })
+}
+
+const fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// Whom and which repository a hook of the builder is about, as text: what is no name is not there.
+///
+/// # Errors
+/// When a field is missing.
+pub fn hook(fields: &Fields) -> Result<(&str, &str), Refusal> {
+    let user = required(fields, "receive_user")?;
+    Ok((user, required(fields, "receive_repo")?))
+}
+
+/// A text of `hooks/push/` that is only kept.
+///
+/// # Errors
+/// When it is missing or too long to be kept.
+pub fn hook_text(fields: &Fields, name: &str, limit: usize) -> Result<String, Refusal> {
+    at_most(name, required(fields, name)?, limit).map(str::to_owned)
 }
 
 /// `POST apps/<app>/run`: the command line.
@@ -400,14 +468,138 @@ pub fn rollback(fields: &Fields) -> Result<Option<ReleaseNumber>, Refusal> {
 /// # Errors
 /// When there is none, or it can't be one.
 pub fn command(fields: &Fields) -> Result<String, Refusal> {
-    let command = at_most("command", required(fields, "command")?, MAX_COMMAND)?;
+    let command = required(fields, "command")?;
+    command_line(command)?;
+    Ok(command.to_owned())
+}
+
+/// A command line, however it came.
+///
+/// # Errors
+/// When it can't be one.
+pub fn command_line(command: &str) -> Result<(), Refusal> {
+    let command = at_most("command", command, MAX_COMMAND)?;
     if command.contains('\0') {
         return Err(Refusal::field(
             "command",
             "A command can't contain a NUL character.",
         ));
     }
-    Ok(command.to_owned())
+    Ok(())
+}
+
+/// Whether a command is run without anybody waiting for it.
+///
+/// # Errors
+/// When it is neither true nor false.
+pub fn detach(fields: &Fields) -> Result<bool, Refusal> {
+    match fields.get("detach") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(detach)) => Ok(*detach),
+        Some(_) => Err(Refusal::field("detach", "Must be a valid boolean.")),
+    }
+}
+
+/// A token to be minted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// What to call it.
+    pub name: TokenName,
+    /// What it may be used for.
+    pub scope: Scope,
+    /// The only apps that it is for.
+    pub apps: Option<BTreeSet<AppName>>,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+/// Most apps that a token may be limited to.
+const MAX_TOKEN_APPS: usize = 100;
+
+/// Longest life of a token that has an end, in days.
+const MAX_TOKEN_DAYS: u64 = 3660;
+
+/// `POST tokens/`
+///
+/// # Errors
+/// When a field is missing or not allowed, or the end is in the past.
+pub fn token(fields: &Fields, now: Timestamp) -> Result<NewToken, Refusal> {
+    let name = required(fields, "name")?;
+    let name = name
+        .parse()
+        .map_err(|e| Refusal::field("name", format!("{e}")))?;
+    if fields.get("name").is_some_and(|name| name == "current") {
+        return Err(Refusal::field("name", "current is a reserved name."));
+    }
+    // Nobody shall get a token for everything because he forgot to say for what.
+    let scope = Scope::parse(required(fields, "scope")?)
+        .ok_or_else(|| Refusal::field("scope", "Must be all, deploy or read."))?;
+    let apps = match fields.get("apps") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(names)) => Some(token_apps(names)?),
+        Some(_) => return Err(Refusal::field("apps", "Expected a list of apps.")),
+    };
+    let expires = optional(fields, "expires")?
+        .map(|text| expiry(text, now))
+        .transpose()?;
+    Ok(NewToken {
+        name,
+        scope,
+        apps,
+        expires,
+    })
+}
+
+fn token_apps(names: &[Value]) -> Result<BTreeSet<AppName>, Refusal> {
+    if names.is_empty() || names.len() > MAX_TOKEN_APPS {
+        let why = format!("Name 1 to {MAX_TOKEN_APPS} apps, or leave the field out for all.");
+        return Err(Refusal::field("apps", why));
+    }
+    names
+        .iter()
+        .map(|name| {
+            let text = name.as_str().unwrap_or_default();
+            text.parse()
+                .map_err(|_| Refusal::field("apps", format!("{name} is no app's name.")))
+        })
+        .collect()
+}
+
+/// When something ends that was given as `90d`, `12h`, `30m` or a time (RFC 3339).
+///
+/// # Errors
+/// When it is neither, in the past, or too far away.
+pub fn expiry(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let refuse = |why: &str| Refusal::field("expires", why);
+    let most = SignedDuration::from_secs((MAX_TOKEN_DAYS * 86_400).cast_signed());
+    let end = match text.parse::<Timestamp>() {
+        Ok(end) => end,
+        Err(_) => {
+            let wrong = || refuse("Write it as 90d, 12h or 30m, or as 2027-01-31T00:00:00Z.");
+            let unit = match text.as_bytes().last() {
+                Some(b'd') => 86_400,
+                Some(b'h') => 3600,
+                Some(b'm') => 60,
+                _ => return Err(wrong()),
+            };
+            let digits = &text[..text.len() - 1];
+            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(wrong());
+            }
+            // More digits than a number holds are too many in any unit.
+            let seconds = digits.parse::<i64>().ok().and_then(|n| n.checked_mul(unit));
+            let life = seconds.map_or(SignedDuration::MAX, SignedDuration::from_secs);
+            now.saturating_add(life.min(most + most))
+                .map_err(|_| wrong())?
+        }
+    };
+    if end <= now {
+        return Err(refuse("That is not in the future."));
+    }
+    if now.duration_until(end) > most {
+        return Err(refuse(&format!("At most {MAX_TOKEN_DAYS}d.")));
+    }
+    Ok(end)
 }
 
 /// `POST keys/`
@@ -416,6 +608,7 @@ pub fn command(fields: &Fields) -> Result<String, Refusal> {
 /// When the name or the key is none.
 pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     let id = required(fields, "id")?
+        .trim()
         .parse()
         .map_err(|e| Refusal::field("id", format!("{e}")))?;
     let public = at_most("public", required(fields, "public")?, 16 << 10)?;
@@ -423,29 +616,78 @@ pub fn key(fields: &Fields) -> Result<(KeyName, PublicKey), Refusal> {
     Ok((id, key))
 }
 
-/// `POST apps/<app>/domains/`
+/// `POST apps/<app>/domains/`. Unlike v1, wildcards are taken: `*.` before at least two labels.
 ///
 /// # Errors
-/// When it is no domain that can lead to an app: a wildcard, or one that DNS doesn't allow.
+/// When it is no domain that can lead to an app.
 pub fn domain(fields: &Fields) -> Result<DomainName, Refusal> {
     let text = required(fields, "domain")?.to_ascii_lowercase();
-    let text = text.strip_suffix('.').unwrap_or(&text);
-    if text.contains('*') {
-        return Err(Refusal::field(
-            "domain",
-            "Adding a wildcard subdomain is currently not supported.",
-        ));
+    if text.len() > 255 {
+        let why = "Hostname must be 255 characters or less.";
+        return Err(Refusal::field("domain", why));
     }
+    let text = text.strip_suffix('.').unwrap_or(&text);
     let wrong = || Refusal::field("domain", "Hostname does not look valid.");
-    let labels: Vec<&str> = text.split('.').collect();
-    let digits = |label: &&str| label.chars().all(|c| c.is_ascii_digit());
-    // A label of nothing but digits makes it look like an address.
-    if labels.iter().any(digits)
-        || labels
-            .iter()
-            .any(|l| l.contains("--") && !l.starts_with("xn--"))
-    {
+    let (is_wildcard, rest) = match text.strip_prefix("*.") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let labels: Vec<&str> = rest.split('.').collect();
+    let digit = |c: char| c.is_ascii_digit();
+    let odd = |label: &&str| {
+        // A label of nothing but digits makes it look like an address.
+        label.chars().all(digit) || (label.contains("--") && !label.starts_with("xn--"))
+    };
+    // Names of xip.io are addresses, and meant to be.
+    let is_odd = labels.iter().any(odd) && !text.contains("xip.io");
+    let is_short = labels.len() == 1 && (is_wildcard || text.contains(digit));
+    if is_odd || is_short {
         return Err(wrong());
     }
     text.parse().map_err(|_| wrong())
+}
+
+/// Whether a name is the platform's own: its domain, those right below it (the apps' and the
+/// controller's), and wildcards over either.
+#[must_use]
+pub fn is_platforms(name: &DomainName, platform: &str) -> bool {
+    let name = name.as_str();
+    let below = name
+        .strip_suffix(platform)
+        .and_then(|n| n.strip_suffix('.'));
+    let above = name.strip_prefix("*.").zip(platform.split_once('.'));
+    name == platform
+        || below.is_some_and(|label| !label.contains('.'))
+        || above.is_some_and(|(parent, (_, platforms))| parent == platforms)
+}
+
+/// What `POST certs/` brings.
+pub struct CertRequest<'f> {
+    /// The chain, as PEM.
+    pub certificate: &'f str,
+    /// The private key, as PEM.
+    pub key: &'f str,
+    /// The name to serve it for, instead of all that it has.
+    pub common_name: Option<DomainName>,
+}
+
+/// `POST certs/`
+///
+/// # Errors
+/// When a part is missing or too long, or the name is none.
+pub fn cert(fields: &Fields) -> Result<CertRequest<'_>, Refusal> {
+    let text = |name, limit| at_most(name, required(fields, name)?, limit);
+    let asked = optional(fields, "common_name")?.filter(|name| !name.is_empty());
+    let common_name = asked
+        .map(|name| {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name.to_ascii_lowercase().parse()
+        })
+        .transpose()
+        .map_err(|_| Refusal::field("common_name", "Hostname does not look valid."))?;
+    Ok(CertRequest {
+        certificate: text("certificate", MAX_CHAIN)?,
+        key: text("key", MAX_KEY)?,
+        common_name,
+    })
 }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::time::WireTime;
-use crate::model;
+use super::{ssh_key, time::WireTime};
+use crate::{cert, model};
 
 /// A list, page by page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
 pub struct Page<T> {
     /// Number of results on all pages together.
     pub count: u64,
@@ -23,7 +25,7 @@ pub struct Page<T> {
 }
 
 /// An application.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct App {
     /// Identity; a new app of the same name has another.
     pub uuid: Uuid,
@@ -62,13 +64,13 @@ impl App {
 }
 
 /// What a push became.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Build {
     /// Who pushed.
     pub owner: String,
     /// The application.
     pub app: String,
-    /// The image.
+    /// The image by the name that it was deployed by; the app's name for a push.
     pub image: String,
     /// Git commit; empty for an image.
     pub sha: String,
@@ -89,7 +91,10 @@ impl From<&model::Build> for Build {
         Self {
             owner: build.owner.to_string(),
             app: build.app.to_string(),
-            image: build.image.clone(),
+            image: build
+                .source
+                .clone()
+                .unwrap_or_else(|| build.app.to_string()),
             sha: build.sha.clone(),
             procfile: build
                 .procfile
@@ -104,8 +109,62 @@ impl From<&model::Build> for Build {
     }
 }
 
+/// A push, as the original builder tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Push {
+    /// Its id.
+    pub uuid: Uuid,
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl From<&model::Push> for Push {
+    fn from(push: &model::Push) -> Self {
+        Self {
+            uuid: push.uuid,
+            owner: push.owner.to_string(),
+            app: push.app.to_string(),
+            sha: push.sha.clone(),
+            fingerprint: push.fingerprint.clone(),
+            receive_user: push.receive_user.clone(),
+            receive_repo: push.receive_repo.clone(),
+            ssh_connection: push.ssh_connection.clone(),
+            ssh_original_command: push.ssh_original_command.clone(),
+            created: push.created.into(),
+            updated: push.created.into(),
+        }
+    }
+}
+
+/// Answer to `hooks/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HookReply {
+    /// The release that runs now.
+    pub release: RollbackReply,
+    /// Where the app is served.
+    pub domains: Vec<String>,
+}
+
 /// Config variables and limits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Config {
     /// Its id.
     pub uuid: Uuid,
@@ -151,7 +210,7 @@ impl Config {
 }
 
 /// A numbered release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Release {
     /// Its id.
     pub uuid: Uuid,
@@ -171,22 +230,42 @@ pub struct Release {
     pub created: WireTime,
     /// When.
     pub updated: WireTime,
+    /// Why it does not run. Only where a single release is shown, and not for one that succeeded: v1,
+    /// which deleted failed ones, has no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ReleaseFailure>,
+}
+
+/// How a release's rollout ended when it did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseFailure {
+    /// Whether a rollback took over before it was done, rather than that it failed.
+    pub superseded: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Last lines of the process that failed.
+    pub log: Vec<String>,
+}
+
+impl From<&model::Outcome> for ReleaseFailure {
+    fn from(outcome: &model::Outcome) -> Self {
+        Self {
+            superseded: outcome.result == model::OutcomeResult::Superseded,
+            reason: outcome.reason.clone(),
+            log: outcome.log.clone(),
+        }
+    }
 }
 
 impl Release {
-    /// The release as clients see it. One whose rollout failed keeps its number and says so.
+    /// The release as clients see it in a list. One whose rollout failed keeps its number and says so.
     #[must_use]
     pub fn new(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
         let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
-        let summary = match failed {
+        let summary = match failed.map(|outcome| outcome.result) {
             None => release.summary.clone(),
-            Some(outcome) => {
-                let word = match outcome.result {
-                    model::OutcomeResult::Superseded => "superseded",
-                    _ => "failed",
-                };
-                format!("{} ({word})", release.summary)
-            }
+            Some(model::OutcomeResult::Superseded) => format!("{} (superseded)", release.summary),
+            Some(_) => format!("{} (failed)", release.summary),
         };
         Self {
             uuid: release.uuid,
@@ -198,12 +277,23 @@ impl Release {
             build: release.build,
             created: release.created.into(),
             updated: outcome.map_or(release.created, |o| o.finished).into(),
+            failure: None,
+        }
+    }
+
+    /// The same by itself: it says why it failed, if it did.
+    #[must_use]
+    pub fn alone(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
+        let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
+        Self {
+            failure: failed.map(ReleaseFailure::from),
+            ..Self::new(release, outcome)
         }
     }
 }
 
 /// A process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Container {
     /// The app's owner.
     pub owner: String,
@@ -226,7 +316,7 @@ pub struct Container {
 }
 
 /// A custom domain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Domain {
     /// Who added it.
     pub owner: String,
@@ -252,8 +342,81 @@ impl From<&model::Domain> for Domain {
     }
 }
 
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cert {
+    /// Its number: a JSON number, and unique.
+    pub id: i64,
+    /// Whose it is.
+    pub owner: String,
+    /// What it is called by.
+    pub common_name: String,
+    /// When it expires.
+    pub expires: WireTime,
+    /// When it was added.
+    pub created: WireTime,
+    /// When it was added.
+    pub updated: WireTime,
+}
+
+impl Cert {
+    /// The certificate as clients see it; `revision` is the one at which it came into being.
+    #[must_use]
+    pub fn new(cert: &model::Certificate, revision: model::Revision) -> Self {
+        Self {
+            id: revision,
+            owner: cert.owner.to_string(),
+            common_name: cert.name.to_string(),
+            expires: cert.expires.into(),
+            created: cert.created.into(),
+            updated: cert.created.into(),
+        }
+    }
+}
+
+/// What stands in a certificate and its chain. Not v1's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CertChain {
+    /// What it is called by.
+    pub common_name: String,
+    /// The names that it is served for.
+    pub names: Vec<String>,
+    /// Certificate by certificate, its own first.
+    pub chain: Vec<CertFacts>,
+}
+
+/// What stands in one certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CertFacts {
+    /// Whose it is.
+    pub subject: String,
+    /// Who signed it.
+    pub issuer: String,
+    /// The domains that it is for.
+    pub names: Vec<String>,
+    /// SHA-256, pairs of digits with colons.
+    pub fingerprint: String,
+    /// From when it is valid.
+    pub not_before: WireTime,
+    /// Until when.
+    pub not_after: WireTime,
+}
+
+impl From<&cert::Facts> for CertFacts {
+    fn from(facts: &cert::Facts) -> Self {
+        Self {
+            subject: facts.subject.clone(),
+            issuer: facts.issuer.clone(),
+            names: facts.names.iter().map(ToString::to_string).collect(),
+            fingerprint: facts.fingerprint.clone(),
+            not_before: facts.not_before.into(),
+            not_after: facts.not_after.into(),
+        }
+    }
+}
+
 /// An SSH key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Key {
     /// Its identity.
     pub uuid: Uuid,
@@ -265,6 +428,8 @@ pub struct Key {
     pub public: String,
     /// MD5, pairs of digits with colons.
     pub fingerprint: String,
+    /// SHA-256 as `ssh-keygen -l` shows it; not in v1.
+    pub fingerprint_sha256: String,
     /// When it was added.
     pub created: WireTime,
     /// When it was added.
@@ -279,6 +444,7 @@ impl From<&model::SshKey> for Key {
             owner: key.owner.to_string(),
             public: key.public.clone(),
             fingerprint: key.fingerprint.to_string(),
+            fingerprint_sha256: ssh_key::sha256(&key.public),
             created: key.created.into(),
             updated: key.created.into(),
         }
@@ -286,7 +452,7 @@ impl From<&model::SshKey> for Key {
 }
 
 /// A user, without the password.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct User {
     /// Mail address.
     pub email: String,
@@ -306,9 +472,11 @@ pub struct User {
     pub user_permissions: Vec<String>,
     /// Last login, or the registration before the first one.
     #[serde(with = "super::time::iso")]
+    #[schemars(with = "WireTime")]
     pub last_login: Timestamp,
     /// When registered.
     #[serde(with = "super::time::iso")]
+    #[schemars(with = "WireTime")]
     pub date_joined: Timestamp,
     /// Always true.
     pub is_active: bool,
@@ -333,7 +501,7 @@ impl From<&model::User> for User {
 }
 
 /// A row of `admin/perms`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Administrator {
     /// Login name.
     pub username: String,
@@ -342,29 +510,130 @@ pub struct Administrator {
 }
 
 /// An app's collaborators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Perms {
     /// Their names; the owner is not among them.
     pub users: Vec<String>,
 }
 
 /// Answer to a login.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TokenReply {
     /// 40 hexadecimal digits; empty when all users' tokens were ended.
     pub token: String,
 }
 
 /// Answer to a rollback.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RollbackReply {
     /// Number of the new release.
     pub version: u32,
 }
 
 /// Answer to `run`: `[exit code, "output"]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunReply(pub i32, pub String);
+
+/// What a refused request is told: `detail`, `error` or a list of reasons per field.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Error")]
+#[serde(default)]
+pub struct Failure {
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Why, where v1 said it so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Names the request in the platform's logs, when it is the platform that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What is wrong with which field.
+    #[serde(flatten)]
+    pub fields: BTreeMap<String, Vec<String>>,
+}
+
+/// A token, without its secret. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Token {
+    /// By which it is revoked.
+    pub id: String,
+    /// What its user calls it; none for a login.
+    pub name: Option<String>,
+    /// `all`, `deploy` or `read`.
+    pub scope: String,
+    /// The only apps that it is for.
+    pub apps: Option<Vec<String>>,
+    /// When it was minted.
+    pub created: WireTime,
+    /// When it ends.
+    pub expires: Option<WireTime>,
+    /// Whether it is the one that asks.
+    pub current: bool,
+}
+
+impl Token {
+    /// The token as its user sees it; `id` from `token_id`.
+    #[must_use]
+    pub fn new(id: &str, token: &model::Token, current: bool) -> Self {
+        let apps = token.apps.as_ref();
+        Self {
+            id: id.to_owned(),
+            name: token.name.as_ref().map(ToString::to_string),
+            scope: token.scope.word().to_owned(),
+            apps: apps.map(|apps| apps.iter().map(ToString::to_string).collect()),
+            created: token.created.into(),
+            expires: token.expires.map(Into::into),
+            current,
+        }
+    }
+}
+
+/// A token that was just made: the only time that its secret is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NewToken {
+    /// The secret.
+    pub token: String,
+    /// All else.
+    #[serde(flatten)]
+    pub about: Token,
+}
+
+/// One thing that somebody did. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Audit {
+    /// When.
+    pub at: WireTime,
+    /// Who.
+    pub user: String,
+    /// By which token: its name, or its id for a login; for a push, `key` and its fingerprint.
+    pub token: Option<String>,
+    /// In which request, as in the platform's logs.
+    pub request_id: Option<String>,
+    /// What was done, in a word.
+    pub action: String,
+    /// The app that it was done to.
+    pub app: Option<String>,
+    /// The release that came of it, as `v2`.
+    pub release: Option<String>,
+    /// To what, and how; names only, never values.
+    pub detail: String,
+}
+
+impl From<&model::Audit> for Audit {
+    fn from(audit: &model::Audit) -> Self {
+        Self {
+            at: audit.at.into(),
+            user: audit.user.to_string(),
+            token: audit.token.clone(),
+            request_id: audit.request.clone(),
+            action: audit.action.to_string(),
+            app: audit.app.as_ref().map(ToString::to_string),
+            release: audit.release.map(|release| release.to_string()),
+            detail: audit.detail.clone(),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -412,9 +681,13 @@ mod tests {
             "app": "example-go", "created": time, "domain": "example.example.com",
             "owner": "test", "updated": time,
         }));
+        same::<Cert>(json!({
+            "id": 22, "owner": "test", "common_name": "www.example.com", "expires": time,
+            "created": time, "updated": time,
+        }));
         same::<Key>(json!({
             "created": time, "id": "test@example.com", "owner": "test", "public": "ssh-rsa AAAA",
-            "fingerprint": "54:6d:da:1f:91:b5:2b:6f:a2:83:90:c4:f9:73:76:f5",
+            "fingerprint": "54:6d:da:1f:91:b5:2b:6f:a2:83:90:c4:f9:73:76:f5", "fingerprint_sha256": "SHA256:x",
             "updated": time, "uuid": UUID,
         }));
         same::<User>(json!({
@@ -452,9 +725,14 @@ mod tests {
             finished: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(Release::new(&release, None).summary, "ada added FOO");
+        let listed = Release::new(&release, Some(&outcome));
         assert_eq!(
-            Release::new(&release, Some(&outcome)).summary,
-            "ada added FOO (failed)"
+            (listed.failure, listed.summary.as_str()),
+            (None, "ada added FOO (failed)")
         );
+        let failed = Release::alone(&release, Some(&outcome));
+        assert_eq!(failed.summary, "ada added FOO (failed)");
+        let failure = failed.failure.expect("why");
+        assert_eq!(failure.reason.as_deref(), Some("web.1 exits with 1"));
     }
 }

@@ -106,7 +106,8 @@ fn main() -> ExitCode {
             Ok(registry::run(given.settings, given.store, given.stop).await?)
         }),
         Role::Router(host) => serve(&host, Threads::UpTo(2), async |given| {
-            Ok(router::run(given.settings, given.store, given.stop).await?)
+            let key = given.key()?;
+            Ok(router::run(given.settings, given.store, key, given.stop).await?)
         }),
         Role::Git(side) => return side.run(),
     };

@@ -19,10 +19,11 @@ use super::{
     protocol::{Ask, KeyAnswer, MAX_FRAME, MAX_LINE, OpenAnswer, PushAnswer},
     push,
     refs::Sha,
-    registries::Registries,
 };
 use crate::{
+    logger::tell::Teller,
     model::{AppName, PartPresence, Username},
+    registry::replicas::Registries,
     seal::ClusterKey,
     store::{Presence, Store, StoreError, keys},
 };
@@ -39,6 +40,8 @@ const FRAME: Duration = Duration::from_secs(60);
 pub struct Daemon {
     /// The store.
     pub store: Store,
+    /// Says in apps' logs what was deployed.
+    pub teller: Teller,
     /// Opens config values.
     pub key: ClusterKey,
     /// Our presence: push locks hang on its lease.

@@ -17,10 +17,10 @@ pub mod procfile;
 pub mod protocol;
 mod push;
 pub mod refs;
-pub mod registries;
 pub mod repository;
 pub mod side;
 pub mod sshd;
+mod sweep;
 
 use std::{
     io,
@@ -37,14 +37,15 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
+    registry::replicas::Registries,
     seal::ClusterKey,
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
 };
 use build::BuildSettings;
 use daemon::Daemon;
-use registries::Registries;
 use sshd::{Sshd, SshdError, SshdSettings};
 
 /// Where sshd listens; routers lead port 2222 to it.
@@ -162,6 +163,7 @@ pub async fn run_at(
     build::clean_all(&places.build).await;
     directories(&places, uid, gid)?;
     let host_key = sshd::host_key(&store, &key, &places.run, &places.given_host_key).await?;
+    let (repositories, caches) = (places.repositories.clone(), places.build.data.join("cache"));
     let sshd = SshdSettings {
         address: places.listen,
         user: places.user.clone(),
@@ -188,6 +190,7 @@ pub async fn run_at(
         Presence::keep(&store, keys::part("builder", &ip), registration, TTL, ours).await?;
     let daemon = Arc::new(Daemon {
         registries: Registries::new(store.clone(), local),
+        teller: Teller::start(store.clone()),
         store,
         key,
         presence,
@@ -198,6 +201,8 @@ pub async fn run_at(
         stop: stop.clone(),
     });
     let seeding = tokio::spawn(seed(daemon.clone()));
+    let sweeping = sweep::run(daemon.store.clone(), repositories, caches, stop.clone());
+    let sweeping = tokio::spawn(sweeping);
     // Without a socket to notify, nobody is waiting for it.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     info!(address = %places.listen, "the builder takes pushes");
@@ -206,6 +211,7 @@ pub async fn run_at(
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     sshd.stopped().await;
     let _ = seeding.await;
+    let _ = sweeping.await;
     let _ = std::fs::remove_file(&places.socket);
     if let Some(daemon) = Arc::into_inner(daemon) {
         daemon.presence.leave().await;

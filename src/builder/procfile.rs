@@ -199,5 +199,16 @@ mod tests {
             let _ = parse(&text);
             let _ = parse_release(&text);
         }
+
+        /// What is written is what is read.
+        #[test]
+        fn round_trip(map in prop::collection::btree_map("[a-z][a-z0-9_-]{0,30}", "[!-~][ -~]{0,60}[!-~]", 0..10)) {
+            prop_assume!(!map.contains_key("run"));
+            let text = serde_yaml::to_string(&map).expect("YAML");
+            let read = parse(&text).expect("a Procfile");
+            let read: BTreeMap<String, String> =
+                read.into_iter().map(|(kind, command)| (kind.to_string(), command)).collect();
+            prop_assert_eq!(read, map);
+        }
     }
 }

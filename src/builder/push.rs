@@ -15,13 +15,13 @@ use super::{
     output::Output,
     procfile::{self, ProcfileError},
     protocol::Push,
-    registries::RegistriesError,
 };
 use crate::{
     git,
     image::layout::Layout,
     model::*,
-    ops::{OpsError, change, follow},
+    ops::{OpsError, audit::Actor, change, follow},
+    registry::replicas::{RegistriesError, repository_of},
     seal::{SealError, config_context},
     store::{CommitError, StoreError, Txn, keys},
     telemetry::chain,
@@ -175,7 +175,7 @@ async fn pushed<'d>(
     output.step("Pushing image to the registries").await;
     let warnings = daemon
         .registries
-        .push(asked.app.as_str(), &built.image)
+        .push(&repository_of(&asked.app, asked.repository), &built.image)
         .await?;
     for warning in warnings {
         output.warning(&warning).await;
@@ -256,7 +256,12 @@ async fn launch(
     let Push { app, user, sha, .. } = asked;
     output.step("Launching...").await;
     let new = change::NewBuild {
-        image: format!("{app}@{}", built.image.manifest.digest),
+        image: format!(
+            "{}@{}",
+            repository_of(app, asked.repository),
+            built.image.manifest.digest
+        ),
+        source: None,
         kind: built.kind,
         port: built.port,
         sha: sha.as_str().to_owned(),
@@ -264,8 +269,14 @@ async fn launch(
         dockerfile: built.kind == ImageKind::Image,
     };
     let mut say = |text: &str| output.detail_now(text);
-    let change = change::deploy(&daemon.store, app, user, &new, &mut say).await?;
+    let by = Actor {
+        user: user.clone(),
+        token: Some(format!("key {}", asked.fingerprint)),
+        request: None,
+    };
+    let change = change::deploy(&daemon.store, app, by, &new, &mut say).await?;
     let release = change.release;
+    daemon.teller.say_release(app, release);
     if let Some(rollout) = change.rollout {
         let ended = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say).await?;
         match ended.result {

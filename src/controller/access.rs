@@ -3,7 +3,7 @@
 use super::{Shared, error::ApiError};
 use crate::{
     model::{App, AppName, User},
-    ops,
+    ops::{self, OpsError},
 };
 
 /// What somebody wants to do with an app.
@@ -38,6 +38,15 @@ impl Shared {
             Ok((name, app))
         } else {
             Err(ApiError::Forbidden)
+        }
+    }
+
+    /// Whether a user may use an app; one that is gone is nobody's.
+    pub(super) async fn may_use(&self, user: &User, app: &AppName) -> Result<bool, ApiError> {
+        match ops::app::get(&self.store, app).await {
+            Ok(app) => Ok(allowed(user, &app.value, Wish::Use)),
+            Err(OpsError::NotFound(_)) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::error::ApiError;
 use crate::{
-    model::{Revision, SCHEMA, Token, User, Username},
+    model::{Revision, SCHEMA, Scope, Token, User, Username},
     store::{MAX_TXN_OPS, Store, Txn, keys},
 };
 
@@ -93,44 +93,103 @@ pub(super) fn token_hash(token: &str) -> String {
     hex(&Sha256::digest(token.as_bytes()))
 }
 
-/// A new token for a user: its text, and the change that makes it valid.
-pub(super) fn mint(user: &Username, now: Timestamp) -> Result<(String, Txn), ApiError> {
-    let text = hex(&random::<20>()?);
-    let token = Token {
+/// Digits of a token's id.
+const ID_DIGITS: usize = 12;
+
+/// What a token is called where its text must not stand: the first digits of its hash. Every token
+/// has one, those from before ids included, and it tells nothing of the text.
+pub(super) fn token_id(hash: &str) -> &str {
+    hash.get(..ID_DIGITS).unwrap_or(hash)
+}
+
+/// A token's id in a path; none when it can't be one.
+pub(super) fn parse_token_id(text: &str) -> Option<&str> {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (text.len() == ID_DIGITS && text.bytes().all(digit)).then_some(text)
+}
+
+/// What a login gets: good for everything, without an end.
+pub(super) const fn login(user: Username, created: Timestamp) -> Token {
+    Token {
         schema: SCHEMA,
-        user: user.clone(),
-        created: now,
-    };
-    let txn = Txn::new().put(&keys::token(&token_hash(&text)), &token);
+        user,
+        created,
+        name: None,
+        scope: Scope::All,
+        apps: None,
+        expires: None,
+    }
+}
+
+/// The text of a new token, and the change that makes it valid.
+pub(super) fn mint(token: &Token) -> Result<(String, Txn), ApiError> {
+    let text = hex(&random::<20>()?);
+    let txn = Txn::new().put(&keys::token(&token_hash(&text)), token);
     Ok((text, txn))
 }
 
-/// The user whom a token proves; none when it is none, or was ended.
-pub(super) async fn user_of(store: &Store, token: &str) -> Result<Option<User>, ApiError> {
+/// Who asks, proven by a token.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) user: User,
+    pub(super) token: Token,
+    /// The token's name in the store.
+    pub(super) hash: String,
+}
+
+/// Whom a token proves; none when it is none, or was ended. One that has expired still proves who
+/// it was for: that is for `Grant::permits` to say.
+pub(super) async fn identify(store: &Store, token: &str) -> Result<Option<Identity>, ApiError> {
     if token.len() != 40 || !token.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(None);
     }
-    let token = token.to_ascii_lowercase();
-    let Some(found) = store.get(&keys::token(&token_hash(&token))).await? else {
+    let hash = token_hash(&token.to_ascii_lowercase());
+    let Some(found) = store.get(&keys::token(&hash)).await? else {
         return Ok(None);
     };
-    let user = store
-        .get(&keys::user(&found.value.user))
-        .await?
-        .map(|user| user.value);
+    let token = found.value;
+    let user = store.get(&keys::user(&token.user)).await?;
     // A user who was deleted and registered anew is somebody else.
-    Ok(user.filter(|user| user.created <= found.value.created))
+    let user = user
+        .map(|user| user.value)
+        .filter(|user| user.created <= token.created);
+    Ok(user.map(|user| Identity { user, token, hash }))
 }
 
-/// Ends the tokens of a user, or of all users.
-pub(super) async fn end_tokens(store: &Store, of: Option<&Username>) -> Result<(), ApiError> {
-    let listing = store.list(&keys::tokens()).await?;
+/// A user's tokens with their hashes, the oldest first.
+pub(super) async fn tokens_of(
+    store: &Store,
+    user: &Username,
+) -> Result<Vec<(String, Token)>, ApiError> {
     let prefix = keys::tokens();
+    let listing = store.list(&prefix).await?;
+    let mut own: Vec<_> = listing
+        .entries
+        .into_iter()
+        .filter(|(_, token)| token.value.user == *user)
+        .filter_map(|(key, token)| {
+            let hash = keys::last_part(&key, prefix.as_str())?.to_owned();
+            Some((hash, token.value))
+        })
+        .collect();
+    own.sort_by_key(|(_, token)| token.created);
+    Ok(own)
+}
+
+/// Ends the tokens for which `which` holds, given their hashes; says how many.
+pub(super) async fn end_tokens(
+    store: &Store,
+    which: impl Fn(&str, &Token) -> bool,
+) -> Result<usize, ApiError> {
+    let prefix = keys::tokens();
+    let listing = store.list(&prefix).await?;
     let hashes: Vec<&str> = listing
         .entries
         .iter()
-        .filter(|(_, token)| of.is_none_or(|user| token.value.user == *user))
-        .filter_map(|(key, _)| keys::last_part(key, prefix.as_str()))
+        .filter_map(|(key, token)| {
+            let hash = keys::last_part(key, prefix.as_str())?;
+            which(hash, &token.value).then_some(hash)
+        })
         .collect();
     for some in hashes.chunks(MAX_TXN_OPS) {
         let txn = some
@@ -138,7 +197,7 @@ pub(super) async fn end_tokens(store: &Store, of: Option<&Username>) -> Result<(
             .fold(Txn::new(), |txn, hash| txn.delete(&keys::token(hash)));
         store.commit(txn).await?;
     }
-    Ok(())
+    Ok(hashes.len())
 }
 
 /// Reads a user with the revision that changes of it compare.

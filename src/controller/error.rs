@@ -1,5 +1,7 @@
 //! Why a request is refused, and how v1 said that.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     response::{IntoResponse, Response},
@@ -9,7 +11,11 @@ use serde_json::{Value, json};
 use tracing::error;
 
 use crate::{
-    api::{containers::NoPlace, valid::Refusal},
+    api::{
+        containers::NoPlace,
+        grant::Denied,
+        valid::{BELOW_FIRST_RELEASE, Refusal},
+    },
     ops::OpsError,
     seal::SealError,
     store::{CommitError, StoreError},
@@ -21,12 +27,17 @@ tokio::task_local! {
     pub(super) static REQUEST_ID: String;
 }
 
+/// The id of the request that is being answered.
+pub(super) fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}
+
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     /// Nobody has said who asks, or with a token that is none.
     #[error("{0}")]
-    Unauthorized(&'static str),
+    Unauthorized(String),
     /// Whoever asks may not do that.
     #[error("You do not have permission to perform this action.")]
     Forbidden,
@@ -51,18 +62,29 @@ pub(super) enum ApiError {
     /// The request is too large.
     #[error("The request is larger than {0} KiB.")]
     TooLarge(usize),
+    /// It was tried too often.
+    #[error("Too many {what}; try again in {} s.", seconds(.wait))]
+    TooMany {
+        /// What was tried, by whom.
+        what: String,
+        /// How long to wait.
+        wait: Duration,
+    },
     /// The client speaks another major version.
     #[error(
         "Client and server versions do not match. Client version: {0} Server version: {server}",
         server = crate::api::MAJOR_VERSION
     )]
     Version(String),
-    /// It can't be done now, or was tried and failed.
+    /// It was tried, and the app itself is why it failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The platform can't do it at the moment.
     #[error("{0}")]
     Unavailable(String),
-    /// This platform can't do that.
+    /// It was tried and failed, where v1 said 500.
     #[error("{0}")]
-    NotImplemented(String),
+    Broken(String),
     /// The store failed; the details are for the operators.
     #[error("The platform's store gives no answer at the moment; try again.")]
     Store(#[source] StoreError),
@@ -89,9 +111,11 @@ impl ApiError {
             Self::Refused(_) => StatusCode::BAD_REQUEST,
             Self::Conflict(_) | Self::Busy(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Unavailable(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(_) | Self::Unavailable(_) | Self::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Broken(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -107,8 +131,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.body();
-        if let Self::Store(_) | Self::Internal(_) = &self {
-            let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) = &self {
+            let id = request_id().unwrap_or_default();
             error!(request.id = %id, error = chain(&self), "request failed");
             body["request_id"] = id.into();
         }
@@ -119,7 +143,25 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
         }
+        if let Self::TooMany { wait, .. } = &self {
+            let wait = HeaderValue::from(seconds(wait));
+            response.headers_mut().insert(header::RETRY_AFTER, wait);
+        }
         response
+    }
+}
+
+/// Whole seconds, rounded up: whoever waits that long has waited long enough.
+fn seconds(wait: &Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Expired(_) => Self::Unauthorized(denied.to_string()),
+            Denied::Scope { .. } | Denied::Apps(_) => Self::ForbiddenBecause(denied.to_string()),
+        }
     }
 }
 
@@ -162,11 +204,12 @@ impl From<OpsError> for ApiError {
         match error {
             OpsError::NotFound(_) => Self::NotFound,
             OpsError::Taken(_) => Self::Refused(Refusal::not_unique("id")),
+            // v1's plain rollback counted down from the latest release.
+            OpsError::NothingToRollBackTo(_) => Self::detail(BELOW_FIRST_RELEASE),
             OpsError::Busy { .. } => Self::Busy(error.to_string()),
             OpsError::Contended(_) | OpsError::Destroying(_) => Self::Conflict(error.to_string()),
             OpsError::NoBuild
             | OpsError::UnknownType(_)
-            | OpsError::NothingToRollBackTo(_)
             | OpsError::Invalid(_)
             | OpsError::Name(_) => Self::detail(error.to_string()),
             OpsError::Timeout { .. } => Self::Unavailable(error.to_string()),

@@ -1,60 +1,81 @@
 //! What handlers take from a request: who asks, and the fields of the body.
 
-use std::time::Duration;
-
-use axum::{
-    body::to_bytes,
-    extract::{FromRequest, FromRequestParts, Request},
-};
-use http::{header, request::Parts};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request};
+use http::request::Parts;
 use serde_json::Value;
 
-use super::{State, auth, error::ApiError};
+use super::{
+    State,
+    auth::{Identity, token_id},
+    body,
+    error::{ApiError, request_id},
+};
 use crate::{
     api::valid::{Fields, Refusal},
     model::User,
+    ops::audit::Actor,
 };
 
-/// Largest body of a request, in bytes: etcd takes no more than 1.5 MiB at once.
-const MAX_BODY: usize = 1 << 20;
-
-/// How long a client may take to send a body.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
-
-/// The user who asks, proven by a token.
+/// The user who asks, proven by a token (`gate`).
 pub(super) struct Caller(pub User);
 
-impl FromRequestParts<State> for Caller {
+/// The same with the token, for what depends on it.
+pub(super) struct Proven(pub Identity);
+
+/// The same as the audit trail has it.
+pub(super) struct By(pub Actor);
+
+/// What `gate` has found out.
+fn identity(parts: &Parts) -> Result<&Identity, ApiError> {
+    parts
+        .extensions
+        .get()
+        .ok_or(ApiError::Unauthorized(NOT_PROVIDED.to_owned()))
+}
+
+/// v1's words for a request without a token.
+pub(super) const NOT_PROVIDED: &str = "Authentication credentials were not provided.";
+
+impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
-        let caller = Option::<Self>::from_request_parts(parts, state).await?;
-        caller.ok_or(ApiError::Unauthorized(
-            "Authentication credentials were not provided.",
-        ))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        identity(parts).map(|who| Self(who.user.clone()))
     }
 }
 
-impl axum::extract::OptionalFromRequestParts<State> for Caller {
+impl<S: Sync> OptionalFromRequestParts<S> for Proven {
     type Rejection = ApiError;
 
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &State,
-    ) -> Result<Option<Self>, ApiError> {
-        let Some(value) = parts.headers.get(header::AUTHORIZATION) else {
-            return Ok(None);
-        };
-        let invalid = ApiError::Unauthorized("Invalid token");
-        let token = value.to_str().ok().and_then(|text| text.split_once(' '));
-        let token = match token {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("token") => token.trim(),
-            // Another scheme: v1 took it for no credentials at all.
-            _ => return Ok(None),
-        };
-        match auth::user_of(&state.store, token).await? {
-            Some(user) => Ok(Some(Self(user))),
-            None => Err(invalid),
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, ApiError> {
+        Ok(parts.extensions.get().cloned().map(Self))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Proven {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        identity(parts).cloned().map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        identity(parts).map(|who| Self(who.actor()))
+    }
+}
+
+impl Identity {
+    /// Who asks, as the audit trail has it.
+    pub(super) fn actor(&self) -> Actor {
+        let name = self.token.name.as_ref().map(ToString::to_string);
+        Actor {
+            user: self.user.username.clone(),
+            token: Some(name.unwrap_or_else(|| token_id(&self.hash).to_owned())),
+            request: request_id(),
         }
     }
 }
@@ -66,11 +87,7 @@ impl FromRequest<State> for Body {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &State) -> Result<Self, ApiError> {
-        let read = to_bytes(request.into_body(), MAX_BODY);
-        let bytes = tokio::time::timeout(BODY_LIMIT, read)
-            .await
-            .map_err(|_| ApiError::detail("The request's body did not arrive in time."))?
-            .map_err(|_| ApiError::TooLarge(MAX_BODY >> 10))?;
+        let bytes = body::read(request.into_body()).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Fields::new()));
         }

@@ -5,23 +5,37 @@
 //!
 //! - `server`: sockets, and what every response has in common;
 //! - `error`: why a request is refused, and how that is said;
+//! - `gate`: lets requests in, by what the table of routes (`routes::table`) says that each needs;
+//! - `body`, `attempts`: how large requests may be, and how often passwords may be tried (`throttle`);
 //! - `auth`: passwords and tokens; `access`: who may do what;
-//! - `attach`: where one-off processes deliver their output;
+//! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
+//!   is gone;
+//! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
 mod access;
 mod attach;
+mod attempts;
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod fleet;
+mod gate;
+mod hook_key;
+mod images;
+mod oneoff;
 mod page;
 mod routes;
 mod server;
 #[cfg(test)]
+mod stand_in;
+mod sweep;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -29,14 +43,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, auth::Passwords};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
 use crate::{
     leader::{self, LeaderError},
+    logger::tell::Teller,
     model::{PartPresence, SCHEMA},
     seal::ClusterKey,
     settings::HostSettings,
@@ -46,11 +61,14 @@ use crate::{
 /// Where the API listens.
 pub const PORT: u16 = 8000;
 
-/// Where one-off processes deliver their output.
+/// Where the sidecars of one-off processes come in.
 pub const ATTACH_PORT: u16 = 8001;
 
 /// How long a controller that is gone is still listed.
 const PRESENCE_TTL: Duration = Duration::from_secs(10);
+
+/// Logs that are followed at once: each holds one of the server's connections.
+const FOLLOWERS: usize = 512;
 
 /// How long requests may take to finish at a shutdown; shorter than the unit's TimeoutStopSec.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
@@ -82,21 +100,34 @@ struct Shared {
     store: Store,
     key: Arc<ClusterKey>,
     passwords: Passwords,
+    attempts: Attempts,
     attach: Attach,
+    images: Images,
     /// Work that outlives its request: the end of one-off processes.
     tasks: TaskTracker,
+    /// Places for those who follow a log.
+    followers: Arc<Semaphore>,
+    /// Says in apps' logs what was done to them.
+    teller: Teller,
+    /// The controller ends: what goes on for ever ends now.
+    closing: CancellationToken,
 }
 
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
         Arc::new(Self {
+            images: Images::new(store.clone(), local),
+            teller: Teller::start(store.clone()),
+            closing: CancellationToken::new(),
             store,
             key,
             passwords: Passwords::default(),
+            attempts: Attempts::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
         })
     }
 }
@@ -121,7 +152,7 @@ pub async fn run(
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,
@@ -137,16 +168,24 @@ pub async fn run(
     })
     .await?;
     // One-off processes that a former life of this controller waited for have nobody to report to.
-    if let Err(error) = attach::sweep(&store, attach_address).await {
+    if let Err(error) = sweep::former_life(&store, attach_address).await {
         warn!(%error, "left-over one-off processes not removed; the next start tries again");
     }
+    let making_key = tokio::spawn(hook_key::keep(shared.clone(), stop.clone()));
     info!(%address, "controller serves the API");
     let _ = sd_notify::notify(&[
         sd_notify::NotifyState::Ready,
         sd_notify::NotifyState::Status("serving the API"),
     ]);
+    let closing = shared.closing.clone();
+    let ends = stop.clone().cancelled_owned();
+    tokio::spawn(async move {
+        ends.await;
+        closing.cancel();
+    });
     let api = server::serve(api, routes::router(shared.clone()), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
+    let sweep = sweep::others(store.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.
     let leader = leader::run(settings, store, stop.clone());
     let leader = async {
@@ -155,8 +194,9 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let ((), (), led) = tokio::join!(api, attach, leader);
+    let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
     presence.leave().await;
+    let _ = making_key.await;
     shared.tasks.close();
     if tokio::time::timeout(SHUTDOWN_LIMIT, shared.tasks.wait())
         .await

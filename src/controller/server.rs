@@ -1,15 +1,22 @@
 //! The HTTP server: sockets, limits, and what every response has in common.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{Router, body::Body, response::IntoResponse};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header,
+};
 use hyper::{body::Incoming, ext::ReasonPhrase, server::conn::http1, service::service_fn};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
@@ -17,6 +24,8 @@ use uuid::Uuid;
 
 use super::{
     SHUTDOWN_LIMIT,
+    attempts::Peer,
+    body,
     error::{ApiError, REQUEST_ID},
 };
 use crate::api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason};
@@ -27,20 +36,51 @@ const MAX_CONNECTIONS: usize = 1024;
 /// How long a client may take to send a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
+/// Names of headers that are not spelt like all others (`Content-Type`), as v1 spelt them.
+const SPELT: [&str; 5] = [
+    "DEIS_API_VERSION",
+    "X_DEIS_API_VERSION",
+    "DEIS_PLATFORM_VERSION",
+    "X_DEIS_PLATFORM_VERSION",
+    "WWW-Authenticate",
+];
+
+/// What tells hyper how to spell header names: it can learn that only from a request which has them,
+/// so it gets one to read.
+async fn spelling() -> Extensions {
+    let names: String = SPELT.iter().map(|name| format!("{name}: -\r\n")).collect();
+    let request = format!("GET / HTTP/1.1\r\nConnection: close\r\n{names}\r\n");
+    let (mut client, server) = tokio::io::duplex(4096);
+    let learnt = Mutex::new(Extensions::new());
+    let service = service_fn(|request: Request<Incoming>| {
+        *learnt.lock().unwrap_or_else(PoisonError::into_inner) = request.extensions().clone();
+        async { Ok::<_, Infallible>(Response::new(Body::empty())) }
+    });
+    let served = http1::Builder::new()
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(server), service);
+    let (sent, served) = tokio::join!(client.write_all(request.as_bytes()), served);
+    if sent.is_err() || served.is_err() {
+        warn!("header names are not spelt as in v1");
+    }
+    learnt.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Serves until `stop`; then begun requests are finished, within a limit.
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let spelling = spelling().await;
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await;
             (listener.accept().await, place)
         };
-        let (socket, place) = tokio::select! {
+        let (socket, peer, place) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             (accepted, place) = accepted => match accepted {
-                Ok((socket, _)) => (socket, place),
+                Ok((socket, peer)) => (socket, peer, place),
                 Err(error) => {
                     warn!(%error, "connection not accepted");
                     // Out of file descriptors: one that is freed is worth the wait.
@@ -50,16 +90,26 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             },
         };
         let _ = socket.set_nodelay(true);
-        let router = router.clone();
+        let (router, spelling) = (router.clone(), spelling.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let router = router.clone();
-            async move { Ok::<_, Infallible>(respond(router, request.map(Body::new)).await) }
+            let (router, spelling) = (router.clone(), spelling.clone());
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer.ip()));
+            async move {
+                let mut response = respond(router, request).await;
+                response.extensions_mut().extend(spelling);
+                Ok::<_, Infallible>(response)
+            }
         });
-        let connection = http1::Builder::new()
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
-            .title_case_headers(true)
-            .serve_connection(TokioIo::new(socket), service);
+            .title_case_headers(true);
+        let connection = builder
+            .serve_connection_with_upgrades(TokioIo::new(socket), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -79,7 +129,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 
 /// Answers one request.
 async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
-    let id = Uuid::new_v4().simple().to_string();
+    let id = id_of(request.headers());
     let start = Instant::now();
     let method = request.method().clone();
     trim_slash(request.uri_mut());
@@ -88,9 +138,16 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
         if let Err(error) = same_version(&request) {
             return error.into_response();
         }
+        if !is_text(&path) {
+            return ApiError::NotFound.into_response();
+        }
         if method == Method::OPTIONS {
             return StatusCode::OK.into_response();
         }
+        let request = match body::check(request).await {
+            Ok(request) => request,
+            Err(error) => return error.into_response(),
+        };
         match router.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -107,6 +164,19 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
         info!(request.id = %id, %method, %path, status, ms, "request");
     }
     response
+}
+
+/// The id that a router or a client has given the request, so that one id is in everybody's log; else
+/// a new one. It names the request to people and proves nothing.
+fn id_of(headers: &HeaderMap) -> String {
+    let harmless = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let given = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    match given.filter(harmless) {
+        Some(id) => id.to_owned(),
+        None => Uuid::new_v4().simple().to_string(),
+    }
 }
 
 /// Removes the slash at the end of a path: it is optional everywhere.
@@ -132,6 +202,25 @@ fn trim_slash(uri: &mut Uri) {
             *uri = whole;
         }
     }
+}
+
+/// Whether a path is text once it is decoded: what isn't names nothing.
+fn is_text(path: &str) -> bool {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part
+            .get(..2)
+            .and_then(|two| u8::from_str_radix(two, 16).ok());
+        if let Some(byte) = digits {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// A client that says which major version it speaks must speak ours.
@@ -191,6 +280,35 @@ fn decorate(response: &mut Response<Body>, id: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_keeps_a_harmless_id() {
+        let id = |text: &str| {
+            let value = HeaderValue::from_str(text).expect("value");
+            id_of(&HeaderMap::from_iter([(
+                HeaderName::from_static("x-request-id"),
+                value,
+            )]))
+        };
+        assert_eq!(id("a1B2-c3"), "a1B2-c3");
+        for text in ["", "a b", "a=b", &"x".repeat(65)] {
+            assert_eq!(id(text).len(), 32, "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_text() {
+        for (path, text) in [
+            ("/v1/keys/ada@laptop", true),
+            ("/v1/keys/ada%40laptop", true),
+            ("/%c3%a9/é/%", true),
+            ("/%zz%+1", true),
+            ("/%ff", false),
+            ("/%c3x", false),
+        ] {
+            assert_eq!(is_text(path), text, "{path}");
+        }
+    }
 
     #[test]
     fn a_slash_at_the_end_is_optional() {

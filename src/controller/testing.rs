@@ -18,11 +18,13 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::{Shared, State, attach, auth, routes, server};
+use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
 use crate::{
     model::*,
     ops,
-    seal::ClusterKey,
+    plan::admission::admit,
+    seal::{ClusterKey, order_context},
+    session::{Channel, Order},
     store::{Store, Txn, keys},
 };
 
@@ -67,10 +69,14 @@ pub(crate) fn machine() -> MachineId {
     "1".repeat(32).parse().expect("machine id")
 }
 
+fn cluster_key() -> ClusterKey {
+    ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key")
+}
+
 impl Site {
     pub(crate) async fn start() -> Self {
         let store = Store::memory();
-        let key = ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key");
+        let key = cluster_key();
         let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("bind");
@@ -79,7 +85,7 @@ impl Site {
             .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(
             api,
@@ -131,11 +137,15 @@ impl Site {
             .split_once("\r\n\r\n")
             .unwrap_or_else(|| panic!("no head: {text:?}"));
         let mut lines = head.split("\r\n").map(str::to_owned);
-        Reply {
+        let mut reply = Reply {
             line: lines.next().expect("status line"),
             headers: lines.collect(),
             body: body.to_owned(),
+        };
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = unchunk(&reply.body);
         }
+        reply
     }
 
     /// One request; a body of null is no body.
@@ -155,11 +165,7 @@ impl Site {
              Content-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let mut reply = self.raw(request.as_bytes()).await;
-        if reply.header("transfer-encoding") == Some("chunked") {
-            reply.body = unchunk(&reply.body);
-        }
-        reply
+        self.raw(request.as_bytes()).await
     }
 
     /// A user with a token, without the cost of hashing a password.
@@ -177,7 +183,8 @@ impl Site {
             created: Timestamp::now(),
             last_login: None,
         };
-        let (token, txn) = auth::mint(&username, Timestamp::now()).expect("token");
+        let (token, txn) =
+            auth::mint(&auth::login(username.clone(), Timestamp::now())).expect("token");
         let txn = txn.put(&keys::user(&username), &user);
         self.store.commit(txn).await.expect("user");
         token
@@ -185,19 +192,23 @@ impl Site {
 
     /// Deploys a build with types web and worker, as the builder does after a push.
     pub(crate) async fn push(&self, app: &str, by: &str) {
+        self.push_types(app, by, ImageKind::Slug, &["web", "worker"])
+            .await;
+    }
+
+    /// Deploys a build with these process types.
+    pub(crate) async fn push_types(&self, app: &str, by: &str, kind: ImageKind, types: &[&str]) {
         let app: AppName = app.parse().expect("app");
         let by = by.parse().expect("user");
-        let kind = |text: &str| text.parse::<ProcessType>().expect("type");
+        let command = |name: &&str| (name.parse().expect("type"), format!("start {name}"));
         let build = ops::change::NewBuild {
             image: format!("{app}@sha256:00"),
-            kind: ImageKind::Slug,
+            source: None,
+            kind,
             port: 5000,
             sha: "0123456789abcdef0123456789abcdef01234567".into(),
-            procfile: BTreeMap::from([
-                (kind("web"), "serve".into()),
-                (kind("worker"), "work".into()),
-            ]),
-            dockerfile: false,
+            procfile: types.iter().map(command).collect(),
+            dockerfile: kind == ImageKind::Image,
         };
         let change = ops::change::deploy(&self.store, &app, &by, &build, &mut |_| {}).await;
         let rollout = change.expect("deployed").rollout.expect("rollout");
@@ -218,8 +229,8 @@ fn unchunk(body: &str) -> String {
     whole
 }
 
-/// Carries out every rollout at once; one whose config has the variable FAIL is given up, and
-/// restarts of the app `stuck` never end.
+/// Carries out every rollout at once; one whose config has the variable FAIL is given up, as are all
+/// while the setting `testFailure` says why, and restarts of the app `stuck` never end.
 async fn lead(store: Store) {
     let mut feed = store.follow("/deis/apps/");
     loop {
@@ -247,11 +258,22 @@ async fn lead(store: Store) {
 }
 
 async fn destroy(store: &Store, name: &AppName) {
-    let txn = Txn::new()
+    let mut txn = Txn::new()
         .delete_prefix(&keys::app_tree(name))
         .delete(&keys::route(name))
         .delete(&keys::app(name));
+    let domains = store.list(&keys::domains()).await.expect("domains");
+    for (_, domain) in domains.entries {
+        if domain.value.app == *name {
+            txn = txn.delete(&keys::domain(&domain.value.domain));
+        }
+    }
     store.commit(txn).await.expect("destroyed");
+}
+
+async fn config_of(store: &Store, name: &AppName, release: ReleaseNumber) -> Config {
+    let contents = ops::change::contents(store, name, release);
+    contents.await.expect("store").expect("release").1
 }
 
 async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
@@ -262,13 +284,14 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         .expect("app")
         .value;
     let release = rollout.release;
-    let contents = ops::change::contents(store, name, release)
-        .await
-        .expect("store");
-    let (_, config, _) = contents.expect("release");
-    let failed = config.values.keys().any(|key| key.as_str() == "FAIL");
-    let (result, reason, log) = if failed {
-        let reason = "web.1 exits with 1".to_owned();
+    let config = config_of(store, name, release).await;
+    let failure = store.get(&keys::platform("testFailure")).await;
+    let failure = failure.expect("store").map(|why| why.value);
+    let failure = failure.filter(|why| why != "off");
+    let crash = config.values.keys().any(|key| key.as_str() == "FAIL");
+    let failure = failure.or_else(|| crash.then(|| "web.1 exits with 1".to_owned()));
+    let failed = failure.is_some();
+    let (result, reason, log) = if let Some(reason) = failure {
         (
             OutcomeResult::Failed,
             Some(reason),
@@ -284,9 +307,12 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
         result,
         reason: reason.clone(),
     });
+    let route = store.get(&keys::route(name)).await.expect("route");
+    let admitted = config_of(store, name, app.active).await.whitelist;
     let mut txn = Txn::new()
         .put(&keys::app(name), &app)
-        .delete(&keys::rollout(name));
+        .delete(&keys::rollout(name))
+        .and(admit(name, route.as_ref(), &admitted));
     if rollout.change == RolloutKind::Release {
         let outcome = Outcome {
             schema: SCHEMA,
@@ -368,63 +394,61 @@ fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
     }
 }
 
-/// Answers one-off processes: `exit N` ends with N, `vanish` takes the host with it, `refuse` can't
-/// be started, `impostor` is first answered with a wrong token; all else prints itself.
+/// Runs one-off processes: `vanish` takes the host with it, `refuse` can't be started, `impostor` is
+/// first spoken for with a wrong token, `mute` ends without a word; for all else see [`StandIn::play`].
 async fn agent(store: Store) {
-    let machine = machine();
+    let (key, machine) = (cluster_key(), machine());
     let mut feed = store.follow(keys::schedule_of(&machine).as_str());
     loop {
         for change in feed.next().await.changes {
             let Some(entry) = change.entry else { continue };
             let assignment: Assignment = entry.decode().expect("assignment");
             let Work::Run {
-                command,
-                attach,
-                token,
+                order,
+                attach: Some(attach),
                 ..
             } = assignment.work
             else {
                 continue;
             };
+            let context = order_context(assignment.uuid);
+            let opened = key.open(&context, &order).expect("opens here");
+            let order: Order = serde_json::from_slice(opened.expose()).expect("order");
+            let token = order.token.clone().expect("somebody waits");
             let (_, name) = keys::parse_assignment(&change.key).expect("key");
-            match command.as_str() {
-                "vanish" => {
-                    let txn = Txn::new().delete(&keys::machine(&machine));
-                    store.commit(txn).await.expect("vanished");
+            let said = |phase, ready, reason: &str| MachineState {
+                schema: SCHEMA,
+                processes: BTreeMap::from([(
+                    name.to_owned(),
+                    ProcessState {
+                        ready,
+                        ..report(assignment.uuid, phase, Some(reason.to_owned()))
+                    },
+                )]),
+            };
+            let txn = match order.command.as_str() {
+                "vanish" => Txn::new().delete(&keys::machine(&machine)),
+                "refuse" => Txn::new().put(
+                    &keys::state(&machine),
+                    &said(Phase::Error, false, "no image"),
+                ),
+                "mute" => {
+                    let state = said(Phase::Stopping, true, "ended with exit code 255: power cut");
+                    Txn::new().put(&keys::state(&machine), &state)
                 }
-                "refuse" => {
-                    let reason = Some("no image".to_owned());
-                    let state = MachineState {
-                        schema: SCHEMA,
-                        processes: BTreeMap::from([(
-                            name.to_owned(),
-                            report(assignment.uuid, Phase::Error, reason),
-                        )]),
-                    };
-                    let txn = Txn::new().put(&keys::state(&machine), &state);
-                    store.commit(txn).await.expect("reported");
+                _ => {
+                    tokio::spawn(async move {
+                        if order.command == "impostor" {
+                            let mut other = StandIn::connect(&attach, &"0".repeat(64)).await;
+                            other.say(Channel::Output, "forged").await;
+                            assert!(other.hear().await.is_none() && other.gone);
+                        }
+                        StandIn::connect(&attach, &token).await.play(&order).await;
+                    });
+                    continue;
                 }
-                other => {
-                    if other == "impostor" {
-                        deliver(&attach, &"0".repeat(64), 66, b"forged").await;
-                    }
-                    let code = other
-                        .strip_prefix("exit ")
-                        .map_or(0, |n| n.parse().expect("code"));
-                    deliver(&attach, &token, code, format!("{other}\n").as_bytes()).await;
-                }
-            }
+            };
+            store.commit(txn).await.expect("said");
         }
     }
-}
-
-async fn deliver(attach: &str, token: &str, exit_code: i32, output: &[u8]) {
-    let mut socket = TcpStream::connect(attach).await.expect("connect");
-    let head = serde_json::json!({
-        "token": token, "exit_code": exit_code, "output_bytes": output.len(),
-    });
-    // A refused delivery closes early: that is no failure of the agent's.
-    let _ = socket.write_all(format!("{head}\n").as_bytes()).await;
-    let _ = socket.write_all(output).await;
-    let _ = socket.read_to_end(&mut Vec::new()).await;
 }

@@ -162,6 +162,8 @@ pub struct Inspected {
     pub port: u16,
     /// Whether it has a command of its own.
     pub has_command: bool,
+    /// Whether it is a slug of Deis v1.
+    pub is_runner: bool,
 }
 
 /// Reads port and command from an image's configuration.
@@ -186,6 +188,7 @@ pub fn inspect(config: &[u8]) -> Result<Inspected, ConfigError> {
     Ok(Inspected {
         port: ports.first().copied().unwrap_or(DEFAULT_PORT),
         has_command: given("Cmd") || given("Entrypoint"),
+        is_runner: run["Entrypoint"] == json!(["/runner/init"]),
     })
 }
 

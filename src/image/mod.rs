@@ -1,9 +1,15 @@
-//! OCI images: an app's one layer, its configuration, layouts on disk, and the way to registries.
+//! OCI images: an app's one layer, its configuration, layouts on disk, and the ways from and to
+//! registries.
 
 pub mod config;
+pub mod copy;
 pub mod layer;
 pub mod layout;
+pub mod manifest;
+pub mod name;
 pub mod push;
+pub mod reach;
+pub mod source;
 
 use std::{
     io::{self, Write},

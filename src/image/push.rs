@@ -135,22 +135,38 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether a repository has a blob, or has it now from another one.
+    ///
+    /// # Errors
+    /// When the registry gives no answer.
+    pub async fn has_or_mounts(
+        &self,
+        repository: &str,
+        digest: &str,
+        mount_from: Option<&str>,
+    ) -> Result<bool, PushError> {
+        let at = self.reference(repository, digest);
+        if self.has(&at, digest).await? {
+            return Ok(true);
+        }
+        let Some(from) = mount_from else {
+            return Ok(false);
+        };
+        let from = self.reference(from, digest);
+        // A registry that can't mount it says so, and then it is uploaded.
+        let mounted = timeout(REQUEST, self.client.mount_blob(&at, &from, digest)).await;
+        Ok(matches!(mounted, Ok(Ok(()))))
+    }
+
     async fn layer(
         &self,
         at: &Reference,
         layer: &Blob,
         mount_from: Option<&str>,
     ) -> Result<(), PushError> {
-        if self.has(at, &layer.digest).await? {
+        let there = self.has_or_mounts(at.repository(), &layer.digest, mount_from);
+        if there.await? {
             return Ok(());
-        }
-        if let Some(from) = mount_from {
-            let from = self.reference(from, &layer.digest);
-            // A registry that can't mount it says so, and then it is uploaded.
-            let mounted = self.client.mount_blob(at, &from, &layer.digest);
-            if let Ok(Ok(())) = timeout(REQUEST, mounted).await {
-                return Ok(());
-            }
         }
         let file = tokio::fs::File::open(&layer.path)
             .await

@@ -18,10 +18,11 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::{
+    logger::tell::Teller,
     model::Revision,
     plan::{
         World,
-        round::{Act, Context, Memory, Policy, round},
+        round::{Act, Context, Memory, Policy, Saying, round},
         schedule::Waiting,
     },
     settings::HostSettings,
@@ -80,6 +81,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
     let mut engine = Engine::new(store, settings.address.to_string());
+    engine.teller = Some(Teller::start(engine.store.clone()));
     loop {
         tokio::select! {
             biased;
@@ -130,6 +132,8 @@ struct Counters {
 
 struct Engine {
     store: Store,
+    /// Says in apps' logs what was done; none while a platform starts, that has no logger yet.
+    teller: Option<Teller>,
     address: String,
     feed: Feed,
     world: World,
@@ -156,6 +160,7 @@ impl Engine {
         Self {
             feed: store.follow(keys::ROOT),
             store,
+            teller: None,
             address,
             world: World::default(),
             seen_first: false,
@@ -310,6 +315,7 @@ impl Engine {
                     info!(about = act.about, what = act.what, revision, "done");
                     self.counters.commits += 1;
                     self.view_needed = self.view_needed.max(revision);
+                    self.tell(&act.tell);
                 }
                 Err(CommitError::Conflict) => {
                     debug!(
@@ -332,6 +338,16 @@ impl Engine {
             self.after_conflict().await;
         } else {
             self.conflicts_in_a_row = 0;
+        }
+    }
+
+    fn tell(&self, sayings: &[Saying]) {
+        let Some(teller) = &self.teller else { return };
+        for Saying { app, process, text } in sayings {
+            match process {
+                Some(process) => teller.say_of(app, process, text),
+                None => teller.say(app, text),
+            }
         }
     }
 

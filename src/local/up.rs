@@ -48,109 +48,167 @@ pub fn up(wanted: &Wanted) -> anyhow::Result<()> {
             wanted.name
         );
     }
-
-    let mut report = Report::new();
-    let found = Cluster::load(&paths).unwrap_or_default();
-    let found = found.filter(|cluster| cluster.reached > Reached::Nothing);
-    if let Some(cluster) = &found {
-        same_shape(cluster, wanted)?;
-    } else if down::anything_left(&paths) {
-        report.step("clearing what an earlier, unfinished `up` left", |_| {
-            down::clear(&paths)
-        })?;
-    }
-
-    if wanted.netns.is_none() {
-        expect_ports(&mut report, &paths)?; // before all that takes long
-    }
-    report.step("packages of this machine", packages::install_missing)?;
-    let in_use = found
-        .as_ref()
-        .map(|cluster| cluster.rootfs.clone())
-        .filter(|dir| dir.is_dir());
-    let what = "root file system of the hosts, stack image";
-    let (rootfs, stack) = report.step(what, |note| images(in_use, note))?;
-    rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
-    let staged = report.step("programs, units and templates", |note| {
-        stage::refresh(&paths.opt(), &source, Some(&stack), note)?;
-        stage::digests(&paths.opt())
-    })?;
-
-    let mut cluster = match found {
-        Some(cluster) => cluster,
-        None => plan(&paths, wanted, rootfs, &stack, staged.clone()),
-    };
-    let stale = stage::stale(&cluster.runs, &staged);
-    let mtu = net::mtu();
-    seed::ensure_keys(&paths, &cluster)?;
-    cluster.save(&paths)?;
-    if let Some(netns) = &cluster.netns {
-        report.step("network namespace", |note| {
-            note.set(netns.clone());
-            net::make_namespace(&paths, netns)
-        })?;
-        net::enter(cluster.netns.as_deref())?;
-    }
-    if wanted.netns.is_some() {
-        expect_ports(&mut report, &paths)?;
-    }
-    report.step("network", |note| {
-        note.set(format!(
-            "bridge {}, {}",
-            net::bridge(&cluster.name),
-            cluster.subnet
-        ));
-        net::make_bridge(&cluster, mtu)
-    })?;
-    boot_missing(&mut report, &paths, &mut cluster, mtu)?;
-    report.step("etcd", |note| {
-        start_stopped(&cluster)?;
-        wait_etcd(&cluster).map(|said| note.set(said))
-    })?;
-    if cluster.reached < Reached::Hosts {
-        cluster.reached = Reached::Hosts;
-        cluster.save(&paths)?;
-    } else if stale.agents {
-        report.step("new programs: agents, apps run on", |_| {
-            refresh_agents(&cluster)
-        })?;
-    }
-    if wanted.until > Reached::Hosts {
-        report.step("agents", |note| {
-            wait_machines(&cluster).map(|said| note.set(said))
-        })?;
-    }
-    report.step("entry point", |note| {
-        let pid = forward::ensure(&paths, &cluster)?;
-        note.set(format!(
-            "127.0.0.1 and ::1, ports 80, 443 and 2222 (pid {pid})"
-        ));
-        cluster.forward_pid = Some(pid);
-        cluster.save(&paths)
-    })?;
-
-    if stale.platform && cluster.reached >= Reached::Platform {
-        report.step("new programs: platform, one part after the other", |_| {
-            platform::refresh_platform(&paths, &cluster)
-        })?;
-    }
-    if cluster.runs != staged {
-        cluster.runs = staged;
-        cluster.save(&paths)?;
-    }
-    if wanted.until >= Reached::Platform && cluster.reached < Reached::Platform {
-        report.step("platform", |_| platform::start_platform(&paths, &cluster))?;
-        cluster.reached = Reached::Platform;
-        cluster.save(&paths)?;
-    }
-    if wanted.until >= Reached::Demo && cluster.reached < Reached::Demo {
-        report.step("example app", |_| platform::demo(&paths, &source))?;
-        cluster.reached = Reached::Demo;
-        cluster.save(&paths)?;
-    }
-    say(&format!("\n{}\n", report.summary()));
-    say(&platform::next_commands(&paths, &cluster));
+    let mut making = Making::begin(wanted, paths, source, Report::new())?;
+    making.network()?;
+    making.hosts()?;
+    making.platform()?;
+    say(&format!("\n{}\n", making.report.summary()));
+    say(&platform::next_commands(&making.paths, &making.cluster));
     Ok(())
+}
+
+/// A cluster on its way up.
+struct Making<'a> {
+    wanted: &'a Wanted,
+    paths: Paths,
+    source: PathBuf,
+    report: Report,
+    cluster: Cluster,
+    /// What the hosts have to run: digests of what is staged.
+    staged: BTreeMap<String, String>,
+    /// What of it an existing cluster runs in another version.
+    stale: stage::Stale,
+    mtu: u32,
+}
+
+impl<'a> Making<'a> {
+    /// Looks at what is there, and gets everything that hosts are made of.
+    fn begin(
+        wanted: &'a Wanted,
+        paths: Paths,
+        source: PathBuf,
+        mut report: Report,
+    ) -> anyhow::Result<Self> {
+        let found = Cluster::load(&paths).unwrap_or_default();
+        let found = found.filter(|cluster| cluster.reached > Reached::Nothing);
+        if let Some(cluster) = &found {
+            same_shape(cluster, wanted)?;
+        } else if down::anything_left(&paths) {
+            report.step("clearing what an earlier, unfinished `up` left", |_| {
+                down::clear(&paths)
+            })?;
+        }
+        if wanted.netns.is_none() {
+            expect_ports(&mut report, &paths)?; // before all that takes long
+        }
+        report.step("packages of this machine", packages::install_missing)?;
+        let in_use = found
+            .as_ref()
+            .map(|cluster| cluster.rootfs.clone())
+            .filter(|dir| dir.is_dir());
+        let what = "root file system of the hosts, stack image";
+        let (rootfs, stack) = report.step(what, |note| images(in_use, note))?;
+        rootfs::prune(&[&rootfs, &stack.layout, &stack.store])?;
+        let staged = report.step("programs, units and templates", |note| {
+            stage::refresh(&paths.opt(), &source, Some(&stack), note)?;
+            stage::digests(&paths.opt())
+        })?;
+        let cluster = match found {
+            Some(cluster) => cluster,
+            None => plan(&paths, wanted, rootfs, &stack, staged.clone()),
+        };
+        let stale = stage::stale(&cluster.runs, &staged);
+        seed::ensure_keys(&paths, &cluster)?;
+        cluster.save(&paths)?;
+        Ok(Self {
+            wanted,
+            paths,
+            source,
+            report,
+            cluster,
+            staged,
+            stale,
+            // Of this machine's own network: read before a namespace is entered.
+            mtu: net::mtu(),
+        })
+    }
+
+    fn network(&mut self) -> anyhow::Result<()> {
+        let (paths, cluster) = (&self.paths, &self.cluster);
+        if let Some(netns) = &cluster.netns {
+            self.report.step("network namespace", |note| {
+                note.set(netns.clone());
+                net::make_namespace(paths, netns)
+            })?;
+            net::enter(cluster.netns.as_deref())?;
+        }
+        if self.wanted.netns.is_some() {
+            expect_ports(&mut self.report, paths)?;
+        }
+        let mtu = self.mtu;
+        self.report.step("network", |note| {
+            let bridge = net::bridge(&cluster.name);
+            note.set(format!("bridge {bridge}, {}", cluster.subnet));
+            net::make_bridge(cluster, mtu)
+        })
+    }
+
+    /// Hosts with etcd and, as far as wanted, agents; and the way in from this machine.
+    fn hosts(&mut self) -> anyhow::Result<()> {
+        let Self {
+            paths,
+            report,
+            cluster,
+            ..
+        } = self;
+        boot_missing(report, paths, cluster, self.mtu)?;
+        report.step("etcd", |note| {
+            start_stopped(cluster)?;
+            wait_etcd(cluster).map(|said| note.set(said))
+        })?;
+        if cluster.reached < Reached::Hosts {
+            cluster.reached = Reached::Hosts;
+            cluster.save(paths)?;
+        } else if self.stale.agents {
+            report.step("new programs: agents, apps run on", |_| {
+                refresh_agents(cluster)
+            })?;
+        }
+        if self.wanted.until > Reached::Hosts {
+            report.step("agents", |note| {
+                wait_machines(cluster).map(|said| note.set(said))
+            })?;
+        }
+        report.step("entry point", |note| {
+            let pid = forward::ensure(paths, cluster)?;
+            note.set(format!(
+                "127.0.0.1 and ::1, ports 80, 443 and 2222 (pid {pid})"
+            ));
+            cluster.forward_pid = Some(pid);
+            cluster.save(paths)
+        })
+    }
+
+    /// The platform's own parts and the example app, as far as wanted.
+    fn platform(&mut self) -> anyhow::Result<()> {
+        let Self {
+            paths,
+            report,
+            cluster,
+            ..
+        } = self;
+        if self.stale.platform && cluster.reached >= Reached::Platform {
+            report.step("new programs: platform, one part after the other", |_| {
+                platform::refresh_platform(paths, cluster)
+            })?;
+        }
+        if cluster.runs != self.staged {
+            cluster.runs.clone_from(&self.staged);
+            cluster.save(paths)?;
+        }
+        let wanted = self.wanted.until;
+        if wanted >= Reached::Platform && cluster.reached < Reached::Platform {
+            report.step("platform", |_| platform::start_platform(paths, cluster))?;
+            cluster.reached = Reached::Platform;
+            cluster.save(paths)?;
+        }
+        if wanted >= Reached::Demo && cluster.reached < Reached::Demo {
+            report.step("example app", |_| platform::demo(paths, &self.source))?;
+            cluster.reached = Reached::Demo;
+            cluster.save(paths)?;
+        }
+        Ok(())
+    }
 }
 
 /// The two trees that take long when they aren't cached: at the same time.

@@ -2,7 +2,7 @@
 //! there are too many.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -11,8 +11,14 @@ use std::{
 
 use tracing::warn;
 
-use super::record::{Data, MAX_RECORD, Mark, Missing, Parsed, Record, StreamState, parse};
-use crate::sidecar::wire::{Hello, Position, Source, StreamId, newlines};
+use uuid::Uuid;
+
+use super::{
+    index::Index,
+    owner::Owner,
+    record::{Data, MAX_RECORD, Mark, Missing, Parsed, Record, StreamState, parse},
+};
+use crate::sidecar::wire::{Hello, MAX_FRAME, Position, Source, StreamId, newlines};
 
 /// How much is kept of each app.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +40,10 @@ impl Default for Limits {
 
 /// A stream that said nothing for so long is forgotten.
 const FORGET_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Events that are known again when they come twice.
+const EVENTS: usize = 512;
+/// The file that tells this log from one that was kept elsewhere, or lost.
+const ID_FILE: &str = "id";
 
 /// Why a log can't be kept.
 #[derive(Debug, thiserror::Error)]
@@ -62,12 +72,27 @@ pub enum AppLogError {
 }
 
 /// A file of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LogFile {
     /// Its number.
     pub number: u64,
     /// Bytes of whole records in it.
     pub len: u64,
+    /// Where in it is what; none when nobody has asked since the logger's start.
+    pub index: Option<Arc<Index>>,
+}
+
+/// What the platform itself has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Identity: an event that comes twice is kept once.
+    pub id: Uuid,
+    /// When it happened, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What it is about: a process, or the controller's own voice.
+    pub about: Source,
+    /// Lines of text.
+    pub text: Vec<u8>,
 }
 
 /// A log that is open.
@@ -79,6 +104,13 @@ pub struct AppLog {
     files: Vec<LogFile>,
     current: Arc<File>,
     streams: HashMap<StreamId, StreamState>,
+    /// Those that have said something since the log was opened, and are not forgotten.
+    heard: HashSet<StreamId>,
+    /// The latest events, oldest first.
+    events: VecDeque<StreamId>,
+    /// Whose log it is, as far as anybody has said.
+    owner: Option<Owner>,
+    id: Uuid,
     /// Not written to disk for sure.
     dirty: bool,
     buffer: Vec<u8>,
@@ -92,12 +124,13 @@ impl AppLog {
     pub fn open(dir: &Path, limits: Limits) -> Result<Self, AppLogError> {
         fs::create_dir_all(dir).map_err(failed("make", dir))?;
         let mut files = find_files(dir)?;
-        let mut streams = HashMap::new();
+        let mut known = Known::default();
         let mut fresh = files.is_empty();
         if let Some(last) = files.last_mut() {
-            fresh = !recover(dir, last, &mut streams)?;
+            fresh = !recover(dir, last, &mut known)?;
         }
         let number = files.last().map_or(0, |last| last.number);
+        let Known { streams, events } = known;
         let mut log = Self {
             dir: dir.to_owned(),
             limits,
@@ -108,14 +141,15 @@ impl AppLog {
             }),
             files,
             streams,
+            heard: HashSet::new(),
+            events,
+            owner: Owner::load(dir)?,
+            id: identity(dir)?,
             dirty: false,
             buffer: Vec::new(),
         };
         if fresh {
-            log.files.push(LogFile {
-                number: number + 1,
-                len: 0,
-            });
+            log.files.push(LogFile::begun(number + 1, 0));
         }
         Ok(log)
     }
@@ -126,10 +160,64 @@ impl AppLog {
         &self.dir
     }
 
+    /// Tells this log from one that was kept elsewhere, or lost.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// The files as they are now, oldest first.
     #[must_use]
     pub fn files(&self) -> &[LogFile] {
         &self.files
+    }
+
+    /// Keeps what a reader found out about a file that is not written any more.
+    pub fn learn(&mut self, number: u64, index: Arc<Index>) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.number == number) {
+            file.index.get_or_insert(index);
+        }
+    }
+
+    /// Whose log it is.
+    #[must_use]
+    pub fn owner(&self) -> Option<Owner> {
+        self.owner
+    }
+
+    /// Somebody knows whose log this is to be. Lines of another app that had the name before are
+    /// forgotten. Answers whether they were, or none when it is a later app's already.
+    ///
+    /// With `spare`, streams that have said something since the log was opened are the new owner's.
+    ///
+    /// # Errors
+    /// When the files can't be replaced.
+    pub fn claim(
+        &mut self,
+        owner: Owner,
+        spare: bool,
+        now_ms: u64,
+    ) -> Result<Option<bool>, AppLogError> {
+        let forgotten = match self.owner {
+            Some(known) if known == owner => return Ok(Some(false)),
+            Some(known) if known.created_ms > owner.created_ms => return Ok(None),
+            Some(_) => {
+                let spared = std::mem::take(&mut self.heard);
+                self.delete(now_ms)?;
+                if spare {
+                    for stream in &spared {
+                        if let Some(state) = self.streams.get_mut(stream) {
+                            state.dead = false;
+                        }
+                    }
+                }
+                true
+            }
+            None => false,
+        };
+        owner.save(&self.dir)?;
+        self.owner = Some(owner);
+        Ok(Some(forgotten))
     }
 
     /// Up to where a stream is kept; of an unknown one, what its sidecar says.
@@ -193,25 +281,36 @@ impl AppLog {
             }))?;
         }
         self.streams.insert(hello.stream.clone(), state);
+        if !self.heard.contains(&hello.stream) {
+            self.heard.insert(hello.stream.clone());
+        }
         self.rotate_if_full(now_ms)?;
         Ok(end)
     }
 
-    /// Adds what the platform itself has to say.
+    /// Adds what the platform itself has to say; false when it is known already.
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn event(&mut self, source: Source, text: &[u8], now_ms: u64) -> Result<(), AppLogError> {
-        self.write(&Record::Data(Data {
-            time_ms: now_ms,
-            source,
-            origin: None,
-            continues: false,
-            dropped: Missing::default(),
-            elsewhere: Missing::default(),
-            bytes: text,
-        }))?;
-        self.rotate_if_full(now_ms)
+    pub fn event(&mut self, event: &Event, now_ms: u64) -> Result<bool, AppLogError> {
+        let id = StreamId::event(event.id);
+        if self.events.contains(&id) {
+            return Ok(false);
+        }
+        for (begin, piece) in pieces(&event.text) {
+            self.write(&Record::Data(Data {
+                time_ms: event.time_ms,
+                source: event.about.clone(),
+                origin: Some((id.clone(), begin)),
+                continues: false,
+                dropped: Missing::default(),
+                elsewhere: Missing::default(),
+                bytes: piece,
+            }))?;
+        }
+        remember(&mut self.events, id);
+        self.rotate_if_full(now_ms)?;
+        Ok(true)
     }
 
     /// Forgets all lines. What the streams known so far still send is thrown away, so that an app
@@ -223,11 +322,46 @@ impl AppLog {
         for state in self.streams.values_mut() {
             state.dead = true;
         }
+        self.owner = None;
+        Owner::forget(&self.dir)?;
         self.rotate(now_ms)?;
         while self.files.len() > 1 {
             self.remove_oldest()?;
         }
         Ok(())
+    }
+
+    /// Whether what a stream still says is thrown away.
+    #[must_use]
+    pub fn is_dead(&self, hello: &Hello) -> bool {
+        self.streams
+            .get(&hello.stream)
+            .is_some_and(|state| state.dead)
+    }
+
+    /// Whether there is no line in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let is_empty = |file: &LogFile| {
+            let index = file.index.as_ref();
+            file.len == 0 || index.is_some_and(|index| index.is_empty())
+        };
+        self.files.iter().all(is_empty)
+    }
+
+    /// When something last came for it, in milliseconds since 1970.
+    #[must_use]
+    pub fn last_heard_ms(&self) -> u64 {
+        let seen = self.streams.values().map(|state| state.seen_ms);
+        seen.max().unwrap_or(0)
+    }
+
+    /// Removes it, folder and all. What is written afterwards is lost.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn remove(&mut self) -> Result<(), AppLogError> {
+        fs::remove_dir_all(&self.dir).map_err(failed("remove", &self.dir))
     }
 
     /// The file to bring to disk, if there is something new in it.
@@ -250,6 +384,10 @@ impl AppLog {
                 .set_len(last.len)
                 .map_err(failed("shorten", &path))?;
             return Err(failed("write", &path)(source));
+        }
+        if let Record::Data(data) = record {
+            let index = last.index.get_or_insert_default();
+            Arc::make_mut(index).add(last.len, data.time_ms);
         }
         last.len += self.buffer.len() as u64;
         self.dirty = true;
@@ -274,6 +412,8 @@ impl AppLog {
     fn rotate(&mut self, now_ms: u64) -> Result<(), AppLogError> {
         self.streams
             .retain(|_, state| now_ms.saturating_sub(state.seen_ms) < FORGET_MS);
+        self.heard
+            .retain(|stream| self.streams.contains_key(stream));
         let mut marks = Vec::new();
         for (stream, state) in &self.streams {
             let mark = Mark {
@@ -287,10 +427,7 @@ impl AppLog {
         // The file that is left must reach the disk, too.
         let left = std::mem::replace(&mut self.current, Arc::new(next));
         left.sync_data().map_err(failed("sync", &self.dir))?;
-        self.files.push(LogFile {
-            number,
-            len: marks.len() as u64,
-        });
+        self.files.push(LogFile::begun(number, marks.len() as u64));
         Ok(())
     }
 
@@ -299,6 +436,60 @@ impl AppLog {
         let path = path(&self.dir, oldest.number);
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
+}
+
+impl LogFile {
+    /// A file that has just been made.
+    fn begun(number: u64, len: u64) -> Self {
+        Self {
+            number,
+            len,
+            index: Some(Arc::default()),
+        }
+    }
+}
+
+/// What the last file says of streams and events.
+#[derive(Debug, Default)]
+struct Known {
+    streams: HashMap<StreamId, StreamState>,
+    events: VecDeque<StreamId>,
+}
+
+fn remember(events: &mut VecDeque<StreamId>, id: StreamId) {
+    if events.back() != Some(&id) {
+        events.push_back(id);
+    }
+    if events.len() > EVENTS {
+        events.pop_front();
+    }
+}
+
+/// Text in pieces that fit into a record.
+fn pieces(text: &[u8]) -> impl Iterator<Item = (Position, &[u8])> {
+    let begins = std::iter::successors(Some(Position::default()), |at| {
+        let from = usize::try_from(at.offset).ok()?;
+        Some(at.after(text.get(from..from + MAX_FRAME)?))
+    });
+    begins.zip(text.chunks(MAX_FRAME))
+}
+
+/// What the folder is called, whatever its path.
+fn identity(dir: &Path) -> Result<Uuid, AppLogError> {
+    let path = dir.join(ID_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(id) = text.trim().parse() {
+                return Ok(id);
+            }
+            warn!(path = %path.display(), "the log's id can't be read, giving it a new one");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", &path)(error)),
+    }
+    let id = Uuid::new_v4();
+    fs::write(&path, format!("{id}\n")).map_err(failed("write", &path))?;
+    Ok(id)
 }
 
 /// Name of a file of records.
@@ -338,7 +529,11 @@ fn find_files(dir: &Path) -> Result<Vec<LogFile>, AppLogError> {
             .and_then(|n| n.strip_suffix(".log")?.parse().ok());
         if let Some(number) = number {
             let len = entry.metadata().map_err(failed("list", dir))?.len();
-            found.push(LogFile { number, len });
+            found.push(LogFile {
+                number,
+                len,
+                index: None,
+            });
         }
     }
     found.sort_unstable_by_key(|file| file.number);
@@ -347,24 +542,24 @@ fn find_files(dir: &Path) -> Result<Vec<LogFile>, AppLogError> {
 
 /// Reads where the streams stand, and cuts off a record that was torn by a kill. False: the file
 /// is damaged in another way; it stays as it is, and a new one is to be begun.
-fn recover(
-    dir: &Path,
-    file: &mut LogFile,
-    streams: &mut HashMap<StreamId, StreamState>,
-) -> Result<bool, AppLogError> {
+fn recover(dir: &Path, file: &mut LogFile, known: &mut Known) -> Result<bool, AppLogError> {
     let path = path(dir, file.number);
     let bytes = fs::read(&path).map_err(failed("read", &path))?;
     let mut at = 0;
+    let mut index = Index::default();
     while at < bytes.len() {
         let Parsed::Record(record, taken) = parse(&bytes[at..]) else {
             break;
         };
         match record {
             Record::Mark(Mark { stream, state }) => {
-                streams.insert(stream, state);
+                known.streams.insert(stream, state);
             }
             Record::Data(data) => {
-                if let Some((stream, begin)) = data.origin {
+                index.add(at as u64, data.time_ms);
+                if let Some((id, _)) = data.origin.as_ref().filter(|(id, _)| id.is_event()) {
+                    remember(&mut known.events, id.clone());
+                } else if let Some((stream, begin)) = data.origin {
                     let state = StreamState {
                         at: Position {
                             offset: begin.offset + data.bytes.len() as u64,
@@ -374,12 +569,13 @@ fn recover(
                         seen_ms: data.time_ms,
                         dead: false,
                     };
-                    streams.insert(stream, state);
+                    known.streams.insert(stream, state);
                 }
             }
         }
         at += taken;
     }
+    file.index = Some(Arc::new(index));
     let rest = bytes.len() - at;
     if rest == 0 {
         return Ok(true);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::logger::reader::Reader;
+use crate::logger::{query::Query, reader::Reader, render::Renderer};
 use proptest::prelude::*;
 
 fn hello(uuid_end: u32, acked: Position) -> Hello {
@@ -16,16 +16,35 @@ fn at(offset: u64, lines: u64) -> Position {
     Position { offset, lines }
 }
 
-/// All lines, without their times.
+fn query(lines: usize) -> Query {
+    Query {
+        lines,
+        follow: false,
+        of: None,
+        since_ms: None,
+    }
+}
+
+/// The last lines, without their times.
 fn lines(log: &AppLog, last: usize) -> Vec<String> {
+    found(log, query(last))
+}
+
+fn found(log: &AppLog, query: Query) -> Vec<String> {
+    let found = Reader::find(log.dir(), log.files(), query).expect("find");
     let app = "blog".parse().expect("app");
-    let reader = Reader::tail(&app, log.dir(), log.files(), last).expect("tail");
-    let mut text = String::new();
-    if let Some(mut reader) = reader {
-        while let Some(piece) = reader.next(log.files()).expect("read") {
-            text.push_str(&piece);
+    let (mut renderer, mut text) = (Renderer::new(&app, found.skip), String::new());
+    let mut reader = found.reader;
+    while let Some(piece) = reader.next(log.files()).expect("read") {
+        let mut at = 0;
+        while let Parsed::Record(record, taken) = parse(&piece[at..]) {
+            if let Record::Data(data) = record {
+                renderer.add(&data, &mut text);
+            }
+            at += taken;
         }
     }
+    renderer.finish(&mut text);
     text.lines().map(|line| line[23..].to_owned()).collect()
 }
 
@@ -162,8 +181,9 @@ fn files_are_bounded_and_positions_outlive_them() {
             .expect("append");
     }
     assert_eq!(log.files().len(), SMALL.files);
-    let on_disk = fs::read_dir(dir.path()).expect("list").count();
-    assert_eq!(on_disk, SMALL.files);
+    let on_disk = fs::read_dir(dir.path()).expect("list").flatten();
+    let is_log = |file: &fs::DirEntry| file.path().extension().is_some_and(|end| end == "log");
+    assert_eq!(on_disk.filter(is_log).count(), SMALL.files);
     let kept = lines(&log, 1000);
     assert_eq!(
         kept.last().map(String::as_str),
@@ -223,5 +243,68 @@ proptest! {
         }
         let want: Vec<String> = (0..sent).map(|n| format!("blog[web.1]: {n}")).collect();
         prop_assert_eq!(lines(&log, 1000), want);
+    }
+}
+
+proptest! {
+    /// What a query finds is what looking at every line finds, whatever the files' borders are, and
+    /// whether or not the logger was restarted.
+    #[test]
+    fn queries(
+        said in proptest::collection::vec((1u32..4, 0u64..30, 1usize..4), 0..40),
+        number in proptest::option::of(1u32..5),
+        since in proptest::option::of(0u64..32),
+        last in 0usize..50,
+        restart: bool,
+    ) {
+        let dir = tempfile::tempdir().expect("dir");
+        let limits = Limits { file_bytes: 700, files: 1000 };
+        let mut log = AppLog::open(dir.path(), limits).expect("open");
+        let mut ends = [Position::default(); 4];
+        let mut latest = [0; 4];
+        let mut all: Vec<(u64, u64, u32, String)> = Vec::new();
+        for (n, (process, second, lines)) in said.iter().enumerate() {
+            let at = *process as usize;
+            let hello = Hello {
+                source: format!("web.{process}").parse().expect("source"),
+                ..hello(*process, Position::default())
+            };
+            let text: String = (0..*lines).map(|line| format!("{n} {line}\n")).collect();
+            ends[at] = log.append(&hello, ends[at], second * 1000 + 7, text.as_bytes(), 0).expect("append");
+            all.extend(text.lines().map(|line| {
+                (*second, 0, *process, format!("blog[web.{process}]: {line}"))
+            }));
+        }
+        if restart {
+            log = AppLog::open(dir.path(), limits).expect("open");
+        }
+        // By hand: the wanted ones, by the second, no process's lines before its earlier ones.
+        let mut want: Vec<_> = all
+            .into_iter()
+            .filter(|(second, _, process, _)| {
+                number.is_none_or(|number| number == *process) && since.is_none_or(|since| *second >= since)
+            })
+            .map(|(second, _, process, line)| {
+                let latest = &mut latest[process as usize];
+                *latest = second.max(*latest);
+                (*latest, line)
+            })
+            .collect();
+        want.sort_by_key(|(second, _)| *second);
+        let want: Vec<String> = want.into_iter().map(|(_, line)| line).collect();
+        let query = Query {
+            of: number.map(|number| format!("web.{number}").parse().expect("process")),
+            since_ms: since.map(|since| since * 1000 + 500),
+            ..query(last)
+        };
+        let found = found(&log, query);
+        // So many of the last ones, in that order; which of those that came late are among the
+        // last is a matter of where the files' borders are.
+        prop_assert_eq!(found.len(), want.len().min(last));
+        let mut rest = want.iter();
+        prop_assert!(found.iter().all(|line| rest.any(|next| next == line)), "{:?} in {:?}", found, want);
+        if last >= want.len() {
+            prop_assert_eq!(found, want);
+        }
     }
 }

@@ -1,19 +1,17 @@
-//! How controller and agents reach the loggers.
+//! How controllers, builders and agents reach the loggers.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
-use super::LINE_PORT;
+use super::{LINE_PORT, app_log::Event, owner::Owner};
 use crate::{
-    model::AppName,
+    model::{App, AppName},
     store::{Store, StoreError, keys},
 };
 
 /// A logger must answer within this time.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Why a log can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +41,44 @@ pub enum ClientError {
         /// What it says.
         text: String,
     },
+    /// Too many read at once.
+    #[error("too many logs are being read at this moment; try again")]
+    Busy,
+    /// It began an answer and doesn't go on.
+    #[error("the logger at {0} has stopped in the middle of an answer")]
+    Silent(String),
+    /// It is no logger, or one of another version.
+    #[error("the logger at {0} answers with something that is no log")]
+    Garbled(String),
+}
+
+/// Whose log is meant: an app, apart from others that had or will have its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whose {
+    /// Its name.
+    pub app: AppName,
+    /// Which app of that name.
+    pub owner: Owner,
+}
+
+impl Whose {
+    /// The log of an app.
+    #[must_use]
+    pub fn of(name: &AppName, app: &App) -> Self {
+        Self {
+            app: name.clone(),
+            owner: Owner {
+                uuid: app.uuid,
+                created_ms: u64::try_from(app.created.as_millisecond()).unwrap_or(0),
+            },
+        }
+    }
+
+    /// Its URL at a logger.
+    pub(super) fn url(&self, address: &str) -> String {
+        let (app, Owner { uuid, created_ms }) = (&self.app, self.owner);
+        format!("http://{address}/logs/{app}?of={uuid}&created={created_ms}")
+    }
 }
 
 /// HTTP addresses (`ip:port`) of all loggers that are there.
@@ -77,77 +113,35 @@ pub fn line_address(http: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(http.ip(), LINE_PORT))
 }
 
-/// The last lines of an app's log as text; none when there are none.
+/// Deletes an app's log on all loggers that are there; one that is away forgets it when it is back.
 ///
 /// # Errors
-/// When no logger answers.
-pub async fn tail(
-    store: &Store,
-    app: &AppName,
-    lines: usize,
-) -> Result<Option<String>, ClientError> {
-    let mut last = ClientError::None;
+/// When one of them doesn't answer; the others have deleted it.
+pub async fn delete(store: &Store, whose: &Whose) -> Result<(), ClientError> {
+    let mut result = Ok(());
     for address in loggers(store).await? {
-        match get(&address, app, lines, false).await {
-            Ok(None) => return Ok(None),
-            Ok(Some(response)) => match response.text().await {
-                Ok(text) => return Ok(Some(text)),
-                Err(source) => last = ClientError::Http { address, source },
-            },
-            Err(error) => last = error,
+        let request = client().delete(whose.url(&address)).timeout(ANSWER);
+        if let Err(error) = send(&address, request).await {
+            result = Err(error);
         }
     }
-    Err(last)
+    result
 }
 
-/// The last lines, and then each new one as it comes, until the app's log is deleted.
-///
-/// # Errors
-/// When no logger answers.
-pub async fn follow(
-    store: &Store,
-    app: &AppName,
-    lines: usize,
-) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + use<>, ClientError> {
-    let mut last = ClientError::None;
-    for address in loggers(store).await? {
-        match get(&address, app, lines, true).await {
-            Ok(Some(response)) => {
-                return Ok(response
-                    .bytes_stream()
-                    .map_err(move |source| ClientError::Http {
-                        address: address.clone(),
-                        source,
-                    }));
-            }
-            Ok(None) => {}
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Deletes an app's log on all loggers.
-///
-/// # Errors
-/// When one of them doesn't answer.
-pub async fn delete(store: &Store, app: &AppName) -> Result<(), ClientError> {
-    for address in loggers(store).await? {
-        let request = client().delete(url(&address, app)).timeout(ANSWER);
-        send(&address, request).await?;
-    }
-    Ok(())
-}
-
-/// Adds the controller's words to an app's log: `alice created initial release`.
+/// Adds the platform's words to an app's log: `alice created initial release`.
 ///
 /// # Errors
 /// When no logger takes it.
-pub async fn event(store: &Store, app: &AppName, text: &str) -> Result<(), ClientError> {
+pub async fn event(store: &Store, whose: &Whose, event: &Event) -> Result<(), ClientError> {
+    let Event {
+        id, time_ms, about, ..
+    } = event;
     let mut last = ClientError::None;
     for address in loggers(store).await? {
-        let request = client().post(url(&address, app)).timeout(ANSWER);
-        match send(&address, request.body(text.to_owned())).await {
+        let url = whose.url(&address);
+        let request = client().post(format!("{url}&id={id}&time={time_ms}&about={about}"));
+        let request = request.timeout(ANSWER).body(event.text.clone());
+        match send(&address, request).await {
             Ok(_) => return Ok(()),
             Err(error) => last = error,
         }
@@ -155,8 +149,8 @@ pub async fn event(store: &Store, app: &AppName, text: &str) -> Result<(), Clien
     Err(last)
 }
 
-fn client() -> Client {
-    static CLIENT: std::sync::OnceLock<Client> = std::sync::OnceLock::new();
+pub(super) fn client() -> Client {
+    static CLIENT: OnceLock<Client> = OnceLock::new();
     let build = || {
         Client::builder()
             .connect_timeout(Duration::from_secs(2))
@@ -167,26 +161,7 @@ fn client() -> Client {
     CLIENT.get_or_init(build).clone()
 }
 
-fn url(address: &str, app: &AppName) -> String {
-    format!("http://{address}/logs/{app}")
-}
-
-async fn get(
-    address: &str,
-    app: &AppName,
-    lines: usize,
-    follow: bool,
-) -> Result<Option<Response>, ClientError> {
-    let url = url(address, app);
-    let mut request = client().get(format!("{url}?lines={lines}&follow={}", u8::from(follow)));
-    if !follow {
-        request = request.timeout(ANSWER);
-    }
-    let response = send(address, request).await?;
-    Ok((response.status() != StatusCode::NO_CONTENT).then_some(response))
-}
-
-async fn send(address: &str, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+pub(super) async fn send(address: &str, request: RequestBuilder) -> Result<Response, ClientError> {
     let address = address.to_owned();
     let response = match request.send().await {
         Ok(response) => response,

@@ -7,12 +7,23 @@
 
 pub mod app_log;
 pub mod client;
+pub mod drain;
 mod http;
+mod index;
 mod lines;
+pub mod merge;
+pub mod order;
+pub mod owner;
+pub mod query;
 pub mod reader;
 pub mod record;
 pub mod render;
 pub mod shelf;
+mod sweep;
+pub mod tell;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod view;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,6 +39,7 @@ use crate::{
     telemetry::chain,
 };
 use app_log::{AppLogError, Limits};
+use drain::Drain;
 use shelf::Shelf;
 
 /// Where log sidecars' connections come in.
@@ -41,6 +53,8 @@ pub const PART: &str = "logs";
 const FOLDER: &str = "/var/lib/deis/logger";
 /// How long an acknowledged line may take to reach the disk.
 pub const SYNC: Duration = Duration::from_millis(100);
+/// How long a start waits for etcd to say which apps there are.
+const FIRST_SWEEP: Duration = Duration::from_secs(10);
 /// How long the logger's registration outlives it.
 const TTL: Duration = Duration::from_secs(6);
 
@@ -102,8 +116,8 @@ pub async fn run(
     };
     let bound = bind(&place).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let register = tokio::spawn(register(store, place.http, stop.clone()));
-    let result = serve(bound, place, stop).await;
+    let register = tokio::spawn(register(store.clone(), place.http, stop.clone()));
+    let result = serve_with(bound, place, Some(store), stop).await;
     // It withdraws the registration, and is bounded.
     let _ = register.await;
     result
@@ -114,6 +128,16 @@ pub async fn run(
 pub struct Bound {
     lines: TcpListener,
     http: TcpListener,
+}
+
+impl Bound {
+    /// Where lines come in, and where they are read.
+    ///
+    /// # Errors
+    /// When the kernel doesn't say.
+    pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
+        Ok((self.lines.local_addr()?, self.http.local_addr()?))
+    }
 }
 
 /// Listens; from here on nobody is refused.
@@ -137,13 +161,43 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, LoggerError> {
 /// # Errors
 /// When the folder can't be used, or the HTTP side fails.
 pub async fn serve(bound: Bound, place: Place, stop: CancellationToken) -> Result<(), LoggerError> {
+    serve_with(bound, place, None, stop).await
+}
+
+/// The same, with the apps that there are, and the operators' settings.
+async fn serve_with(
+    bound: Bound,
+    place: Place,
+    store: Option<Store>,
+    stop: CancellationToken,
+) -> Result<(), LoggerError> {
     let Bound { lines, http } = bound;
     let (folder, limits) = (place.folder.clone(), place.limits);
-    let shelf = Arc::new(lines::blocking(move || Shelf::open(folder, limits)).await?);
+    let shelf = lines::blocking(move || Shelf::open(folder, limits)).await?;
+    let (drain, outlet) = Drain::new();
+    let shelf = Arc::new(shelf.with_drain(Arc::clone(&drain)));
+    if let Some(store) = store {
+        // Callers wait in the sockets' queues for this; etcd's absence holds nobody up for long.
+        if time::timeout(FIRST_SWEEP, sweep::first(&store, &shelf))
+            .await
+            .is_err()
+        {
+            warn!("the logs of apps that are no more are still there: etcd gives no answer");
+        }
+        let host = place.http.ip().to_string();
+        tokio::spawn(sweep::run(store.clone(), Arc::clone(&shelf), stop.clone()));
+        tokio::spawn(drain::run(
+            store,
+            Arc::clone(&drain),
+            outlet,
+            host,
+            stop.clone(),
+        ));
+    }
     info!(lines = %place.lines, http = %place.http, folder = %place.folder.display(), "logger runs");
     let sync = tokio::spawn(sync_often(Arc::clone(&shelf), stop.clone()));
     let lines = tokio::spawn(lines::serve(lines, Arc::clone(&shelf), stop.clone()));
-    let routes = http::routes(shelf, stop.clone());
+    let routes = http::routes(shelf, drain, stop.clone());
     axum::serve(http, routes)
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .await

@@ -5,66 +5,139 @@ use jiff::Timestamp;
 use super::record::{Data, Missing};
 use crate::{
     model::AppName,
-    sidecar::wire::{MAX_FRAME, Source},
+    sidecar::wire::{MAX_FRAME, Source, StreamId},
 };
 
 /// Stands after a piece of a line that is too long for one frame.
 const CUT: &str = " [the line goes on]";
 
-/// How many lines a record is for people.
+/// How many lines a record is for people, read by itself.
 #[must_use]
 pub fn count(data: &Data<'_>) -> usize {
     let notices = usize::from(!data.dropped.is_none()) + usize::from(!data.elsewhere.is_none());
     notices + lines(data).count()
 }
 
-/// Appends a record's lines to `out`, all but the first `skip`.
-pub fn render(app: &AppName, data: &Data<'_>, skip: usize, out: &mut String) {
-    let time = timestamp(data.time_ms);
-    let (source, platform) = (&data.source, Source::platform());
-    let mut left = skip;
-    let mut put = |from: &Source, text: &str| {
-        if left > 0 {
-            left -= 1;
-            return;
+/// Whether its last line was too long for one frame, and goes on in the stream's next record.
+///
+/// A shorter piece without its newline is a process's last word, or a prompt.
+#[must_use]
+pub fn is_cut(data: &Data<'_>) -> bool {
+    data.bytes.len() > MAX_FRAME - 4 && !data.bytes.ends_with(b"\n")
+}
+
+/// Turns records, in the order in which they are read, into lines.
+#[derive(Debug)]
+pub struct Renderer {
+    app: AppName,
+    /// Lines still to be left out.
+    skip: usize,
+    /// The stream whose last line was cut, and whether that line is left out.
+    open: Option<(StreamId, bool)>,
+}
+
+impl Renderer {
+    /// Of an app's records; the first `skip` lines are left out.
+    #[must_use]
+    pub fn new(app: &AppName, skip: usize) -> Self {
+        Self {
+            app: app.clone(),
+            skip,
+            open: None,
         }
-        for part in [
-            &time,
-            " ",
-            app.as_str(),
-            "[",
-            from.as_str(),
-            "]: ",
-            text,
-            "\n",
-        ] {
+    }
+
+    /// Appends a record's lines to `out`. A line that was cut stays without its end, and goes on
+    /// with the next record, if that is its own.
+    pub fn add(&mut self, data: &Data<'_>, out: &mut String) {
+        let stream = data.origin.as_ref().map(|(stream, _)| stream);
+        let goes_on = match &self.open {
+            Some((open, skipped)) if data.continues && stream == Some(open) => Some(*skipped),
+            _ => None,
+        };
+        if goes_on.is_none() {
+            self.finish(out);
+        }
+        self.open = None;
+        let time = timestamp(data.time_ms);
+        let (source, platform) = (&data.source, Source::platform());
+        if let Some(counted) = words(data.elsewhere) {
+            let text = format!("{counted} of {source} are not here: another logger took them");
+            self.line(&time, &platform, &text, out);
+        }
+        if let Some(counted) = words(data.dropped) {
+            let text = format!("{counted} of {source} were dropped: the logger was not reachable");
+            self.line(&time, &platform, &text, out);
+        }
+        // The platform's own words, about whatever process, are in v1's one voice.
+        let voice = match stream {
+            Some(stream) if stream.is_event() => Source::controller(),
+            _ => source.clone(),
+        };
+        let mut skipped = false;
+        let mut first = goes_on;
+        let ended = data.bytes.starts_with(b"\n") && goes_on.is_some();
+        if ended {
+            // The newline that the long line waited for.
+            if goes_on == Some(false) {
+                out.push('\n');
+            }
+            first = None;
+        }
+        for line in lines(data) {
+            let text = String::from_utf8_lossy(line);
+            skipped = match first.take() {
+                Some(skipped) => {
+                    if !skipped {
+                        out.push_str(&text);
+                        out.push('\n');
+                    }
+                    skipped
+                }
+                None => !self.line(&time, &voice, &text, out),
+            };
+        }
+        if is_cut(data)
+            && let Some(stream) = stream
+        {
+            if !skipped {
+                out.pop();
+            }
+            self.open = Some((stream.clone(), skipped));
+        }
+    }
+
+    /// Nothing follows that could end a line that was cut.
+    pub fn finish(&mut self, out: &mut String) {
+        if let Some((_, false)) = self.open.take() {
+            out.push_str(CUT);
+            out.push('\n');
+        }
+    }
+
+    /// Appends a line; false when it is left out.
+    fn line(&mut self, time: &str, from: &Source, text: &str, out: &mut String) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        let app = self.app.as_str();
+        for part in [time, " ", app, "[", from.as_str(), "]: ", text, "\n"] {
             out.push_str(part);
         }
-    };
-    if let Some(counted) = words(data.elsewhere) {
-        let text = format!("{counted} of {source} are not here: another logger took them");
-        put(&platform, &text);
-    }
-    if let Some(counted) = words(data.dropped) {
-        let text = format!("{counted} of {source} were dropped: the logger was not reachable");
-        put(&platform, &text);
-    }
-    // A piece of this length was cut; a shorter one without its newline is a process's last word,
-    // or a prompt.
-    let cut = data.bytes.len() > MAX_FRAME - 4 && !data.bytes.ends_with(b"\n");
-    let mut lines = lines(data).peekable();
-    while let Some(line) = lines.next() {
-        let text = String::from_utf8_lossy(line);
-        if cut && lines.peek().is_none() {
-            put(source, &format!("{text}{CUT}"));
-        } else {
-            put(source, &text);
-        }
+        true
     }
 }
 
+/// A line of the platform's own, for what becomes of the log itself.
+#[must_use]
+pub fn notice(app: &AppName, time_ms: u64, text: &str) -> String {
+    let (time, platform) = (timestamp(time_ms), Source::platform());
+    format!("{time} {app}[{platform}]: {text}\n")
+}
+
 /// The record's lines. A newline that only ends what an earlier record showed is none.
-fn lines<'b>(data: &Data<'b>) -> impl Iterator<Item = &'b [u8]> {
+pub(super) fn lines<'b>(data: &Data<'b>) -> impl Iterator<Item = &'b [u8]> {
     let bytes = match data.bytes {
         [b'\n', rest @ ..] if data.continues => rest,
         bytes => bytes,
@@ -93,6 +166,7 @@ fn timestamp(time_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sidecar::wire::Position;
 
     fn data(bytes: &[u8]) -> Data<'_> {
         Data {
@@ -108,10 +182,14 @@ mod tests {
 
     fn text(data: &Data<'_>) -> String {
         let app = "blog".parse().expect("app");
-        let (mut all, mut last) = (String::new(), String::new());
-        render(&app, data, 0, &mut all);
+        let render = |skip| {
+            let (mut renderer, mut out) = (Renderer::new(&app, skip), String::new());
+            renderer.add(data, &mut out);
+            renderer.finish(&mut out);
+            out
+        };
+        let (all, last) = (render(0), render(count(data).saturating_sub(1)));
         assert_eq!(all.lines().count(), count(data), "{all}");
-        render(&app, data, count(data).saturating_sub(1), &mut last);
         assert_eq!(all.lines().last(), last.lines().last());
         all
     }
@@ -172,9 +250,70 @@ mod tests {
         );
     }
 
+    /// Records of two streams; a long line of the first is cut by the frames' size.
+    fn long(pieces: &[(u32, &[u8], bool)], skip: usize) -> String {
+        let app = "blog".parse().expect("app");
+        let (mut renderer, mut out) = (Renderer::new(&app, skip), String::new());
+        for (stream, bytes, continues) in pieces {
+            let stream = StreamId::new("6f0e5a52-55c7-4b3a-8d55-0c1d55b8a111", (*stream).into());
+            renderer.add(
+                &Data {
+                    origin: Some((stream.expect("stream"), Position::default())),
+                    continues: *continues,
+                    ..data(bytes)
+                },
+                &mut out,
+            );
+        }
+        renderer.finish(&mut out);
+        out.lines()
+            .map(|line| line.strip_prefix("2015-01-01T00:00:00UTC blog[web.1]: "))
+            .map(|line| line.expect("prefix"))
+            .map(|line| line.replace(&"x".repeat(MAX_FRAME), "X") + "\n")
+            .collect()
+    }
+
     #[test]
-    fn a_cut_line_says_so() {
-        let long = vec![b'x'; MAX_FRAME];
-        assert!(text(&data(&long)).ends_with("x [the line goes on]\n"));
+    fn a_long_line_is_put_together_again() {
+        let x: &[u8] = &vec![b'x'; MAX_FRAME];
+        type Case<'b> = (&'b [(u32, &'b [u8], bool)], usize, &'b str);
+        let cases: &[Case<'_>] = &[
+            (&[(1, x, false), (1, b"end\nb\n", true)], 0, "Xend\nb\n"),
+            (
+                &[(1, x, false), (1, x, true), (1, b"\nb\n", true)],
+                0,
+                "XX\nb\n",
+            ),
+            (
+                &[(1, x, false), (1, x, true), (1, b"\nb\n", true)],
+                1,
+                "b\n",
+            ),
+            (&[(1, x, false), (1, b"e\n", true)], 1, ""),
+            // Somebody else speaks in between.
+            (
+                &[(1, x, false), (2, b"b\n", false), (1, b"end\n", true)],
+                0,
+                "X [the line goes on]\nb\nend\n",
+            ),
+            // It never ends.
+            (&[(1, x, false)], 0, "X [the line goes on]\n"),
+            // A prompt is no cut line.
+            (&[(1, b"> ", false), (1, b"yes\n", true)], 0, "> \nyes\n"),
+        ];
+        for (pieces, skip, want) in cases {
+            assert_eq!(long(pieces, *skip), *want);
+        }
+    }
+
+    #[test]
+    fn the_platform_speaks_in_v1s_voice() {
+        let id = StreamId::event(uuid::Uuid::nil());
+        let event = Data {
+            origin: Some((id, Position::default())),
+            ..data(b"web.1 crashed\n")
+        };
+        let want = "2015-01-01T00:00:00UTC blog[deis-controller]: web.1 crashed\n";
+        assert_eq!(text(&event), want);
     }
 }

@@ -5,13 +5,15 @@
 pub mod name;
 pub mod process;
 pub mod record;
+pub mod whitelist;
 
 pub use name::{
     AppName, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId, ProcessType,
-    UnitFileName, Username,
+    TokenName, UnitFileName, Username,
 };
 pub use process::{ProcessId, ProcessName, ReleaseNumber};
 pub use record::*;
+pub use whitelist::{InvalidWhitelist, WHITELIST_VARIABLE, Whitelist};
 
 /// A point in etcd's history (its `mod_revision`, a positive number that only grows).
 pub type Revision = i64;

@@ -204,15 +204,30 @@ name!(
 );
 
 name!(
-    /// What a user calls an SSH key: 1 to 128 printable characters, no space, no `/`, no quote.
+    /// What a user calls an SSH key: 1 to 128 bytes of anything but control characters, since old
+    /// clients send the key's comment (`Ann at home`). It is shown and compared, and nothing else.
     KeyName,
     |text| check(
         "a key name",
-        "use printable ASCII without spaces, quotes, / and \\",
+        "control characters are not allowed, nor spaces at its ends",
         &text,
         (1, 128),
-        |c| c.is_ascii_graphic() && !"/\\\"'`$".contains(c),
-        |_, _| true,
+        |c| !c.is_control(),
+        |c, _| !c.is_whitespace(),
+    )
+);
+
+name!(
+    /// What a user calls a token: 1 to 64 of `A-Z a-z 0-9 . _ -`, first a letter or digit. Safe in a
+    /// path and, unquoted, in a log line.
+    TokenName,
+    |text| check(
+        "a token name",
+        "use letters, digits and . _ -, beginning with a letter or digit",
+        &text,
+        (1, 64),
+        |c| c.is_ascii_alphanumeric() || "._-".contains(c),
+        |c, first| !first || c.is_ascii_alphanumeric(),
     )
 );
 

@@ -2,12 +2,13 @@
 //! are ignored, so that an older reader survives a newer writer.
 
 mod app;
+mod audit;
 mod fleet;
 mod user;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{app::*, fleet::*, user::*};
+pub use self::{app::*, audit::*, fleet::*, user::*};
 
 /// The schema version that this program writes into every record.
 pub const SCHEMA: u16 = 1;
@@ -68,6 +69,7 @@ json_record!(
     Rollout,
     Route,
     Domain,
+    Certificate,
     HostRecord,
     Machine,
     Assignment,
@@ -79,9 +81,11 @@ json_record!(
     Token,
     SshKey,
     UnitFile,
+    Push,
     PushLock,
     GitHead,
     SealedValue,
+    Audit,
 );
 
 /// Plain text, for values that people and scripts read as they are (settings, addresses).

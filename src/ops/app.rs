@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{OpsError, TRIES, names};
+use super::{
+    OpsError, TRIES,
+    audit::{self, Actor},
+    names,
+};
 use crate::{
     model::*,
     store::{CommitError, Store, Txn, Versioned, keys},
@@ -20,16 +24,18 @@ const DESTROY_LIMIT: Duration = Duration::from_secs(120);
 /// When the name is taken, or the store fails.
 pub async fn create(
     store: &Store,
-    owner: &Username,
+    owner: impl Into<Actor>,
     name: Option<AppName>,
 ) -> Result<(AppName, App), OpsError> {
+    let by = owner.into();
     for _ in 0..TRIES {
         let chosen = name.clone().unwrap_or_else(|| {
             let random = Uuid::new_v4().as_u64_pair();
             names::app_name(random.0 ^ random.1.rotate_left(17))
         });
-        let (app, txn) = plan_create(owner, &chosen, Timestamp::now());
-        match store.commit(txn).await {
+        let (app, txn) = plan_create(&by.user, &chosen, Timestamp::now());
+        let note = by.note(Action::Create, "").release(app.latest);
+        match store.commit(txn.and(note.of_app(&chosen))).await {
             Ok(_) => return Ok((chosen, app)),
             Err(CommitError::Conflict) if name.is_some() => return Err(OpsError::Taken(chosen)),
             Err(CommitError::Conflict) => {}
@@ -50,6 +56,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
         memory: BTreeMap::new(),
         cpu: BTreeMap::new(),
         tags: BTreeMap::new(),
+        whitelist: Whitelist::default(),
         created: now,
     };
     let release = Release {
@@ -89,7 +96,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
             &keys::route(name),
             &Route {
                 schema: SCHEMA,
-                maintenance: false,
+                ..Route::default()
             },
         );
     (app, txn)
@@ -129,17 +136,37 @@ pub async fn update(
     name: &AppName,
     change: impl Fn(&mut App) -> Result<(), OpsError>,
 ) -> Result<App, OpsError> {
+    update_with(store, name, |app| change(app).map(|()| Txn::new())).await
+}
+
+/// Changes the app's record by `change`, which may refuse, and says what else is changed in the same
+/// transaction: an entry of the audit trail, mostly.
+///
+/// # Errors
+/// What `change` says; when there is no such app, or the store fails.
+pub async fn update_with(
+    store: &Store,
+    name: &AppName,
+    change: impl Fn(&mut App) -> Result<Txn, OpsError>,
+) -> Result<App, OpsError> {
     let key = keys::app(name);
     for _ in 0..TRIES {
         let found = get(store, name).await?;
         let mut app = found.value;
-        change(&mut app)?;
+        let more = change(&mut app)?;
+        let noted = !more.is_empty();
         app.updated = Timestamp::now();
         let txn = Txn::new()
             .unchanged(&key, found.mod_revision)
-            .put(&key, &app);
+            .put(&key, &app)
+            .and(more);
         match store.commit(txn).await {
-            Ok(_) => return Ok(app),
+            Ok(_) => {
+                if noted {
+                    audit::prune_app(store, name).await;
+                }
+                return Ok(app);
+            }
             Err(CommitError::Conflict) => {}
             Err(CommitError::Store(error)) => return Err(error.into()),
         }
@@ -152,14 +179,25 @@ pub async fn update(
 ///
 /// # Errors
 /// When there is no such app, the store fails, or it takes too long.
-pub async fn destroy(store: &Store, name: &AppName) -> Result<(), OpsError> {
+pub async fn destroy(store: &Store, name: &AppName, by: impl Into<Actor>) -> Result<(), OpsError> {
+    let by = by.into();
     let key = keys::app(name);
     let mut feed = store.follow(key.as_str());
-    update(store, name, |app| {
-        app.destroying = true;
-        Ok(())
+    // In the platform's trail: the app's own goes with it.
+    let note = by.note(Action::Destroy, "");
+    update_with(store, name, |app| {
+        let first = !std::mem::replace(&mut app.destroying, true);
+        let note = note
+            .clone()
+            .detail(format!("owner {}, {}", app.owner, app.latest));
+        Ok(if first {
+            note.of_platform(Some(name))
+        } else {
+            Txn::new()
+        })
     })
     .await?;
+    audit::prune_platform(store).await;
     let gone = async {
         loop {
             let update = feed.next().await;

@@ -9,11 +9,14 @@ use uuid::Uuid;
 
 pub use super::release::{ConfigChange, NewBuild};
 use super::{
-    OpsError, TRIES, app, describe,
+    OpsError, TRIES, app,
+    audit::{self, Actor, Note},
+    describe,
     release::{config_summary, merge, rollback_target, scaled, structure_for, succeeded},
 };
 use crate::{
     model::*,
+    plan::admission,
     seal::{ClusterKey, config_context},
     store::{CommitError, Store, Txn, Versioned, keys},
 };
@@ -49,6 +52,7 @@ struct Base {
     name: AppName,
     app: Versioned<App>,
     rollout: Option<Versioned<Rollout>>,
+    route: Option<Versioned<Route>>,
     /// The active release with its config and build.
     release: Release,
     config: Config,
@@ -73,6 +77,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         return Err(OpsError::Destroying(name.clone()));
     }
     let rollout = store.get(&keys::rollout(name)).await?;
+    let route = store.get(&keys::route(name)).await?;
     let (release, config, build) = contents(store, name, app.value.active)
         .await?
         .ok_or_else(|| missing("the active release"))?;
@@ -80,6 +85,7 @@ async fn base(store: &Store, name: &AppName) -> Result<Base, OpsError> {
         name: name.clone(),
         app,
         rollout,
+        route,
         release,
         config,
         build,
@@ -125,7 +131,7 @@ enum Wish<'a> {
 async fn commit(
     store: &Store,
     name: &AppName,
-    by: &Username,
+    by: &Actor,
     mut policy: Policy<'_>,
     wish: Wish<'_>,
 ) -> Result<Change, OpsError> {
@@ -159,9 +165,9 @@ async fn commit(
                 continue;
             }
         }
-        let (txn, change) = base.decide(store, &wish, by, Timestamp::now()).await?;
-        match store.commit(txn).await {
-            Ok(_) => return Ok(change),
+        let (txn, change, note) = base.decide(store, &wish, by, Timestamp::now()).await?;
+        match audit::commit(store, name, txn, note).await {
+            Ok(()) => return Ok(change),
             Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
             Err(CommitError::Conflict) => {
                 return Err(OpsError::Contended(format!("the app {name}")));
@@ -176,33 +182,53 @@ impl Base {
         &self,
         store: &Store,
         wish: &Wish<'_>,
-        by: &Username,
+        actor: &Actor,
         now: Timestamp,
-    ) -> Result<(Txn, Change), OpsError> {
-        Ok(match wish {
-            Wish::Config(key, change) => {
-                self.next_release(self.reconfigured(key, change, by, now), by, now)
-            }
-            Wish::Deploy(new) => self.next_release(self.built(new, by, now), by, now),
-            Wish::Rollback(to) => {
-                self.next_release(self.rolled_back(store, *to, by).await?, by, now)
-            }
+    ) -> Result<(Txn, Change, Note), OpsError> {
+        let by = &actor.user;
+        let (action, next) = match wish {
+            Wish::Config(key, change) => (Action::Config, self.reconfigured(key, change, by, now)?),
+            Wish::Deploy(new) => (Action::Deploy, self.built(new, by, now)),
+            Wish::Rollback(to) => (Action::Rollback, self.rolled_back(store, *to, by).await?),
             Wish::Scale(wanted) => {
                 let build = self.build.as_ref().ok_or(OpsError::NoBuild)?;
                 let structure = scaled(build, &self.app.value.structure, wanted)?;
-                self.same_release(RolloutKind::Scale, structure, by, now)
+                let counts: Vec<_> = wanted
+                    .iter()
+                    .map(|(kind, n)| format!("{kind}={n}"))
+                    .collect();
+                let note = actor.note(Action::Scale, counts.join(" "));
+                let (txn, change) = self.same_release(RolloutKind::Scale, structure, by, now);
+                return Ok((txn, change, note));
             }
             Wish::Restart(only, number) => {
                 if self.build.is_none() {
                     return Err(OpsError::NoBuild);
                 }
-                let change = RolloutKind::Restart {
+                let what = match (only, number) {
+                    (None, _) => "all processes".to_owned(),
+                    (Some(kind), None) => kind.to_string(),
+                    (Some(kind), Some(number)) => format!("{kind}.{number}"),
+                };
+                let restart = RolloutKind::Restart {
                     only: only.cloned(),
                     number: *number,
                 };
-                self.same_release(change, self.app.value.structure.clone(), by, now)
+                let structure = self.app.value.structure.clone();
+                let (txn, change) = self.same_release(restart, structure, by, now);
+                return Ok((txn, change, actor.note(Action::Restart, what)));
             }
-        })
+        };
+        // The summary says who, and so does the entry.
+        let own = format!("{by} ");
+        let detail = next
+            .summary
+            .strip_prefix(&own)
+            .unwrap_or(&next.summary)
+            .to_owned();
+        let (txn, change) = self.next_release(next, by, now);
+        let note = actor.note(action, detail).release(change.release);
+        Ok((txn, change, note))
     }
 
     /// The active release's config with changes.
@@ -212,7 +238,7 @@ impl Base {
         change: &ConfigChange,
         by: &Username,
         now: Timestamp,
-    ) -> Next {
+    ) -> Result<Next, OpsError> {
         let name = &self.name;
         let mut config = Config {
             uuid: Uuid::new_v4(),
@@ -241,14 +267,20 @@ impl Base {
         let tags = merge(&mut config.tags, change.tags.clone(), |_, old, new| {
             old == new
         });
-        Next {
+        if let Some(value) = change.values.get(WHITELIST_VARIABLE) {
+            let list = value.as_deref().map(str::parse).transpose();
+            config.whitelist = list
+                .map_err(|error: InvalidWhitelist| OpsError::Invalid(error.to_string()))?
+                .unwrap_or_default();
+        }
+        Ok(Next {
             summary: config_summary(by, &values, &memory, &cpu, &tags),
             config,
             new_config: true,
             build: self.build.clone(),
             new_build: false,
             structure: self.app.value.structure.clone(),
-        }
+        })
     }
 
     /// The active release's config with a new build.
@@ -259,6 +291,7 @@ impl Base {
             app: self.name.clone(),
             owner: by.clone(),
             image: new.image.clone(),
+            source: new.source.clone(),
             kind: new.kind,
             port: new.port,
             sha: new.sha.clone(),
@@ -267,7 +300,7 @@ impl Base {
             created: now,
         };
         let what = if build.sha.is_empty() {
-            build.image.as_str()
+            build.source.as_deref().unwrap_or(&build.image)
         } else {
             short(&build.sha)
         };
@@ -432,7 +465,13 @@ impl Base {
         } else {
             // Nothing runs before the first build: the release is active at once.
             app.active = version;
-            txn = txn.put(&keys::outcome(name, version), &succeeded(version, now));
+            txn = txn
+                .put(&keys::outcome(name, version), &succeeded(version, now))
+                .and(admission::admit(
+                    name,
+                    self.route.as_ref(),
+                    &next.config.whitelist,
+                ));
             None
         };
         (
@@ -453,10 +492,17 @@ pub async fn set_config(
     store: &Store,
     key: &ClusterKey,
     name: &AppName,
-    by: &Username,
+    by: impl Into<Actor>,
     change: &ConfigChange,
 ) -> Result<Change, OpsError> {
-    commit(store, name, by, Policy::Wait, Wish::Config(key, change)).await
+    commit(
+        store,
+        name,
+        &by.into(),
+        Policy::Wait,
+        Wish::Config(key, change),
+    )
+    .await
 }
 
 /// Makes a build the next release. Queues behind another change, and says so.
@@ -466,11 +512,18 @@ pub async fn set_config(
 pub async fn deploy(
     store: &Store,
     name: &AppName,
-    by: &Username,
+    by: impl Into<Actor>,
     new: &NewBuild,
     say: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Change, OpsError> {
-    commit(store, name, by, Policy::Queue(say), Wish::Deploy(new)).await
+    commit(
+        store,
+        name,
+        &by.into(),
+        Policy::Queue(say),
+        Wish::Deploy(new),
+    )
+    .await
 }
 
 /// The first seven digits of a commit.
@@ -486,10 +539,17 @@ fn short(sha: &str) -> &str {
 pub async fn rollback(
     store: &Store,
     name: &AppName,
-    by: &Username,
+    by: impl Into<Actor>,
     to: Option<ReleaseNumber>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, by, Policy::Supersede, Wish::Rollback(to)).await
+    commit(
+        store,
+        name,
+        &by.into(),
+        Policy::Supersede,
+        Wish::Rollback(to),
+    )
+    .await
 }
 
 /// Changes the wanted number of processes.
@@ -499,10 +559,10 @@ pub async fn rollback(
 pub async fn scale(
     store: &Store,
     name: &AppName,
-    by: &Username,
+    by: impl Into<Actor>,
     wanted: &Structure,
 ) -> Result<Change, OpsError> {
-    commit(store, name, by, Policy::Wait, Wish::Scale(wanted)).await
+    commit(store, name, &by.into(), Policy::Wait, Wish::Scale(wanted)).await
 }
 
 /// Replaces processes by their next incarnation, without a gap.
@@ -512,9 +572,16 @@ pub async fn scale(
 pub async fn restart(
     store: &Store,
     name: &AppName,
-    by: &Username,
+    by: impl Into<Actor>,
     only: Option<&ProcessType>,
     number: Option<u32>,
 ) -> Result<Change, OpsError> {
-    commit(store, name, by, Policy::Wait, Wish::Restart(only, number)).await
+    commit(
+        store,
+        name,
+        &by.into(),
+        Policy::Wait,
+        Wish::Restart(only, number),
+    )
+    .await
 }

@@ -65,23 +65,19 @@ async fn watch(
             .iter()
             .filter(|change| change.key == key.as_str())
         {
-            match change
-                .entry
-                .as_ref()
+            let entry = change.entry.as_ref();
+            // Deleted, or another one's: ours has ended, maybe within the same update.
+            current = entry
                 .and_then(|entry| entry.decode::<Rollout>().ok())
+                .filter(|there| there.id == id);
+            gone = current.is_none();
+            if let Some(ours) = &current
+                && ours.change == RolloutKind::Release
             {
-                Some(there) if there.id == id => {
-                    gone = false;
-                    current = Some(there);
-                }
-                // Deleted, or another one's: ours has ended.
-                _ => gone = true,
+                release = Some(ours.release);
             }
         }
         if let Some(current) = current {
-            if current.change == RolloutKind::Release {
-                release = Some(current.release);
-            }
             if current.waiting != said {
                 if let Some(waiting) = &current.waiting {
                     say(waiting);
@@ -126,4 +122,76 @@ async fn ended(
             log: Vec::new(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::Txn;
+    use jiff::Timestamp;
+
+    /// What is too quick to be seen step by step arrives as one update.
+    #[tokio::test]
+    async fn an_end_right_after_a_change_is_seen() {
+        let store = Store::memory();
+        let (name, user): (AppName, Username) =
+            ("blog".parse().expect("app"), "ada".parse().expect("user"));
+        let rollout = Rollout {
+            schema: SCHEMA,
+            id: Uuid::from_u128(1),
+            change: RolloutKind::Scale,
+            release: ReleaseNumber(2),
+            previous: ReleaseNumber(2),
+            structure: Structure::new(),
+            previous_structure: Structure::new(),
+            phase: RolloutPhase::Forward,
+            waiting: None,
+            by: user.clone(),
+            started: Timestamp::UNIX_EPOCH,
+        };
+        let failed = RolloutEnd {
+            id: rollout.id,
+            result: OutcomeResult::Failed,
+            reason: Some("no host can take it".to_owned()),
+        };
+        let app = App {
+            schema: SCHEMA,
+            uuid: Uuid::from_u128(2),
+            owner: user,
+            created: Timestamp::UNIX_EPOCH,
+            updated: Timestamp::UNIX_EPOCH,
+            latest: ReleaseNumber(2),
+            active: ReleaseNumber(2),
+            structure: Structure::new(),
+            collaborators: BTreeSet::new(),
+            last_rollout: Some(failed),
+            destroying: false,
+        };
+        let key = keys::rollout(&name);
+        let put = |waiting: Option<String>| {
+            let rollout = Rollout {
+                waiting,
+                ..rollout.clone()
+            };
+            Txn::new().put(&key, &rollout)
+        };
+        let begun = put(None).put(&keys::app(&name), &app);
+        store.commit(begun).await.expect("begun");
+
+        let mut said = Vec::new();
+        let mut say = |what: &str| said.push(what.to_owned());
+        let act = async {
+            // The follower has the first state and waits for the next.
+            tokio::task::yield_now().await;
+            let quick = put(Some("web.1: starting".to_owned()));
+            store.commit(quick).await.expect("changed");
+            let end = Txn::new().delete(&key);
+            store.commit(end).await.expect("ended");
+        };
+        let limit = Duration::from_secs(5);
+        let (ended, ()) = tokio::join!(wait(&store, &name, rollout.id, limit, &mut say), act);
+        assert_eq!(ended.expect("an end").result, OutcomeResult::Failed);
+    }
 }

@@ -2,8 +2,10 @@
 //! purely, and commits one transaction that compares what it was based on.
 
 pub mod app;
+pub mod audit;
 pub mod change;
 pub mod follow;
+pub mod gone;
 mod names;
 pub mod release;
 

@@ -23,8 +23,10 @@ pub struct ConfigChange {
 /// What a push became, before it is a build of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBuild {
-    /// Repository and digest: `blog@sha256:…`.
+    /// Repository and digest: `blog/<uuid>@sha256:…`.
     pub image: String,
+    /// What the user called the image; none for a push.
+    pub source: Option<String>,
     /// How to start the image.
     pub kind: ImageKind,
     /// The port that it listens on.
@@ -122,22 +124,33 @@ pub(super) fn config_summary(
     format!("{by} {}", parts.join(" and "))
 }
 
+/// Whether a build has a process type: those of its Procfile, `cmd` for what an image does by itself,
+/// and whatever a buildpack's defaults may hold.
+fn is_type(build: &Build, kind: &ProcessType) -> bool {
+    build.procfile.contains_key(kind)
+        || match build.kind {
+            ImageKind::Slug => false,
+            ImageKind::Image => kind.as_str() == "cmd",
+            ImageKind::Runner => build.procfile.is_empty(),
+        }
+}
+
 /// The wanted processes after a build: types that the Procfile dropped go, and a first build gets
-/// its default: `web=1`, or `cmd=1` for an image that has no `web` of its own.
+/// its default: `web=1`, or `cmd=1` for an image that has no `web` of its own or was not pushed (as
+/// in Deis v1).
 #[must_use]
 pub fn structure_for(build: &Build, current: &Structure) -> Structure {
     let cmd = ProcessType::try_from("cmd".to_owned()).expect("invariant: cmd is a type");
     let web = ProcessType::try_from("web".to_owned()).expect("invariant: web is a type");
-    let known = |kind: &ProcessType| {
-        build.procfile.contains_key(kind) || (*kind == cmd && build.kind == ImageKind::Image)
-    };
     let mut next: Structure = current
         .iter()
-        .filter(|(kind, _)| known(kind))
+        .filter(|(kind, _)| is_type(build, kind))
         .map(|(kind, count)| (kind.clone(), *count))
         .collect();
     if current.is_empty() {
-        if build.procfile.contains_key(&web) {
+        let by_name = build.kind == ImageKind::Image && build.sha.is_empty();
+        let defaults = build.kind == ImageKind::Runner && build.procfile.is_empty();
+        if (build.procfile.contains_key(&web) && !by_name) || defaults {
             next.insert(web, 1);
         } else if build.kind == ImageKind::Image {
             next.insert(cmd, 1);
@@ -157,9 +170,7 @@ pub fn scaled(
 ) -> Result<Structure, OpsError> {
     let mut next = current.clone();
     for (kind, count) in wanted {
-        let known = build.procfile.contains_key(kind)
-            || (kind.as_str() == "cmd" && build.kind == ImageKind::Image);
-        if !known {
+        if !is_type(build, kind) {
             return Err(OpsError::UnknownType(kind.clone()));
         }
         next.insert(kind.clone(), *count);
@@ -189,16 +200,17 @@ mod tests {
         text.parse().expect("type")
     }
 
-    fn build(image: ImageKind, types: &[&str]) -> Build {
+    fn build(image: ImageKind, sha: &str, types: &[&str]) -> Build {
         Build {
             schema: SCHEMA,
             uuid: Uuid::nil(),
             app: "blog".parse().expect("name"),
             owner: "ada".parse().expect("name"),
             image: String::new(),
+            source: None,
             kind: image,
             port: 5000,
-            sha: String::new(),
+            sha: sha.into(),
             procfile: types.iter().map(|t| (kind(t), "run".to_owned())).collect(),
             dockerfile: false,
             created: Timestamp::UNIX_EPOCH,
@@ -208,19 +220,24 @@ mod tests {
     #[test]
     fn default_structures() {
         type Counts<'a> = &'a [(&'a str, u32)];
-        let cases: &[(ImageKind, &[&str], Counts<'_>, Counts<'_>)] = &[
-            (ImageKind::Slug, &["web", "worker"], &[], &[("web", 1)]),
-            (ImageKind::Slug, &["worker"], &[], &[]),
-            (ImageKind::Image, &[], &[], &[("cmd", 1)]),
-            (ImageKind::Image, &["web"], &[], &[("web", 1)]),
-            (ImageKind::Image, &["worker"], &[], &[("cmd", 1)]),
+        type Types<'a> = &'a [&'a str];
+        let sha = "0123456";
+        let cases: &[(ImageKind, &str, Types<'_>, Counts<'_>, Counts<'_>)] = &[
+            (ImageKind::Slug, sha, &["web", "worker"], &[], &[("web", 1)]),
+            (ImageKind::Slug, sha, &["worker"], &[], &[]),
+            (ImageKind::Image, sha, &[], &[], &[("cmd", 1)]),
+            (ImageKind::Image, sha, &["web"], &[], &[("web", 1)]),
+            (ImageKind::Image, "", &["web"], &[], &[("cmd", 1)]),
+            (ImageKind::Image, "", &["web"], &[("web", 2)], &[("web", 2)]),
+            (ImageKind::Image, sha, &["worker"], &[], &[("cmd", 1)]),
             (
                 ImageKind::Slug,
+                sha,
                 &["web"],
                 &[("web", 3), ("worker", 2)],
                 &[("web", 3)],
             ),
-            (ImageKind::Slug, &["web"], &[("web", 0)], &[("web", 0)]),
+            (ImageKind::Slug, sha, &["web"], &[("web", 0)], &[("web", 0)]),
         ];
         let structure = |pairs: &[(&str, u32)]| {
             pairs
@@ -228,9 +245,50 @@ mod tests {
                 .map(|(k, n)| (kind(k), *n))
                 .collect::<Structure>()
         };
-        for (image, types, current, want) in cases {
-            let got = structure_for(&build(*image, types), &structure(current));
+        for (image, sha, types, current, want) in cases {
+            let got = structure_for(&build(*image, sha, types), &structure(current));
             assert_eq!(got, structure(want), "{image:?} {types:?} {current:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Nobody runs what the build doesn't have, and nobody's number is changed by a push.
+        #[test]
+        fn structures_keep_to_the_build(
+            types in proptest::collection::btree_set("web|worker|cron", 0..3),
+            current in proptest::collection::btree_map("web|worker|cron|cmd", 0u32..5, 0..4),
+            wanted in proptest::collection::btree_map("web|worker|cron|cmd", 0u32..5, 0..4),
+            image: bool,
+            named: bool,
+        ) {
+            let types: Vec<&str> = types.iter().map(String::as_str).collect();
+            let sort = if image { ImageKind::Image } else { ImageKind::Slug };
+            let sha = if image && named { "" } else { "0123456" };
+            let build = build(sort, sha, &types);
+            let read = |map: BTreeMap<String, u32>| -> Structure {
+                map.into_iter().map(|(name, count)| (kind(&name), count)).collect()
+            };
+            let (current, wanted) = (read(current), read(wanted));
+            let has = |kind: &ProcessType| {
+                build.procfile.contains_key(kind) || (image && kind.as_str() == "cmd")
+            };
+            let next = structure_for(&build, &current);
+            for (kind, count) in &next {
+                assert!(has(kind), "{kind}");
+                assert!(current.get(kind) == Some(count) || (current.is_empty() && *count == 1));
+            }
+            for (kind, count) in current.iter().filter(|(kind, _)| has(kind)) {
+                assert_eq!(next.get(kind), Some(count));
+            }
+            match scaled(&build, &next, &wanted) {
+                Ok(after) => {
+                    for (kind, count) in &after {
+                        assert_eq!(wanted.get(kind).or_else(|| next.get(kind)), Some(count));
+                    }
+                    assert!(wanted.keys().all(|kind| after.contains_key(kind)));
+                }
+                Err(_) => assert!(wanted.keys().any(|kind| !has(kind))),
+            }
         }
     }
 

@@ -110,6 +110,31 @@ fn a_router_that_is_silent_while_adding_ends_the_rollout() {
 }
 
 #[test]
+fn a_tag_that_no_host_has_ends_the_rollout_at_once() {
+    let mut sim = running(2, 3, 4, 1);
+    let config = Uuid::from_u128(50);
+    let (tagged, _) = sim
+        .kv
+        .get::<Config>(&keys::config(&app(), Uuid::from_u128(5)))
+        .expect("a config");
+    let tagged = Config {
+        uuid: config,
+        tags: [("ssd".to_owned(), "true".to_owned())].into(),
+        ..tagged
+    };
+    sim.kv.put(&keys::config(&app(), config), &tagged);
+    sim.release(3, config);
+    sim.roll(RolloutKind::Release, 3, &structure(2, 0));
+    let begun = sim.now;
+    sim.settle();
+    sim.check_converged(2, &structure(2, 0), Some(OutcomeResult::Failed));
+    assert!(sim.now < begun + Duration::from_secs(10), "{:?}", sim.now);
+    let reason = sim.record().last_rollout.and_then(|end| end.reason);
+    let reason = reason.expect("a reason");
+    assert!(reason.contains("don't have the tags ssd=true"), "{reason}");
+}
+
+#[test]
 fn a_router_that_is_silent_while_removing_keeps_the_old_ones_up() {
     let mut sim = running(2, 3, 4, 2);
     sim.roll(RolloutKind::Scale, 2, &structure(1, 0));
@@ -323,6 +348,57 @@ fn a_destroyed_app_leaves_nothing() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(sim.kv.get(&keys::domain(&domain.domain)).is_none());
+}
+
+#[test]
+fn the_whitelist_is_that_of_the_active_release() {
+    let mut sim = running(2, 2, 4, 1);
+    let admitted = |sim: &Sim| match sim.kv.get(&keys::route(&app())) {
+        Some((route, _)) => route.whitelist.to_string(),
+        None => "no route".to_owned(),
+    };
+    assert_eq!(admitted(&sim), "no route", "nothing to say");
+    let (config, _) = sim
+        .kv
+        .get(&keys::config(&app(), Uuid::from_u128(5)))
+        .expect("config");
+    let mut with = |n: u128, list: &str| {
+        let config = Config {
+            uuid: Uuid::from_u128(n),
+            whitelist: list.parse().expect("list"),
+            ..config.clone()
+        };
+        sim.kv.put(&keys::config(&app(), config.uuid), &config);
+        config.uuid
+    };
+    let (office, vpn) = (with(8, "192.0.2.7:office"), with(9, "10.0.0.0/8:vpn"));
+    for (version, health, config, want) in [
+        (3, Health::Good, office, "192.0.2.7/32"),
+        (4, Health::Crashes, vpn, "192.0.2.7/32"),
+        (5, Health::Good, vpn, "10.0.0.0/8"),
+        (6, Health::Good, config.uuid, ""),
+    ] {
+        let before = admitted(&sim);
+        sim.health.insert(ReleaseNumber(version), health);
+        sim.release(version, config);
+        sim.roll(RolloutKind::Release, version, &structure(2, 0));
+        // Until the end it is the old release's.
+        while sim.kv.get(&keys::rollout(&app())).is_some() {
+            assert_eq!(admitted(&sim), before, "v{version} is not active yet");
+            sim.go(1, &["10.0.0.1"]);
+            assert!(sim.now.as_secs() < 3600, "v{version} comes to an end");
+        }
+        assert_eq!(admitted(&sim), want, "v{version}");
+    }
+    // A route that can't be read holds everything: who may come in is not guessed.
+    sim.kv.put_raw(keys::route(&app()).as_str(), b"no record");
+    deploy(&mut sim, 7, Health::Good, &structure(2, 0));
+    sim.go(5, &["10.0.0.1"]);
+    assert!(
+        sim.waiting().contains("/deis/routes/blog can't be read"),
+        "{}",
+        sim.waiting()
+    );
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! `MachineID`, `MachineOf`, `MachineMetadata` (all keys, any value of a key), `Conflicts` (globs,
 //! both ways) and `Global` are honoured; `Replaces` is read, and keeps a unit off the other's host.
 
+mod one;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -10,16 +12,14 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use self::one::There;
 use super::{
     hosts::Losses,
-    round::{Batch, Context, Plan, fenced},
+    round::{Context, Plan},
     schedule::labels,
-    world::{HostView, Said, World},
+    world::{HostView, World},
 };
-use crate::{
-    model::*,
-    store::{Txn, Versioned, keys},
-};
+use crate::{model::*, store::keys};
 
 /// A unit's `[X-Fleet]` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -332,8 +332,7 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
             Err(error) => plan.wait(name.as_str(), format!("its [X-Fleet] section: {error}")),
         }
     }
-    let mut assigned: BTreeMap<&UnitFileName, Vec<(&MachineId, &Versioned<Assignment>)>> =
-        BTreeMap::new();
+    let mut assigned: BTreeMap<&UnitFileName, Vec<There<'_>>> = BTreeMap::new();
     let mut units = Units {
         options,
         hosts: BTreeMap::new(),
@@ -373,176 +372,6 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
         });
     for name in first.into_iter().chain(then) {
         let there = assigned.get(name).unwrap_or(&none);
-        unit(world, name, there, &mut units, losses, cx, plan);
-    }
-}
-
-/// Plans one unit.
-fn unit<'w>(
-    world: &'w World,
-    name: &'w UnitFileName,
-    there: &[(&'w MachineId, &'w Versioned<Assignment>)],
-    units: &mut Units<'w>,
-    losses: &Losses,
-    cx: &Context<'_>,
-    plan: &mut Plan,
-) {
-    let key = keys::unit(name);
-    if world.unreadable().contains_key(key.as_str()) {
-        return;
-    }
-    let file = world.units.get(name);
-    let base = match file {
-        Some(file) => fenced(cx).unchanged(&key, file.mod_revision),
-        None => fenced(cx).absent(&key),
-    };
-    let launched = file.is_some_and(|file| file.value.target == UnitTarget::Launched);
-    let options = units.options.get(name).cloned();
-    if launched && options.is_none() {
-        return;
-    }
-    let mut batch = Batch::default();
-    let lost: Vec<_> = there
-        .iter()
-        .filter(|(id, _)| losses.lost.contains(*id))
-        .copied()
-        .collect();
-    let mut live: Vec<_> = there
-        .iter()
-        .filter(|(id, _)| !losses.lost.contains(*id))
-        .copied()
-        .collect();
-    let wanted = options.filter(|_| launched);
-    let keep = match &wanted {
-        None => 0,
-        Some(options) if options.global => live.len(),
-        Some(_) => {
-            live.sort_by_key(|(id, a)| (a.value.desired != Desired::Run, *id));
-            live.iter()
-                .filter(|(_, a)| a.value.desired == Desired::Run)
-                .count()
-                .min(1)
-        }
-    };
-    let hash = file
-        .map(|file| text_hash(&file.value.text))
-        .unwrap_or_default();
-    for (at, (id, assignment)) in live.iter().enumerate() {
-        let unfit = wanted
-            .as_ref()
-            .is_some_and(|options| options.global && units.refuses(name, options, id).is_some());
-        let stay = at < keep && !unfit && assignment.value.desired == Desired::Run;
-        if stay {
-            refresh(name, id, assignment, &hash, cx, &mut batch);
-        } else {
-            let host = world.hosts.get(*id);
-            stop(name, id, assignment, host, &mut batch, plan);
-        }
-    }
-    let mut forgotten = lost.iter().fold(Txn::new(), |txn, (id, assignment)| {
-        let key = keys::assignment(id, name.as_str());
-        let txn = txn
-            .absent(&keys::machine(id))
-            .unchanged(&key, assignment.mod_revision);
-        txn.delete(&key)
-    });
-    if let Some(options) = &wanted {
-        let targets: Vec<&'w MachineId> = if options.global {
-            let free = |id: &&&MachineId| {
-                units.hosts[**id].open
-                    && !units.hosts[**id].units.contains(name)
-                    && units.refuses(name, options, id).is_none()
-            };
-            units.hosts.keys().filter(free).copied().collect()
-        } else if live.is_empty() {
-            match units.choose(name, options) {
-                Ok(id) => vec![id],
-                Err(why) => {
-                    plan.wait(name.as_str(), why);
-                    // It stays assigned there, in case its host comes back first.
-                    forgotten = Txn::new();
-                    vec![]
-                }
-            }
-        } else {
-            vec![]
-        };
-        for id in targets {
-            let key = keys::assignment(id, name.as_str());
-            let work = Work::Unit { hash: hash.clone() };
-            let uuid = (cx.new_id)();
-            let assignment = Assignment {
-                schema: SCHEMA,
-                uuid,
-                desired: Desired::Run,
-                work,
-            };
-            let txn = Txn::new()
-                .absent(&key)
-                .present(&keys::machine(id))
-                .put(&key, &assignment);
-            let txn = txn.and(std::mem::take(&mut forgotten));
-            let host = units.hosts[id].view.name(id);
-            batch.add(format!("to {host}"), txn);
-            if let Some(host) = units.hosts.get_mut(id) {
-                host.units.insert(name);
-            }
-        }
-    }
-    if !forgotten.is_empty() {
-        batch.add("forget it on lost hosts".to_owned(), forgotten);
-    }
-    batch.pack(name.as_str(), &base, plan);
-}
-
-/// Another text is another assignment.
-fn refresh(
-    name: &UnitFileName,
-    id: &MachineId,
-    assignment: &Versioned<Assignment>,
-    hash: &str,
-    cx: &Context<'_>,
-    batch: &mut Batch,
-) {
-    if matches!(&assignment.value.work, Work::Unit { hash: there } if there == hash) {
-        return;
-    }
-    let key = keys::assignment(id, name.as_str());
-    let work = Work::Unit {
-        hash: hash.to_owned(),
-    };
-    let next = Assignment {
-        schema: SCHEMA,
-        uuid: (cx.new_id)(),
-        desired: Desired::Run,
-        work,
-    };
-    let txn = Txn::new()
-        .unchanged(&key, assignment.mod_revision)
-        .put(&key, &next);
-    batch.add("new text".to_owned(), txn);
-}
-
-fn stop(
-    name: &UnitFileName,
-    id: &MachineId,
-    assignment: &Versioned<Assignment>,
-    host: Option<&HostView>,
-    batch: &mut Batch,
-    plan: &mut Plan,
-) {
-    let key = keys::assignment(id, name.as_str());
-    let txn = Txn::new().unchanged(&key, assignment.mod_revision);
-    if assignment.value.desired != Desired::Stop {
-        let next = Assignment {
-            desired: Desired::Stop,
-            ..assignment.value.clone()
-        };
-        batch.add("stop".to_owned(), txn.put(&key, &next));
-        return;
-    }
-    match host.map(|host| host.said(name.as_str(), assignment.value.uuid)) {
-        Some(Said::Nothing) => batch.add("forget".to_owned(), txn.delete(&key)),
-        Some(Said::State(_) | Said::Unknown) | None => plan.wait(name.as_str(), "stopping"),
+        one::plan(world, name, there, &mut units, losses, cx, plan);
     }
 }

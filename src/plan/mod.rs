@@ -5,11 +5,14 @@
 
 #[cfg(test)]
 mod actor_tests;
+pub mod admission;
 #[cfg(test)]
 mod case_tests;
+pub mod certs;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
+pub mod host;
 pub mod hosts;
 #[cfg(test)]
 mod kv_tests;

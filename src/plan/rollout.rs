@@ -154,12 +154,13 @@ impl<'w> Step<'_, 'w> {
         proc.lag(self.world, self.view, self.cx.policy.crash_restarts)
     }
 
-    /// One-off processes: those on lost hosts are gone, those that have stopped are forgotten.
+    /// One-off processes: those on lost hosts are gone, those that have stopped are forgotten, and of
+    /// those for which nobody waits those that have ended.
     fn one_offs(&mut self, procs: &[Proc<'w>]) {
         for proc in procs.iter().filter(|proc| proc.is_one_off()) {
             if proc.lost {
                 removal::forget_lost(proc, self.view, &mut self.batch);
-            } else if proc.desired() == Desired::Stop {
+            } else if proc.desired() == Desired::Stop || proc.is_over() {
                 removal::retire(proc, None, self.cx, &mut self.batch, &mut self.waiting);
             }
         }

@@ -116,6 +116,19 @@ pub struct Act {
     pub what: String,
     /// The transaction.
     pub txn: Txn,
+    /// What is to be said in the app's own log when it is done.
+    pub tell: Vec<Saying>,
+}
+
+/// Something for an app's owner to read in its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saying {
+    /// Whose log.
+    pub app: AppName,
+    /// Which process it is about (`web.1`); none when it is the whole app.
+    pub process: Option<String>,
+    /// The words; after the process's name, if there is one.
+    pub text: String,
 }
 
 /// What to do now, and why the rest waits.
@@ -148,7 +161,15 @@ impl Plan {
             about: about.to_owned(),
             what: what.into(),
             txn,
+            tell: Vec::new(),
         });
+    }
+
+    /// Has the act that was added last tell something, too.
+    pub(super) fn tell(&mut self, sayings: impl IntoIterator<Item = Saying>) {
+        if let Some(act) = self.acts.last_mut() {
+            act.tell.extend(sayings);
+        }
     }
 }
 
@@ -160,13 +181,18 @@ pub(super) fn fenced(cx: &Context<'_>) -> Txn {
 /// Changes that belong to one app or unit set, packed into as few transactions as fit.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    items: Vec<(String, Txn)>,
+    items: Vec<(String, Txn, Option<Saying>)>,
 }
 
 impl Batch {
     /// Adds a change with its own comparisons.
     pub fn add(&mut self, what: String, txn: Txn) {
-        self.items.push((what, txn));
+        self.items.push((what, txn, None));
+    }
+
+    /// The same, and tells it in the app's log when it is done.
+    pub fn add_and_tell(&mut self, what: String, txn: Txn, saying: Saying) {
+        self.items.push((what, txn, Some(saying)));
     }
 
     pub const fn is_empty(&self) -> bool {
@@ -175,20 +201,23 @@ impl Batch {
 
     /// Packs all of it; `base` holds the comparisons that every transaction makes.
     pub fn pack(self, about: &str, base: &Txn, plan: &mut Plan) {
-        let (mut what, mut txn) = (Vec::new(), base.clone());
-        for (words, item) in self.items {
+        let (mut what, mut txn, mut tell) = (Vec::new(), base.clone(), Vec::new());
+        for (words, item, saying) in self.items {
             let compares = txn.compares().len() + item.compares().len();
             if !txn.is_empty()
                 && (compares > TXN_OPS || txn.ops().len() + item.ops().len() > TXN_OPS)
             {
                 let full = std::mem::replace(&mut txn, base.clone());
                 plan.act(about, std::mem::take(&mut what).join(", "), full);
+                plan.tell(std::mem::take(&mut tell));
             }
             what.push(words);
+            tell.extend(saying);
             txn = txn.and(item);
         }
         if !txn.is_empty() {
             plan.act(about, what.join(", "), txn);
+            plan.tell(tell);
         }
     }
 }

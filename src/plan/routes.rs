@@ -7,9 +7,8 @@
 //! table itself can be tested with numbers.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -96,16 +95,34 @@ pub struct Slot<B> {
 #[derive(Debug)]
 pub struct AppRoute<B> {
     /// Its route record; none while only its processes are known.
-    route: Option<(Revision, Route)>,
+    route: Option<(Revision, Known)>,
     /// Its processes that take requests, in the order of their keys.
     slots: Vec<Slot<B>>,
+}
+
+/// A route record.
+#[derive(Debug)]
+enum Known {
+    Route(Route),
+    /// One that can't be read, as it is. Who may come in is not known: nobody does.
+    Unreadable(String),
 }
 
 impl<B> AppRoute<B> {
     /// Whether visitors get a maintenance page.
     #[must_use]
     pub fn in_maintenance(&self) -> bool {
-        self.route.as_ref().is_some_and(|(_, r)| r.maintenance)
+        matches!(&self.route, Some((_, Known::Route(route))) if route.maintenance)
+    }
+
+    /// Whether a client of this address may come in.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        match &self.route {
+            None => true,
+            Some((_, Known::Route(route))) => route.whitelist.allows(client),
+            Some((_, Known::Unreadable(_))) => false,
+        }
     }
 
     /// Its processes that take requests.
@@ -124,58 +141,6 @@ pub enum Target<'t, B> {
     Controller(&'t [Slot<B>]),
     /// Nobody.
     Unknown,
-}
-
-/// A `Host` header that names no host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the Host header names no valid host")]
-pub struct InvalidHost;
-
-/// The host of a `Host` header: lower case, without port and trailing dot.
-///
-/// # Errors
-/// When it is no host name. An address is one (nobody answers to it).
-pub fn parse_host(header: &str) -> Result<Cow<'_, str>, InvalidHost> {
-    let (host, port) = match header.strip_prefix('[') {
-        Some(rest) => {
-            let (inner, after) = rest.split_once(']').ok_or(InvalidHost)?;
-            let plain = inner
-                .bytes()
-                .all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.');
-            if !plain || inner.is_empty() {
-                return Err(InvalidHost);
-            }
-            let port = match after {
-                "" => None,
-                _ => Some(after.strip_prefix(':').ok_or(InvalidHost)?),
-            };
-            (inner, port)
-        }
-        None => {
-            let (host, port) = match header.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (header, None),
-            };
-            let host = host.strip_suffix('.').unwrap_or(host);
-            let label = |l: &str| {
-                (1..=63).contains(&l.len())
-                    && l.bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            };
-            if host.len() > 253 || !host.split('.').all(label) {
-                return Err(InvalidHost);
-            }
-            (host, port)
-        }
-    };
-    if port.is_some_and(|p| p.len() > 5 || !p.bytes().all(|b| b.is_ascii_digit())) {
-        return Err(InvalidHost);
-    }
-    Ok(if host.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    })
 }
 
 /// Which host names lead where.
@@ -380,8 +345,12 @@ impl<B> RouteTable<B> {
                     }
                 }
                 Some(value) => {
-                    let route = Route::decode(value).map_err(chain)?;
-                    self.known(app).route = Some((revision, route));
+                    let known = Route::decode(value).map(Known::Route).unwrap_or_else(|e| {
+                        let key = key.to_owned();
+                        applied.bad.push(BadRecord { key, why: chain(e) });
+                        Known::Unreadable(String::from_utf8_lossy(value).into_owned())
+                    });
+                    self.known(app).route = Some((revision, known));
                 }
             },
             Kind::Domain(domain) => match value {
@@ -531,12 +500,12 @@ impl<B> RouteTable<B> {
         }
         for (name, app) in &self.apps {
             if let Some((revision, route)) = &app.route {
-                let value = String::from_utf8_lossy(&route.encode()).into_owned();
-                records.push(record(
-                    keys::route(name).as_str().to_owned(),
-                    *revision,
-                    value,
-                ));
+                let value = match route {
+                    Known::Route(route) => String::from_utf8_lossy(&route.encode()).into_owned(),
+                    Known::Unreadable(raw) => raw.clone(),
+                };
+                let key = keys::route(name).as_str().to_owned();
+                records.push(record(key, *revision, value));
             }
             for slot in &app.slots {
                 let Endpoint {

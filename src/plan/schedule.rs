@@ -44,16 +44,17 @@ impl Host {
         (u64::try_from(parts).unwrap_or(u64::MAX), self.processes)
     }
 
+    fn has(&self, tags: &BTreeMap<String, String>) -> bool {
+        tags.iter()
+            .all(|(key, value)| self.labels.get(key) == Some(value))
+    }
+
     /// The reason why it can't take the process; none when it can.
     fn refuses(&self, wanted: &Wanted<'_>) -> Option<Refusal> {
         if self.cordoned {
             return Some(Refusal::Cordoned);
         }
-        if wanted
-            .tags
-            .iter()
-            .any(|(key, value)| self.labels.get(key) != Some(value))
-        {
+        if !self.has(wanted.tags) {
             return Some(Refusal::Tags);
         }
         let free = self.memory_bytes.saturating_sub(self.reserved_bytes);
@@ -66,6 +67,17 @@ enum Refusal {
     Cordoned,
     Tags,
     Memory,
+}
+
+/// What may come of waiting for a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chance {
+    /// A host that could take it may get room.
+    Room,
+    /// Only a host that is away might be able to.
+    Away,
+    /// No host could take it even if it were empty.
+    None,
 }
 
 /// What a batch of equal processes needs.
@@ -83,6 +95,8 @@ pub struct Wanted<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     hosts: Vec<Host>,
+    /// A host is known of that isn't there, or can't be read: what it could take is not known.
+    incomplete: bool,
     index: HashMap<MachineId, u32>,
     order: BTreeSet<(Load, u32)>,
 }
@@ -104,6 +118,7 @@ impl Pool {
         let mut pool = Self::default();
         for (id, view) in world.hosts() {
             let Some(machine) = view.presence.machine() else {
+                pool.incomplete = true;
                 continue;
             };
             let cordoned = view
@@ -199,6 +214,19 @@ impl Pool {
         host.reserved_bytes = host.reserved_bytes.saturating_add(memory_bytes);
         host.processes += 1;
         self.order.insert((host.load(), at));
+    }
+
+    /// What waiting for a place may bring, when there is none now.
+    #[must_use]
+    pub fn chance(&self, wanted: &Wanted<'_>) -> Chance {
+        let could = |host: &Host| host.has(wanted.tags) && host.memory_bytes >= wanted.memory_bytes;
+        if self.hosts.is_empty() || self.hosts.iter().any(could) {
+            Chance::Room
+        } else if self.incomplete {
+            Chance::Away
+        } else {
+            Chance::None
+        }
     }
 
     /// Says why no host takes such a process, and what would help.
@@ -398,6 +426,78 @@ mod tests {
             "no host can take it: of 3 1 lack 512 MiB of free memory, 1 don't have the tags \
              disk=ssd, 1 are cordoned"
         );
+    }
+
+    #[test]
+    fn what_no_empty_host_could_take_has_no_chance() {
+        let ssd: BTreeMap<String, String> = [("disk".to_owned(), "ssd".to_owned())].into();
+        let (none, peers) = (BTreeMap::new(), BTreeMap::new());
+        let tagged = Host {
+            labels: ssd.clone(),
+            ..host(1, 4, 4)
+        };
+        let cordoned = Host {
+            cordoned: true,
+            ..tagged.clone()
+        };
+        let away = Pool {
+            incomplete: true,
+            ..pool([host(1, 4, 0)])
+        };
+        let cases = [
+            (
+                "full, but it could get free",
+                pool([tagged.clone()]),
+                4,
+                &ssd,
+                Chance::Room,
+            ),
+            (
+                "cordoned, but not for ever",
+                pool([cordoned]),
+                4,
+                &ssd,
+                Chance::Room,
+            ),
+            ("no such tag", pool([host(2, 4, 0)]), 1, &ssd, Chance::None),
+            (
+                "too big for the one with the tag",
+                pool([tagged, host(2, 8, 0)]),
+                8,
+                &ssd,
+                Chance::None,
+            ),
+            (
+                "too big for all",
+                pool([host(1, 4, 0)]),
+                5,
+                &none,
+                Chance::None,
+            ),
+            (
+                "the host that is away may have it",
+                away,
+                1,
+                &ssd,
+                Chance::Away,
+            ),
+            (
+                "no host at all: one may come",
+                pool([]),
+                1,
+                &none,
+                Chance::Room,
+            ),
+        ];
+        for (name, pool, memory_bytes, tags, want) in cases {
+            let peers = &peers;
+            let wanted = Wanted {
+                memory_bytes,
+                tags,
+                peers,
+            };
+            assert_eq!(pool.chance(&wanted), want, "{name}");
+        }
     }
 
     proptest! {

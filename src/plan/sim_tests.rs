@@ -320,6 +320,7 @@ impl Sim {
             memory: BTreeMap::new(),
             cpu: BTreeMap::new(),
             tags: BTreeMap::new(),
+            whitelist: Default::default(),
             created: Timestamp::UNIX_EPOCH,
         };
         self.kv.put(&keys::config(&app(), config.uuid), &config);

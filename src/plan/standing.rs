@@ -83,6 +83,12 @@ impl<'w> Proc<'w> {
         matches!(self.assignment.value.work, Work::Run { .. })
     }
 
+    /// Whether it is a detached one-off process that has ended.
+    pub fn is_over(&self) -> bool {
+        let is_detached = matches!(self.assignment.value.work, Work::Run { attach: None, .. });
+        is_detached && self.state().is_some_and(|state| state.ready)
+    }
+
     pub fn state(&self) -> Option<&'w ProcessState> {
         match self.said {
             Said::State(state) => Some(state),

@@ -100,7 +100,7 @@ pub struct Seen {
     pub healthy: Option<bool>,
     /// Whether its address stands in etcd.
     pub published: Published,
-    /// A one-off has ended and whoever waits for it knows.
+    /// A one-off has ended, and how is known.
     pub reported: bool,
     /// The task under way.
     pub busy: Option<Busy>,
@@ -121,7 +121,7 @@ pub enum Action {
     Withdraw,
     /// Stop its units, remove its files, forget it.
     Stop,
-    /// Send a one-off's output and exit code to whoever waits.
+    /// Read how a one-off ended, for the host's report.
     Report,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Kept by applying a feed's updates, key by key. A record that can't be read is set aside and named
 //! ([`World::unreadable`]); what depends on it is left as it is, never taken for absent. Configs keep
-//! only what placement needs: no sealed value stays here.
+//! only what placement and routers need: no sealed value stays here.
 
 mod view;
 
@@ -120,6 +120,7 @@ impl World {
         let result = match parts[..] {
             ["apps", app, ..] => self.app_key(app, &parts[2..], change),
             ["schedule", machine, name] => self.assignment(machine, name, change),
+            ["routes", app] => self.route(app, change),
             ["services", app, process] => self.service(app, process, change),
             ["state", machine] => self.report(machine, change),
             ["machines", machine] => self.machine(machine, change),
@@ -168,6 +169,18 @@ impl World {
         let view = self.app(&name);
         view.unreadable.remove(&change.key);
         let result = view.key(rest, change);
+        if result.is_err() {
+            view.unreadable.insert(change.key.clone());
+        }
+        self.forget_empty_app(&name);
+        result
+    }
+
+    fn route(&mut self, app: &str, change: &Change) -> Result<(), String> {
+        let name: AppName = parse(app)?;
+        let view = self.app(&name);
+        view.unreadable.remove(&change.key);
+        let result = decode(change).map(|route| view.route = route);
         if result.is_err() {
             view.unreadable.insert(change.key.clone());
         }

@@ -3,6 +3,13 @@
 //! Two of them on different hosts are two replicas: the builder pushes to both, and hosts pull from
 //! either. Each keeps its images on its host's disk.
 
+pub mod replicas;
+mod sweep;
+#[cfg(test)]
+mod sweep_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::{
     io,
     net::SocketAddr,
@@ -113,7 +120,11 @@ pub async fn run_at(
 ) -> Result<(), RegistryError> {
     let config = prepare(&places)?;
     let probe = Probe::new(&places)?;
+    sweep::collect(&places, &config).await;
     let mut child = start(&places, &config)?;
+    let sweeping = CancellationToken::new();
+    let _sweeping = sweeping.clone().drop_guard();
+    let mut sweeping = Some(sweep::run(places.clone(), store.clone(), sweeping));
     let mut registration: Option<Presence<PartPresence>> = None;
     let mut silent = 0;
     loop {
@@ -130,6 +141,10 @@ pub async fn run_at(
         }
         if silent == 0 && registration.is_none() {
             registration = register(&places, &store).await;
+            // From its first answer on.
+            if let Some(sweep) = sweeping.take() {
+                tokio::spawn(sweep);
+            }
         }
         if silent == PATIENCE {
             warn!("docker-registry does not answer");

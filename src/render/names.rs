@@ -6,15 +6,15 @@ use crate::model::ProcessName;
 pub const SIDECAR: &str = "/opt/deis/bin/deis-sidecar";
 /// Environment files of processes (tmpfs, 0700).
 pub const ENV_DIR: &str = "/run/deis/env";
-/// Output and exit codes of one-off processes (a small tmpfs of its own, 0700).
+/// Errands and exit codes of one-off processes (tmpfs, 0700).
 pub const RUN_DIR: &str = "/run/deis/run";
 /// FIFOs between processes and their log sidecars (tmpfs, 0700).
 pub const LOG_DIR: &str = "/run/deis/log";
 /// The files of a one-off process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunFiles {
-    /// What it prints.
-    pub output: String,
+    /// What its sidecar is told: command line, terminal, whom to report to.
+    pub errand: String,
     /// How it ended: `$EXIT_CODE $EXIT_STATUS $SERVICE_RESULT` of systemd.
     pub exit: String,
 }
@@ -24,7 +24,7 @@ impl RunFiles {
     #[must_use]
     pub fn of(name: &ProcessName) -> Self {
         Self {
-            output: format!("{RUN_DIR}/{name}.out"),
+            errand: format!("{RUN_DIR}/{name}.json"),
             exit: format!("{RUN_DIR}/{name}.exit"),
         }
     }

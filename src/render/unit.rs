@@ -14,7 +14,10 @@ use uuid::Uuid;
 
 pub use super::names::*;
 use super::{env::Environment, escape};
-use crate::model::{Build, Config, ConfigName, ImageKind, ProcessName, ProcessType, Release};
+use crate::{
+    model::{Build, Config, ConfigName, ImageKind, ProcessName, ProcessType, Release},
+    session::Term,
+};
 
 /// The podman network of all app and build containers.
 pub const NETWORK: &str = "deis";
@@ -87,6 +90,17 @@ pub struct HostFacts {
     pub address: IpAddr,
     /// Whether podman finds an init (catatonit): then PID 1 reaps zombies and obeys SIGTERM.
     pub init: bool,
+}
+
+/// How a one-off process is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Manner {
+    /// To nobody: its output goes to the app's log.
+    Detached,
+    /// By pipes.
+    Pipes,
+    /// By a terminal of this kind.
+    Terminal(Term),
 }
 
 /// Everything that a process's units are made of.
@@ -214,8 +228,9 @@ struct Values<'a> {
     log_args: Vec<String>,
     restart_delay: u32,
     stop_grace: u32,
-    output: String,
+    errand: String,
     exit: String,
+    detached: bool,
 }
 
 impl Templates {
@@ -300,7 +315,9 @@ impl Templates {
         ])
     }
 
-    /// Renders the unit of a one-off process that runs `command`.
+    /// Renders the units of a one-off process: its own and, for a detached one, those that bring its
+    /// output to the app's log. Its command line stands in none of them: it may hold secrets, and
+    /// everybody on a host may read a unit.
     ///
     /// # Errors
     /// When a record is not what it should be.
@@ -308,15 +325,40 @@ impl Templates {
         &self,
         spec: &ProcessSpec<'_>,
         host: &HostFacts,
-        command: &str,
         memory_bytes: u64,
-    ) -> Result<RenderedUnit, RenderError> {
-        let (entrypoint, command) = shell(spec.build.kind, command);
-        let values = self.values(spec, host, memory_bytes, entrypoint, command)?;
-        Ok(RenderedUnit {
-            name: service(spec.name),
+        manner: &Manner,
+    ) -> Result<Vec<RenderedUnit>, RenderError> {
+        // The sidecar adds the command line to these.
+        let (entrypoint, mut command) = shell(spec.build.kind, "");
+        command.pop();
+        let mut values = self.values(spec, host, memory_bytes, entrypoint, command)?;
+        values.detached = *manner == Manner::Detached;
+        if let Manner::Terminal(term) = manner {
+            values
+                .podman_args
+                .retain(|arg| !arg.starts_with("--log-driver="));
+            values.podman_args.extend([
+                "--log-driver=none".into(),
+                "--interactive".into(),
+                "--tty".into(),
+                // No key of the user's is podman's.
+                "--detach-keys=".into(),
+                format!("--env=TERM={term}"),
+            ]);
+        }
+        let name = spec.name;
+        let mut units = Vec::new();
+        if values.detached {
+            for (name, template) in [(log_socket(name), LOG_SOCKET), (log(name), LOG)] {
+                let text = self.text(template, &values)?;
+                units.push(RenderedUnit { name, text });
+            }
+        }
+        units.push(RenderedUnit {
+            name: service(name),
             text: self.text(RUN, &values)?,
-        })
+        });
+        Ok(units)
     }
 
     fn text(&self, template: &'static str, values: &Values<'_>) -> Result<String, RenderError> {
@@ -386,8 +428,9 @@ impl Templates {
             .collect(),
             restart_delay: RESTART_DELAY_SECS,
             stop_grace: STOP_GRACE_SECS,
-            output: files.output,
+            errand: files.errand,
             exit: files.exit,
+            detached: false,
         })
     }
 
@@ -418,8 +461,9 @@ impl Templates {
             log_args: word(),
             restart_delay: 1,
             stop_grace: 1,
-            output: "/x".into(),
+            errand: "/x".into(),
             exit: "/x".into(),
+            detached: true,
         }
     }
 }
@@ -516,6 +560,9 @@ fn announce_args(spec: &ProcessSpec<'_>, host: &HostFacts) -> Vec<String> {
     args
 }
 
+/// The program of Deis v1's slugs that sets up their environment.
+const RUNNER: &str = "/runner/init";
+
 /// Entry point and arguments for a process type.
 fn command_of(
     build: &Build,
@@ -524,6 +571,11 @@ fn command_of(
     match (build.procfile.get(kind), build.kind) {
         (Some(command), image) => Ok(shell(image, command)),
         (None, ImageKind::Image) if kind.as_str() == "cmd" => Ok((None, Vec::new())),
+        // What the buildpack's own defaults say.
+        (None, ImageKind::Runner) => {
+            let start = vec!["start".into(), kind.as_str().into()];
+            Ok((Some(RUNNER), start))
+        }
         (None, _) => Err(RenderError::NoCommand {
             kind: kind.clone(),
             known: build
@@ -542,6 +594,7 @@ fn shell(kind: ImageKind, command: &str) -> (Option<&'static str>, Vec<String>) 
     match kind {
         ImageKind::Slug => (None, vec!["deis-init".into(), command.into()]),
         ImageKind::Image => (Some("bash"), vec!["-c".into(), command.into()]),
+        ImageKind::Runner => (Some(RUNNER), vec![command.into()]),
     }
 }
 

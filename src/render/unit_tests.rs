@@ -49,6 +49,7 @@ fn sample(
             created,
         },
         build: Build {
+            source: None,
             schema: SCHEMA,
             uuid: build,
             app: app.clone(),
@@ -73,6 +74,7 @@ fn sample(
             memory: BTreeMap::new(),
             cpu: BTreeMap::new(),
             tags: BTreeMap::new(),
+            whitelist: Default::default(),
             created,
         },
     }
@@ -173,10 +175,31 @@ fn a_worker_of_an_image() {
 #[test]
 fn a_run() {
     let sample = sample("blog_v7.run.4", ImageKind::Slug, &[], &[("A", "b")]);
-    let unit = templates()
-        .run(&sample.spec(None), &host(), "echo $HOME | wc -c", 64 << 20)
-        .expect("rendered");
-    insta::assert_snapshot!(stable(&[unit]));
+    let run = |manner| {
+        templates()
+            .run(&sample.spec(None), &host(), 64 << 20, &manner)
+            .expect("rendered")
+    };
+    insta::assert_snapshot!(stable(&run(Manner::Pipes)));
+    let text = |manner| run(manner).pop().expect("a unit").text;
+    let terminal = text(Manner::Terminal(Term::default()));
+    for arg in [
+        "--tty",
+        "--interactive",
+        "--env=TERM=xterm",
+        "--log-driver=none",
+    ] {
+        assert!(
+            terminal.contains(&format!("\"{arg}\"")),
+            "{arg}: {terminal}"
+        );
+    }
+    assert!(!terminal.contains("passthrough"), "{terminal}");
+    let detached = run(Manner::Detached);
+    let names: Vec<_> = detached.iter().map(|unit| unit.name.as_str()).collect();
+    let want = ["-log.socket", "-log.service", ".service"].map(|end| format!("blog_v7.run.4{end}"));
+    assert_eq!(names, want);
+    assert!(detached[2].text.contains("StandardOutput=fd:log"));
 }
 
 #[test]

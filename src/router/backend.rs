@@ -106,6 +106,13 @@ impl Backend {
         }
     }
 
+    /// Whether the API is behind it, and no app.
+    #[must_use]
+    pub fn is_controller(&self) -> bool {
+        let controllers = crate::store::keys::parts("controller");
+        self.endpoint.key.starts_with(controllers.as_str())
+    }
+
     /// Its address and incarnation.
     #[must_use]
     pub const fn endpoint(&self) -> &Endpoint {

@@ -141,6 +141,7 @@ impl Front {
                 proxy: Arc::clone(&self.proxy),
                 worker: self.worker,
                 phase: Phase::default(),
+                address: peer.ip().to_canonical(),
                 forwarded: Forwarded {
                     client: address_value(peer.ip()),
                     proto: HeaderValue::from_static(proto),

@@ -72,7 +72,10 @@ fn answer(
         "/health-check" => health(registration, stop),
         "/metrics" => {
             let counts = proxy.live.counts();
-            (StatusCode::OK, proxy.metrics.render(counts))
+            (
+                StatusCode::OK,
+                proxy.metrics.render(counts, proxy.live.certs.counts()),
+            )
         }
         _ => (
             StatusCode::NOT_FOUND,

@@ -5,7 +5,7 @@
 
 use std::{
     cell::Cell,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
 };
@@ -13,13 +13,17 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::backend::{Backend, Held};
+use super::{
+    backend::{Backend, Held},
+    certs::Certs,
+};
 use crate::{
     model::DomainName,
-    plan::routes::{
-        Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target, parse_host,
+    plan::{
+        host::parse_host,
+        routes::{Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target},
     },
-    store::Update,
+    store::{Update, keys},
 };
 
 type Table = RouteTable<Arc<Backend>>;
@@ -35,6 +39,8 @@ pub enum Choice {
     NoProcess,
     /// The app's owner has switched it off.
     Maintenance,
+    /// The app's owner doesn't let this client in.
+    Forbidden,
     /// Nobody answers to that name.
     Unknown,
     /// The name is none.
@@ -45,6 +51,8 @@ pub enum Choice {
 #[derive(Debug)]
 pub struct Live {
     table: RwLock<Table>,
+    /// The certificates that go with it.
+    pub(super) certs: Arc<Certs>,
     workers: usize,
     started: Instant,
     /// Told when the last holder of a withdrawn backend is gone.
@@ -56,9 +64,10 @@ pub struct Live {
 impl Live {
     /// An empty table for so many workers.
     #[must_use]
-    pub fn new(workers: usize) -> Self {
+    pub fn new(workers: usize, certs: Certs) -> Self {
         Self {
             table: RwLock::default(),
+            certs: Arc::new(certs),
             workers,
             started: Instant::now(),
             released: Arc::default(),
@@ -88,7 +97,12 @@ impl Live {
             revision: change.mod_revision,
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
-        if update.first {
+        if prefix == keys::certs().as_str() {
+            self.certs
+                .update(&records.collect::<Vec<_>>(), update.first);
+            self.version.send_modify(|version| *version += 1);
+            Vec::new()
+        } else if update.first {
             // Of several changes to one key only the last counts; a first listing has one each.
             let records: Vec<_> = records.collect();
             self.change(|table, make| table.replace(prefix, &records, make))
@@ -104,6 +118,8 @@ impl Live {
             revision: record.revision,
             value: Some(record.value.as_bytes()),
         });
+        let records: Vec<_> = records.collect();
+        self.certs.update(&records, true);
         self.change(|table, make| table.apply(records, make));
     }
 
@@ -141,13 +157,14 @@ impl Live {
     /// Chooses who takes a request, but none of `tried`: the less loaded of two at random. Those
     /// that were not reachable lately only when there is no other.
     #[must_use]
-    pub fn choose(&self, host: &str, tried: &[Arc<Backend>]) -> Choice {
+    pub fn choose(&self, host: &str, client: IpAddr, tried: &[Arc<Backend>]) -> Choice {
         let Ok(host) = parse_host(host) else {
             return Choice::InvalidHost;
         };
         let table = self.read();
         let slots = match table.lookup(&host) {
             Target::Unknown => return Choice::Unknown,
+            Target::App(_, app) if !app.admits(client) => return Choice::Forbidden,
             Target::App(_, app) if app.in_maintenance() => return Choice::Maintenance,
             Target::App(_, app) => app.slots(),
             Target::Controller(slots) => slots,
@@ -189,7 +206,9 @@ impl Live {
     /// The table as records.
     #[must_use]
     pub fn export(&self) -> Vec<SavedRecord> {
-        self.read().export()
+        let mut records = self.read().export();
+        records.extend(self.certs.export());
+        records
     }
 
     /// Numbers of apps and backends, and requests in flight.

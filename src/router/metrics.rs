@@ -30,7 +30,11 @@ impl Metrics {
 
     /// All of them, and what the table holds.
     #[must_use]
-    pub fn render(&self, (apps, backends, held): (usize, usize, usize)) -> String {
+    pub fn render(
+        &self,
+        (apps, backends, held): (usize, usize, usize),
+        (certificates, left_out): (usize, usize),
+    ) -> String {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut out = String::new();
         let _ = writeln!(
@@ -82,6 +86,18 @@ impl Metrics {
                 "gauge",
                 "Holds on backends in the table.",
                 held as u64,
+            ),
+            (
+                "certificates",
+                "gauge",
+                "Users' certificates that are served.",
+                certificates as u64,
+            ),
+            (
+                "certificates_left_out",
+                "gauge",
+                "Users' certificates that can't be used; the log says why.",
+                left_out as u64,
             ),
         ];
         for (name, kind, help, value) in rows {

@@ -5,12 +5,13 @@
 //!   `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
 //!   and tunnels (`upgrade`); an `exchange` is what one request holds, measures and logs;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
-//! - `tcp` is port 2222, `health` is port 9090, `tls` the certificate of port 443.
+//! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS.
 //!
 //! The router never empties a route because etcd is away, and writes nothing but its own presence.
 
 mod backend;
 mod body;
+mod certs;
 mod exchange;
 mod follow;
 mod front;
@@ -50,9 +51,11 @@ use uuid::Uuid;
 
 use crate::{
     model::{RouterPresence, SCHEMA},
+    seal::ClusterKey,
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
 };
+use certs::Certs;
 use follow::Following;
 use front::Front;
 use live::Live;
@@ -141,9 +144,10 @@ impl RouterOptions {
 pub async fn run(
     settings: HostSettings,
     store: Store,
+    key: ClusterKey,
     stop: CancellationToken,
 ) -> Result<(), RouterError> {
-    let starting = start(RouterOptions::of(&settings), store);
+    let starting = start(RouterOptions::of(&settings), store, key);
     let router = tokio::select! {
         router = starting => router?,
         () = stop.cancelled() => return Ok(()),
@@ -189,13 +193,17 @@ type Registered = watch::Sender<Option<Arc<Presence<RouterPresence>>>>;
 ///
 /// # Errors
 /// When it can't listen.
-pub async fn start(options: RouterOptions, store: Store) -> Result<Router, RouterError> {
+pub async fn start(
+    options: RouterOptions,
+    store: Store,
+    key: ClusterKey,
+) -> Result<Router, RouterError> {
     let state_error = |source| RouterError::State {
         path: options.state.clone(),
         source,
     };
     std::fs::create_dir_all(&options.state).map_err(state_error)?;
-    let live = Arc::new(Live::new(options.workers));
+    let live = Arc::new(Live::new(options.workers, Certs::new(key)));
     let proxy = Arc::new(Proxy {
         live: Arc::clone(&live),
         metrics: Arc::new(Metrics::default()),
@@ -221,14 +229,20 @@ pub async fn start(options: RouterOptions, store: Store) -> Result<Router, Route
             .map_err(|source| RouterError::Listen { address, source })
     };
     let domain = live.platform_domain();
-    let tls = match tls::acceptor(&options.tls, &options.state, domain.as_ref()).await {
-        Ok(tls) => Some(tls),
-        Err(error) => {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            error!(%error, source, "no HTTPS");
-            None
-        }
+    let say = |error: &tls::TlsError, what| {
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        error!(%error, source, "{what}");
     };
+    match tls::platform(&options.tls, &options.state, domain.as_ref()).await {
+        Ok(pair) => live.certs.set_platform(pair),
+        Err(error) => say(
+            &error,
+            "no HTTPS but for domains with a certificate of their own",
+        ),
+    }
+    let tls = tls::acceptor(Arc::clone(&live.certs) as Arc<_>)
+        .inspect_err(|error| say(error, "no HTTPS"))
+        .ok();
     let health_listener = listen(options.health)?;
     let git_listener = listen(options.git)?;
     let address_of = |listener: &tokio::net::TcpListener, asked: SocketAddr| {

@@ -1,6 +1,6 @@
 //! One request: whom to ask, how often to try, and how the answer passes.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -50,7 +50,9 @@ pub struct Client {
     pub proxy: Arc<Proxy>,
     /// The worker that serves it.
     pub worker: usize,
-    /// Who it is.
+    /// Its address, by the connection: what headers say of it proves nothing.
+    pub address: IpAddr,
+    /// Who it is, for backends.
     pub forwarded: Forwarded,
     /// What it is waited for.
     pub phase: Phase,
@@ -62,6 +64,7 @@ enum Refusal {
     BadHost,
     BadFraming,
     NoTunnel,
+    Forbidden,
     Unknown,
     NoProcess,
     Maintenance,
@@ -75,6 +78,7 @@ impl Refusal {
         match self {
             Self::BadHost | Self::BadFraming => StatusCode::BAD_REQUEST,
             Self::NoTunnel => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unknown => StatusCode::NOT_FOUND,
             Self::NoProcess | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
@@ -89,6 +93,7 @@ impl Refusal {
                 "400 Bad Request\n\nThe request's body may be chunked, but not coded otherwise.\n"
             }
             Self::NoTunnel => "405 Method Not Allowed\n\nThis is no forward proxy.\n",
+            Self::Forbidden => "403 Forbidden\n\nThis app lets nobody in from your address.\n",
             Self::Unknown => "404 Not Found\n\nNo app answers to this host name.\n",
             Self::NoProcess => {
                 "503 Service Unavailable\n\nThis app has no process that serves requests.\n"
@@ -213,12 +218,13 @@ async fn ask(
     // A kept connection that turned out to be dead says nothing about its backend: asked again.
     let mut again = false;
     while exchange.retries < TRIES {
-        let held = match live.choose(host, &tried) {
+        let held = match live.choose(host, client.address, &tried) {
             Choice::Backend(held) => held,
             Choice::Exhausted => return Err(outcome),
             Choice::NoProcess if tried.is_empty() => return Err(Refusal::NoProcess),
             Choice::NoProcess => return Err(outcome),
             Choice::Maintenance => return Err(Refusal::Maintenance),
+            Choice::Forbidden => return Err(Refusal::Forbidden),
             Choice::Unknown => return Err(Refusal::Unknown),
             Choice::InvalidHost => return Err(Refusal::BadHost),
         };
@@ -289,6 +295,8 @@ async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io
     sockets::tune(&stream, peer);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
+        // Old clients' scripts know the controller's header names by their spelling.
+        .preserve_header_case(backend.is_controller())
         .max_header_size(HEAD_MAX)
         .handshake::<_, RequestBody>(TokioIo::new(stream))
         .await

@@ -1,4 +1,5 @@
-//! The certificate of port 443: the operator's, else one that this router signs itself.
+//! TLS of port 443, and the platform's own certificate: the operator's, else one that this router
+//! signs itself. Users' certificates are in `certs`.
 
 use std::{
     io,
@@ -8,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
+use rustls::{ServerConfig, server::ResolvesServerCert, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{process::Command, time::timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::info;
 
-use crate::model::DomainName;
+use crate::{
+    cert::{self, CertError},
+    model::DomainName,
+};
 
 /// openssl has so long to make a certificate.
 const OPENSSL: Duration = Duration::from_secs(20);
@@ -49,8 +53,11 @@ pub enum TlsError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: rustls::Error,
+        source: CertError,
     },
+    /// TLS as we want it can't be had.
+    #[error("TLS can't be set up")]
+    Setup(#[source] rustls::Error),
     /// No certificate could be made.
     #[error(
         "openssl can't make a self-signed certificate: {0}; put one into /etc/deis/router/tls.crt and tls.key"
@@ -63,11 +70,11 @@ pub enum TlsError {
 ///
 /// # Errors
 /// When neither can be used.
-pub async fn acceptor(
+pub async fn platform(
     configured: &Path,
     state: &Path,
     domain: Option<&DomainName>,
-) -> Result<TlsAcceptor, TlsError> {
+) -> Result<CertifiedKey, TlsError> {
     let (certificate, key) = (configured.join("tls.crt"), configured.join("tls.key"));
     if certificate.exists() && key.exists() {
         return load(&certificate, &key);
@@ -78,36 +85,46 @@ pub async fn acceptor(
         state.join(format!("self-signed-{name}.key")),
     );
     // One that can't be read (a crash in the middle of writing) is made again.
-    if let Ok(acceptor) = load(&certificate, &key) {
-        return Ok(acceptor);
+    if let Ok(pair) = load(&certificate, &key) {
+        return Ok(pair);
     }
     self_signed(name, &certificate, &key, state).await?;
     info!(domain = name, "made a self-signed certificate for port 443");
     load(&certificate, &key)
 }
 
-fn load(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+/// TLS 1.2 and 1.3, with a certificate for each handshake.
+///
+/// # Errors
+/// When the crypto library has none of them.
+pub fn acceptor(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn load(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let pem = |path: &Path, what| {
         let path = path.to_owned();
         move |source| TlsError::Pem { path, what, source }
     };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .and_then(|chain| match chain.is_empty() {
+            true => Err(rustls_pki_types::pem::Error::NoItemsFound),
+            false => Ok(chain),
+        })
         .map_err(pem(certificate, "certificate"))?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(pem(key, "key"))?;
-    let pair = |source| TlsError::Pair {
+    cert::pair(chain, secret).map_err(|source| TlsError::Pair {
         path: certificate.to_owned(),
         source,
-    };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(pair)?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .map_err(pair)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    })
 }
 
 /// Asks openssl for a certificate for `name` and `*.name`, good for ten years.
@@ -176,7 +193,7 @@ mod tests {
         let state = tempfile::tempdir().expect("dir");
         let configured = tempfile::tempdir().expect("dir");
         let domain: DomainName = "example.com".parse().expect("domain");
-        let make = || acceptor(configured.path(), state.path(), Some(&domain));
+        let make = || platform(configured.path(), state.path(), Some(&domain));
         make().await.expect("made");
         let path = state.path().join("self-signed-example.com.crt");
         let first = std::fs::read(&path).expect("certificate");
@@ -189,6 +206,6 @@ mod tests {
         std::fs::write(configured.path().join("tls.crt"), "no PEM").expect("write");
         std::fs::write(configured.path().join("tls.key"), "no PEM").expect("write");
         let error = make().await.map(|_| ()).expect_err("the operator's is bad");
-        assert!(error.to_string().contains("tls.key"), "{error}");
+        assert!(error.to_string().contains("tls.crt"), "{error}");
     }
 }

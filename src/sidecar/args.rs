@@ -2,18 +2,20 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{announce, log, ship::Address, wire::Source};
+use super::{announce, log, run, ship::Address, wire::Source};
 use crate::model::{AppName, ProcessName};
 
 /// What `--help` says.
 pub const USAGE: &str = "\
 deis-sidecar stands beside a process: it announces when the process is healthy, and brings its log away.
+A one-off process it starts itself, and connects it with whoever has asked for it.
 
 Usage:
   deis-sidecar announce --unit NAME --uuid UUID --address IP:PORT
                         [--health-url /PATH [--health-initial-delay S] [--health-timeout S]]
   deis-sidecar announce --unit NAME --uuid UUID --no-port
   deis-sidecar log      --unit NAME --uuid UUID --app APP --tag 'APP[TYPE.N]' [--drain]
+  deis-sidecar run      --unit NAME --errand PATH -- PROGRAM [ARGUMENT...]
 
 Options:
   --unit NAME               the process's unit without suffix, as blog_v7.web.1
@@ -26,6 +28,7 @@ Options:
   --app APP                 the app
   --tag TAG                 what its lines are tagged with
   --drain                   send what is left in the spool, remove it and exit
+  --errand PATH             file that says what to run: the command line, for whom, on what terminal
   --agent-socket PATH       the agent (/run/deis/agent.sock)
   --spool PATH              folder of the spools (/run/deis/spool)
   --journal PATH            the journal (/run/systemd/journal/socket)
@@ -43,13 +46,15 @@ pub enum Command {
     Announce(announce::Options),
     /// Be the log sidecar.
     Log(log::Options),
+    /// Run a one-off process.
+    Run(run::Options),
 }
 
 /// Why the arguments make no sense.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
     /// No such command.
-    #[error("expected the command announce or log, got {0:?}")]
+    #[error("expected the command announce, log or run, got {0:?}")]
     Command(String),
     /// No such option for this command.
     #[error("unknown option {0:?}")]
@@ -73,7 +78,7 @@ pub enum ArgsError {
 }
 
 /// Options with a value.
-const VALUED: [&str; 11] = [
+const VALUED: [&str; 12] = [
     "--unit",
     "--uuid",
     "--address",
@@ -85,6 +90,7 @@ const VALUED: [&str; 11] = [
     "--agent-socket",
     "--spool",
     "--journal",
+    "--errand",
 ];
 /// Options without.
 const FLAGS: [&str; 2] = ["--no-port", "--drain"];
@@ -102,6 +108,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, ArgsErro
         _ if given.help => Ok(Command::Help),
         "announce" => given.announce().map(Command::Announce),
         "log" => given.log().map(Command::Log),
+        "run" => given.run().map(Command::Run),
         _ => Err(ArgsError::Command(command)),
     }
 }
@@ -111,6 +118,8 @@ struct Given {
     help: bool,
     flags: Vec<&'static str>,
     values: Vec<(&'static str, String)>,
+    /// What stands behind `--`.
+    rest: Vec<String>,
 }
 
 impl Given {
@@ -129,6 +138,9 @@ impl Given {
                 given.flags.push(flag);
             } else if arg == "--help" || arg == "-h" {
                 given.help = true;
+            } else if arg == "--" {
+                given.rest = args.collect();
+                break;
             } else {
                 return Err(ArgsError::Option(arg));
             }
@@ -203,6 +215,18 @@ impl Given {
             timeout: self
                 .seconds("--health-timeout", 1)?
                 .max(Duration::from_millis(100)),
+        })
+    }
+
+    fn run(&self) -> Result<run::Options, ArgsError> {
+        if self.rest.is_empty() {
+            return Err(ArgsError::Missing("-- PROGRAM"));
+        }
+        Ok(run::Options {
+            agent: self.agent(),
+            unit: self.unit()?,
+            errand: self.required("--errand")?.into(),
+            program: self.rest.clone(),
         })
     }
 
@@ -299,6 +323,23 @@ mod tests {
             assert!(run(&format!("log {rest} --tag {tag}")).is_err(), "{tag}");
         }
         assert!(run("log --unit ../x --uuid UUID --app blog --tag blog[web.1]").is_err());
+    }
+
+    #[test]
+    fn one_offs() {
+        let Ok(Command::Run(options)) =
+            run("run --unit blog_v7.run.1 --errand /x -- podman run --unit --")
+        else {
+            panic!("refused");
+        };
+        assert_eq!(options.program, ["podman", "run", "--unit", "--"]);
+        for line in [
+            "run --unit blog_v7.run.1 --errand /x",
+            "run --unit blog_v7.run.1 -- podman",
+            "run --unit ../x --errand /x -- podman",
+        ] {
+            assert!(run(line).is_err(), "{line}");
+        }
     }
 
     #[test]

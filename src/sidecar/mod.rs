@@ -1,4 +1,5 @@
-//! `deis-sidecar`: the announcer and the log sidecar that stand beside each process.
+//! `deis-sidecar`: the announcer and the log sidecar that stand beside each process, and the one that
+//! runs a one-off process ([`run`]).
 //!
 //! ```text
 //!  app --stdout--> FIFO (systemd holds it) --splice--> spool on tmpfs --agent.sock--> logger
@@ -17,6 +18,7 @@ pub mod health;
 pub mod journal;
 pub mod log;
 pub mod probe;
+pub mod run;
 pub mod segments;
 pub mod ship;
 pub mod spool;
@@ -35,6 +37,11 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
             print!("{}", args::USAGE);
             return ExitCode::SUCCESS;
         }
+        Ok(Command::Run(options)) => match run::run(&options) {
+            // The unit ends as its process did.
+            Ok(code) => return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+            Err(error) => Err(chain(&error)),
+        },
         Ok(Command::Announce(options)) => announce::run(&options).map_err(|e| e.to_string()),
         Ok(Command::Log(options)) => log::run(&options).map_err(|e| chain(&e)),
         Err(problem) => {

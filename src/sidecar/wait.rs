@@ -22,13 +22,28 @@ pub struct Interest<'fd> {
 /// # Errors
 /// What poll(2) says, other than an interruption.
 pub fn wait(interests: &[Interest<'_>], until: Instant) -> io::Result<Vec<bool>> {
-    let mut fds: Vec<PollFd<'_>> = interests
+    let fds: Vec<_> = interests
         .iter()
         .map(|interest| {
             let mut flags = PollFlags::IN;
             flags.set(PollFlags::OUT, interest.writable);
-            PollFd::from_borrowed_fd(interest.fd, flags)
+            (interest.fd, flags)
         })
+        .collect();
+    wait_for(&fds, until)
+}
+
+/// The same for descriptors of which only what is named is waited for (and errors, always).
+///
+/// # Errors
+/// What poll(2) says, other than an interruption.
+pub fn wait_for(
+    interests: &[(BorrowedFd<'_>, PollFlags)],
+    until: Instant,
+) -> io::Result<Vec<bool>> {
+    let mut fds: Vec<PollFd<'_>> = interests
+        .iter()
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
         .collect();
     // poll(2) counts milliseconds: rounded up, so that nobody wakes up just before the time.
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);

@@ -73,6 +73,18 @@ impl StreamId {
         format!("{uuid}.{epoch:016x}").parse()
     }
 
+    /// What stands for a stream where the platform itself speaks: the event's id.
+    #[must_use]
+    pub fn event(id: uuid::Uuid) -> Self {
+        Self(format!("event.{id}"))
+    }
+
+    /// Whether the platform itself spoke.
+    #[must_use]
+    pub fn is_event(&self) -> bool {
+        self.0.starts_with("event.")
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -225,6 +225,7 @@ fn record(maintenance: bool) -> Route {
     Route {
         schema: 1,
         maintenance,
+        ..Route::default()
     }
 }
 

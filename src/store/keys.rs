@@ -92,8 +92,14 @@ keys! {
     rollout(app: &AppName) -> Rollout = "/deis/apps/{app}/rollout";
     /// The push in progress.
     push_lock(app: &AppName) -> PushLock = "/deis/apps/{app}/push";
+    /// A push that was told of by a hook.
+    push(app: &AppName, id: Uuid) -> Push = "/deis/apps/{app}/pushes/{id}";
     /// The commit that was deployed last.
     git_head(app: &AppName) -> GitHead = "/deis/apps/{app}/git";
+    /// What somebody did to the app; ids grow with time.
+    app_audit(app: &AppName, id: &str) -> Audit = "/deis/apps/{app}/audit/{id}";
+    /// What somebody did to the platform.
+    audit(id: &str) -> Audit = "/deis/audit/{id}";
     /// The private host key of all builders' sshd, sealed.
     builder_host_key() -> SealedValue = "/deis/builder/sshHostKey";
     /// Its public half, as in known_hosts: type and base64.
@@ -102,6 +108,8 @@ keys! {
     route(app: &AppName) -> Route = "/deis/routes/{app}";
     /// A custom domain.
     domain(domain: &DomainName) -> Domain = "/deis/domains/{domain}";
+    /// A certificate.
+    cert(name: &DomainName) -> Certificate = "/deis/certs/{name}";
     /// A host's durable record.
     host(id: &MachineId) -> HostRecord = "/deis/hosts/{id}";
     /// A host's presence.
@@ -143,12 +151,22 @@ prefixes! {
     configs(app: &AppName) -> Config = "/deis/apps/{app}/configs/";
     /// An app's releases.
     releases(app: &AppName) -> Release = "/deis/apps/{app}/releases/";
+    /// What was done to an app, the oldest first.
+    app_audits(app: &AppName) -> Audit = "/deis/apps/{app}/audit/";
+    /// What was done to the platform, the oldest first.
+    audits() -> Audit = "/deis/audit/";
+    /// The tokens whose hash begins so.
+    tokens_like(id: &str) -> Token = "/deis/tokens/{id}";
     /// An app's outcomes.
     outcomes(app: &AppName) -> Outcome = "/deis/apps/{app}/outcomes/";
+    /// An app's pushes that were told of by hooks.
+    pushes(app: &AppName) -> Push = "/deis/apps/{app}/pushes/";
     /// All routes.
     routes() -> Route = "/deis/routes/";
     /// All custom domains.
     domains() -> Domain = "/deis/domains/";
+    /// All certificates.
+    certs() -> Certificate = "/deis/certs/";
     /// All hosts' durable records.
     hosts() -> HostRecord = "/deis/hosts/";
     /// All hosts that are present.

@@ -170,6 +170,29 @@ impl Store {
         Ok(Listing { entries, revision })
     }
 
+    /// Reads all records under a prefix but those that can't be read, which are logged: for lists over
+    /// many owners, where one broken record is nobody else's business.
+    ///
+    /// # Errors
+    /// When etcd can't be reached.
+    pub async fn list_readable<T: Record>(
+        &self,
+        prefix: &Prefix<T>,
+    ) -> Result<Listing<T>, StoreError> {
+        let (entries, revision) = self.list_raw(prefix.as_str()).await?;
+        let entries = entries
+            .into_iter()
+            .filter_map(|(key, entry)| match decode(&key, &entry) {
+                Ok(record) => Some((key, record)),
+                Err(error) => {
+                    tracing::warn!(%error, "a record is left out of a list");
+                    None
+                }
+            })
+            .collect();
+        Ok(Listing { entries, revision })
+    }
+
     /// Reads all entries under a prefix, undecoded, page by page at one revision.
     ///
     /// # Errors
@@ -179,6 +202,15 @@ impl Store {
         prefix: &str,
     ) -> Result<(Vec<(String, Entry)>, Revision), StoreError> {
         list_pages(&*self.backend, prefix, false).await
+    }
+
+    /// Reads the keys under a prefix, without what they hold.
+    ///
+    /// # Errors
+    /// When etcd can't be reached.
+    pub async fn list_keys<T>(&self, prefix: &Prefix<T>) -> Result<Vec<String>, StoreError> {
+        let (entries, _) = list_pages(&*self.backend, prefix.as_str(), true).await?;
+        Ok(entries.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Makes a change, whole or not at all.

@@ -173,13 +173,11 @@ fn odd_bytes_long_lines_and_the_journal() {
     let lines = bench.log_until("the rest", |text| text.contains("no newline"));
     assert_eq!(lines[0], "blog[web.1]: nul \0 and \u{fffd}");
     assert_eq!(lines[1], "blog[web.1]: ");
-    let first = lines[2].strip_suffix(" [the line goes on]").expect("cut");
-    let second = lines[3].strip_prefix("blog[web.1]: ").expect("prefix");
-    assert_eq!(format!("{first}{second}"), format!("blog[web.1]: {long}"));
-    assert_eq!(lines[4], "blog[web.1]: no newline");
+    assert_eq!(lines[2], format!("blog[web.1]: {long}"), "whole again");
+    assert_eq!(lines[3], "blog[web.1]: no newline");
     fifo.write_all(b"\nend\n").expect("write");
     let lines = bench.log_until("the end", |text| text.contains("end"));
-    assert_eq!(lines[5..], ["blog[web.1]: end"]);
+    assert_eq!(lines[4..], ["blog[web.1]: end"]);
 }
 
 #[test]
@@ -279,6 +277,156 @@ fn http_reads_follows_writes_and_forgets() {
     assert_eq!(status("DELETE", "/logs/blog", ""), 204);
     assert_eq!(follower.next(), None, "what is deleted can't be followed");
     assert_eq!(status("GET", "/logs/blog", ""), 204);
+}
+
+#[test]
+fn the_past_is_read_in_the_order_of_its_times_and_by_process() {
+    let bench = Bench::new();
+    let _logger = bench.logger();
+    until("the logger", || bench.http("GET", "/healthz", ""));
+    let say = |about: &str, second: u64, text: &str| {
+        let path = format!("/logs/blog?about={about}&time={}", second * 1000);
+        assert_eq!(bench.http("POST", &path, text).expect("answer").0, 204);
+    };
+    // Two of them were cut off for a while, and come late.
+    say("web.1", 100, "a");
+    say("web.1", 160, "d");
+    say("web.2", 120, "b");
+    say("worker.1", 130, "c");
+    say("deis-controller", 170, "e");
+    let read = |query: &str| {
+        let (code, text) = bench
+            .http("GET", &format!("/logs/blog?lines=100{query}"), "")
+            .expect("answer");
+        let last_words = text.lines().filter_map(|line| line.rsplit(' ').next());
+        (code, last_words.collect::<String>())
+    };
+    for (query, want) in [
+        ("", (200, "abcde")),
+        ("&ps=web", (200, "abd")),
+        ("&ps=web.2", (200, "b")),
+        ("&ps=worker", (200, "c")),
+        ("&ps=deis-controller", (200, "e")),
+        ("&ps=cron", (204, "")),
+        ("&since=130000", (200, "cde")),
+        ("&since=130999", (200, "cde")),
+        ("&since=131000", (200, "de")),
+        ("&since=131000&ps=web", (200, "d")),
+        ("&since=999000", (204, "")),
+    ] {
+        let (code, text) = read(query);
+        assert_eq!((code, text.as_str()), want, "{query}");
+    }
+    let path = "/logs/blog?lines=2&ps=web";
+    let text = bench.http("GET", path, "").expect("answer").1;
+    assert_eq!(text.lines().count(), 2);
+    for bad in ["ps=web.x", "since=yesterday", "from=1:2", "of=me"] {
+        let path = format!("/logs/blog?{bad}");
+        assert_eq!(
+            bench.http("GET", &path, "").expect("answer").0,
+            400,
+            "{bad}"
+        );
+    }
+    // An event that is told twice stands there once.
+    for _ in 0..2 {
+        let path = format!("/logs/blog?id={}&time=180000", support::UUID);
+        assert_eq!(bench.http("POST", &path, "once").expect("answer").0, 204);
+    }
+    assert_eq!(read("&since=180000").1, "once");
+}
+
+#[test]
+fn the_next_owner_of_a_name_finds_nothing() {
+    let bench = Bench::new();
+    let mut logger = bench.logger();
+    let _agent = bench.agent();
+    let mut sidecar = bench.sidecar(&[]);
+    until("the logger", || bench.http("GET", "/healthz", ""));
+    let of = |n: u32, created: u32| {
+        format!("of=00000000-0000-0000-0000-00000000000{n}&created={created}")
+    };
+    let read = |whose: &str| {
+        let path = format!("/logs/blog?lines=9&{whose}");
+        bench.http("GET", &path, "").expect("answer").0
+    };
+    writeln!(&bench.fifo, "secret").expect("write");
+    bench.log_until("the line", |text| text.contains("secret"));
+    assert_eq!(read(&of(1, 10)), 200);
+    assert_eq!(read(&of(1, 10)), 200, "it is still there");
+    assert_eq!(read(&of(2, 20)), 204, "another app");
+    assert_eq!(read(&of(1, 10)), 204, "what is gone stays gone");
+    // What the first one's process still says is for nobody.
+    writeln!(&bench.fifo, "late").expect("write");
+    let begin = Instant::now();
+    assert!(sidecar.terminate().success());
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "the logger takes it"
+    );
+    logger.kill();
+    let _logger = bench.logger();
+    until("the logger", || bench.http("GET", "/healthz", ""));
+    let late = format!("/logs/blog?{}", of(1, 10));
+    bench.http("POST", &late, "a late event").expect("answer");
+    let path = format!("/logs/blog?lines=99&{}", of(2, 20));
+    assert_eq!(bench.http("POST", &path, "mine").expect("answer").0, 204);
+    let text = bench.http("GET", &path, "").expect("answer").1;
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.ends_with("]: mine\n"), "{text}");
+}
+
+#[test]
+fn a_follower_sees_each_line_once_while_the_logger_is_killed() {
+    const LINES: usize = 20_000;
+    let bench = Bench::new();
+    let (_agent, mut logger) = (bench.agent(), bench.logger());
+    let _sidecar = bench.sidecar(&[]);
+    until("the logger", || bench.http("GET", "/healthz", ""));
+    writeln!(&bench.fifo, "before").expect("write");
+    bench.log_until("the first line", |text| text.contains("before"));
+    let follower = bench.follow(1);
+    let first = follower.recv_timeout(support::PATIENCE).expect("the past");
+    assert!(first.contains("blog[web.1]: before"), "{first}");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut fifo = &bench.fifo;
+            for batch in 0..LINES / 100 {
+                let numbers = batch * 100..(batch + 1) * 100;
+                let text: String = numbers.map(|n| format!("line {n} of many\n")).collect();
+                fifo.write_all(text.as_bytes()).expect("write");
+                // An app that writes for as long as it takes to kill the logger a few times.
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for pause in [150, 700, 40, 900, 300] {
+            thread::sleep(Duration::from_millis(pause));
+            logger.kill();
+            logger = bench.logger();
+        }
+    });
+    let last = format!("line {} of", LINES - 1);
+    let mut seen = String::new();
+    while !seen.contains(&last) {
+        seen += &follower
+            .recv_timeout(support::PATIENCE)
+            .expect("the next lines");
+    }
+    let numbers: Vec<usize> = seen
+        .lines()
+        .filter_map(|line| number(&line[23..]))
+        .collect();
+    let wrong = numbers.iter().enumerate().find(|(want, got)| want != *got);
+    assert_eq!(wrong, None, "each line once, in order");
+    assert_eq!(numbers.len(), LINES);
+    // And at once, when all is well.
+    let begin = Instant::now();
+    writeln!(&bench.fifo, "quick").expect("write");
+    let quick = follower.recv_timeout(support::PATIENCE).expect("the line");
+    assert!(quick.ends_with("blog[web.1]: quick\n"), "{quick}");
+    let took = begin.elapsed();
+    println!("a line reaches its follower in {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 #[test]

@@ -8,11 +8,23 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use deis::logger::{Place, app_log::Limits};
+use deis::{
+    logger::{
+        Place,
+        app_log::Limits,
+        client::Whose,
+        owner::Owner,
+        query::Query,
+        view::{self, Piece},
+    },
+    model::{PartPresence, SCHEMA},
+    store::{Store, Txn, keys},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Which role this test binary is to play instead of testing.
@@ -206,6 +218,48 @@ impl Bench {
         let stream = until("the line port", || TcpStream::connect(self.lines).ok());
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         stream
+    }
+
+    /// Follows the log as a controller does.
+    pub fn follow(&self, lines: usize) -> mpsc::Receiver<String> {
+        let (sender, follower) = mpsc::channel();
+        let address = self.http.to_string();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("runtime");
+            runtime.block_on(async move {
+                let store = Store::memory();
+                let presence = PartPresence {
+                    schema: SCHEMA,
+                    id: UUID.parse().expect("uuid"),
+                    address,
+                };
+                let txn = Txn::new().put(&keys::part("logs", "127.0.0.1"), &presence);
+                store.commit(txn).await.expect("registered");
+                let whose = Whose {
+                    app: "blog".parse().expect("app"),
+                    owner: Owner {
+                        uuid: UUID.parse().expect("uuid"),
+                        created_ms: 0,
+                    },
+                };
+                let query = Query {
+                    lines,
+                    follow: true,
+                    of: None,
+                    since_ms: None,
+                };
+                let view = view::open(&store, whose, query).await.expect("opened");
+                let mut view = view.expect("a log");
+                while let Some(piece) = view.next().await {
+                    if let Piece::Text(text) = piece
+                        && sender.send(text).is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        });
+        follower
     }
 
     /// The log's lines without their times, once `done` says so of the last lines.

@@ -14,3 +14,8 @@ mod t06_agent;
 mod t07_logs;
 mod t08_outage;
 mod t09_hosts;
+mod t10_old_client;
+mod t11_domains_certs;
+mod t13_run;
+mod t14_logs;
+mod t15_features;

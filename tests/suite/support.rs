@@ -261,7 +261,7 @@ impl User {
         self.home.join(".ssh/id_ed25519")
     }
 
-    fn command(&self, program: &str, dir: &Path) -> Command {
+    pub fn command(&self, program: &str, dir: &Path) -> Command {
         let mut command = Command::new(program);
         let ssh = format!(
             "ssh -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=accept-new \
@@ -284,6 +284,13 @@ impl User {
 
     pub fn deis(&self, args: &[&str]) -> Ran {
         self.deis_in(&self.home, args)
+    }
+
+    /// A `deis` that runs until the caller ends it.
+    pub fn deis_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command(DEIS, &self.home);
+        command.args(args);
+        command
     }
 
     pub fn deis_in(&self, dir: &Path, args: &[&str]) -> Ran {

@@ -27,8 +27,6 @@ use crate::{
 
 /// The image that apps are built in and run on, as podman knows it.
 pub const STACK_IMAGE: &str = "localhost/deis/stack:latest";
-/// Where it lies in the registries.
-pub const STACK_REPOSITORY: &str = "deis/stack";
 /// The network of apps; builds use it too, where it is there.
 const NETWORK: &str = "deis";
 /// How long a build may take.

@@ -9,9 +9,7 @@ use std::{
 
 use tokio::task;
 
-use super::{
-    BuildError, BuildSettings, Built, Job, STACK_IMAGE, STACK_REPOSITORY, env_dir, podman,
-};
+use super::{BuildError, BuildSettings, Built, Job, STACK_IMAGE, env_dir, podman};
 use crate::{
     builder::{output::Output, procfile},
     image::{
@@ -21,6 +19,7 @@ use crate::{
         push::Image,
     },
     model::ImageKind,
+    registry::replicas::STACK_REPOSITORY,
 };
 
 /// User and group of the app in the stack image.

@@ -1,4 +1,4 @@
-//! `apps:*`, `run`, `logs` and `git:remote`.
+//! `apps:*` and `git:remote`.
 
 use std::{
     ffi::OsString,
@@ -202,60 +202,6 @@ pub async fn transfer(shell: &mut Shell<'_>, args: args::AppUser) -> anyhow::Res
         .await?;
     shell.ui.line("done");
     Ok(())
-}
-
-/// `apps:run`: the command's exit code becomes ours.
-pub async fn run(shell: &mut Shell<'_>, args: args::Run) -> anyhow::Result<u8> {
-    let (session, app) = shell.app(args.app.app.as_deref())?;
-    let command = args.command.join(" ");
-    shell.ui.line(&format!("Running '{command}'..."));
-    let body = json!({ "command": command });
-    let path = of_app(&app, &["run"]);
-    let answer = shell
-        .ui
-        .wait(session.client.post_and_wait(&path, body))
-        .await?;
-    let wire::RunReply(code, output) = answer.json()?;
-    shell.ui.data(output.as_bytes());
-    Ok(u8::try_from(code).unwrap_or(1))
-}
-
-/// `apps:logs`
-pub async fn logs(shell: &mut Shell<'_>, args: args::Logs) -> anyhow::Result<()> {
-    let (session, app) = shell.app(args.app.app.as_deref())?;
-    let query: Vec<_> = args
-        .lines
-        .map(|n| ("log_lines", n.to_string()))
-        .into_iter()
-        .collect();
-    let answer = session
-        .client
-        .query(&of_app(&app, &["logs"]), &query)
-        .await?;
-    let text = String::from_utf8_lossy(&answer.body);
-    for line in text.lines() {
-        let line = if shell.ui.colour() {
-            tint(line)
-        } else {
-            line.to_owned()
-        };
-        shell.ui.data(format!("{line}\n").as_bytes());
-    }
-    Ok(())
-}
-
-/// Colours a log line by who wrote it: the word before the first `: `.
-fn tint(line: &str) -> String {
-    let who = line
-        .split_once(": ")
-        .and_then(|(head, _)| head.split(' ').nth(1));
-    match who {
-        Some(who) => {
-            let sum: u32 = who.bytes().map(u32::from).sum();
-            format!("\u{1b}[{}m{line}\u{1b}[0m", 31 + sum % 6)
-        }
-        None => line.to_owned(),
-    }
 }
 
 /// `git:remote`

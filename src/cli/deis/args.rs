@@ -7,7 +7,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{access, apps, auth, completion, config, help, keys, limits, manual, ps, releases, ui};
+use super::{
+    access, apps, auth, certs, completion, config, help, keys, limits, manual, ps, releases, ui,
+};
 
 /// Deploy and manage apps on a Deis platform
 ///
@@ -156,6 +158,19 @@ pub enum Command {
     #[command(name = "domains:remove")]
     DomainsRemove(access::DomainArg),
 
+    /// List your certificates
+    #[command(name = "certs:list", visible_alias = "certs")]
+    Certs(List),
+    /// Add a certificate: HTTPS for your domains
+    #[command(name = "certs:add")]
+    CertsAdd(certs::Add),
+    /// Remove a certificate
+    #[command(name = "certs:remove")]
+    CertsRemove(certs::Named),
+    /// Show what stands in a certificate and its chain
+    #[command(name = "certs:info")]
+    CertsInfo(certs::Named),
+
     /// List who may use an app, or the platform's administrators
     #[command(name = "perms:list", visible_aliases = ["perms", "sharing", "sharing:list"])]
     Perms(access::PermsList),
@@ -244,9 +259,18 @@ pub struct AppUser {
 pub struct Logs {
     #[command(flatten)]
     pub app: App,
-    /// Show so many lines
+    /// Show so many lines; 1000 unless said otherwise, or all since a time
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<u32>,
+    /// Show each new line as it comes, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of a process (web.1), a type (web) or the platform (deis-controller) only
+    #[arg(long, value_name = "PROCESS")]
+    pub ps: Option<String>,
+    /// Only what is not older: 90s, 10m, 2h, 1d, or a time as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
 }
 
 /// `deis run`
@@ -254,7 +278,19 @@ pub struct Logs {
 pub struct Run {
     #[command(flatten)]
     pub app: App,
-    /// The command; quote it if it has options or characters that your shell acts on
+    /// Don't wait: what it prints goes to the app's log, see `deis logs`
+    #[arg(short, long, conflicts_with_all = ["tty", "no_tty", "no_input"])]
+    pub detach: bool,
+    /// Give it a terminal, also where ours is none
+    #[arg(short, long, conflicts_with = "no_tty")]
+    pub tty: bool,
+    /// Give it no terminal, also where ours is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Leave our input alone (in a loop that reads from it)
+    #[arg(short, long, conflicts_with = "tty")]
+    pub no_input: bool,
+    /// The command: a single argument is a line for the shell; of several, each arrives as it is
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }

@@ -6,9 +6,16 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
+    },
+};
 
 use crate::{api, model::AppName};
 
@@ -17,6 +24,9 @@ const QUICK: Duration = Duration::from_secs(60);
 
 /// Bound of a call that waits for a rollout or a command: more than the controller's own bound.
 const SLOW: Duration = Duration::from_secs(25 * 60);
+
+/// Bound of an answer that goes on for as long as it is read.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -82,6 +92,8 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // Sessions of `deis run` are websockets.
+            .http1_only()
             .tls_danger_accept_invalid_certs(!ssl_verify)
             .build()
             .context("can't set up HTTP")?;
@@ -146,6 +158,25 @@ impl Client {
         self.call(Method::GET, path, query, None, QUICK).await
     }
 
+    /// Begins to read something that has no end.
+    pub async fn stream(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Response> {
+        let path = [&["v1"], path, &[""]].concat();
+        let sent = self.send(Method::GET, &path, query, None, ENDLESS);
+        let response = tokio::time::timeout(QUICK, sent).await;
+        let response = response.map_err(|_| {
+            let (controller, limit) = (self.controller(), QUICK.as_secs());
+            anyhow!("{controller} gives no answer within {limit} s")
+        })??;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refused(response).await)
+    }
+
     /// Changes something at once.
     pub async fn post(&self, path: &[&str], body: Value) -> anyhow::Result<Answer> {
         self.call(Method::POST, path, &[], Some(body), QUICK).await
@@ -161,6 +192,59 @@ impl Client {
         self.call(Method::DELETE, path, &[], body, SLOW).await
     }
 
+    /// Opens a websocket.
+    pub async fn websocket(
+        &self,
+        path: &[&str],
+        protocol: &str,
+    ) -> anyhow::Result<WebSocketStream<Upgraded>> {
+        let key = generate_key();
+        let headers = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-protocol", protocol),
+            ("sec-websocket-key", &key),
+        ];
+        let path = [&["v1"], path, &[""]].concat();
+        let mut request = self.request(Method::GET, &path)?;
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let response = tokio::time::timeout(QUICK, request.send())
+            .await
+            .map_err(|_| {
+                anyhow!(
+                    "{} gives no answer within {} s",
+                    self.controller(),
+                    QUICK.as_secs()
+                )
+            })?
+            .map_err(|error| self.unreachable(&error, QUICK))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refused(response).await);
+        }
+        let accepted = response.headers().get("sec-websocket-accept");
+        if accepted
+            .is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
+        {
+            bail!(
+                "{} answers a websocket with something else; is a proxy in between that can't pass them on?",
+                self.controller()
+            );
+        }
+        let upgraded = response
+            .upgrade()
+            .await
+            .context("the connection broke off")?;
+        Ok(WebSocketStream::from_raw_socket(
+            upgraded,
+            Role::Client,
+            Some(WebSocketConfig::default().write_buffer_size(0)),
+        )
+        .await)
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -173,15 +257,24 @@ impl Client {
         path.insert(0, "v1");
         path.push("");
         let response = self.send(method, &path, query, body, limit).await?;
-        let code = response.status();
-        let status = status_line(&response);
-        let body = read(response).await?;
-        if code.is_success() {
+        if response.status().is_success() {
+            let body = read(response).await?;
             return Ok(Answer { body });
         }
+        Err(self.refused(response).await)
+    }
+
+    /// What an answer that is a refusal says.
+    async fn refused(&self, response: Response) -> anyhow::Error {
+        let code = response.status();
+        let status = status_line(&response);
+        let body = match read(response).await {
+            Ok(body) => body,
+            Err(error) => return error,
+        };
         let stale = code == StatusCode::UNAUTHORIZED && self.token.is_some();
         let controller = self.controller();
-        Err(Refused {
+        Refused {
             code: code.as_u16(),
             status,
             text: explanation(&body),
@@ -189,7 +282,7 @@ impl Client {
             hint: stale
                 .then(|| format!("your login has ended; log in again: deis login {controller}")),
         }
-        .into())
+        .into()
     }
 
     async fn send(
@@ -200,45 +293,53 @@ impl Client {
         body: Option<Value>,
         limit: Duration,
     ) -> anyhow::Result<Response> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| anyhow!("{} is no URL of a controller", self.base))?
-            .pop_if_empty()
-            .extend(path);
-        let mut request = self.http.request(method, url).query(query).timeout(limit);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("token {token}"));
-        }
+        let mut request = self.request(method, path)?.query(query).timeout(limit);
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.map_err(|error| {
-            // The innermost cause says it best (connection refused, no such host).
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            let controller = self.controller();
-            let timeout = error.is_timeout() && !error.is_connect();
-            if timeout {
-                anyhow!("{controller} gives no answer within {} s", limit.as_secs())
-            } else if is_certificate(&error) {
-                anyhow!(
-                    "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
-                     its operators made themselves: deis login {controller} --ssl-verify=false"
-                )
-            } else {
-                anyhow!(
-                    "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
-                )
-            }
-        })?;
+        let sent = request.send().await;
+        let response = sent.map_err(|error| self.unreachable(&error, limit))?;
         let version = response.headers().get("DEIS_API_VERSION");
         if let Some(version) = version.and_then(|version| version.to_str().ok()) {
             // The first answer tells; the others tell the same.
             let _ = self.server.set(version.to_owned());
         }
         Ok(response)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> anyhow::Result<RequestBuilder> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| anyhow!("{} is no URL of a controller", self.base))?
+            .pop_if_empty()
+            .extend(path);
+        let request = self.http.request(method, url);
+        Ok(match &self.token {
+            Some(token) => request.header("Authorization", format!("token {token}")),
+            None => request,
+        })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> anyhow::Error {
+        // The innermost cause says it best (connection refused, no such host).
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let controller = self.controller();
+        let timeout = error.is_timeout() && !error.is_connect();
+        if timeout {
+            anyhow!("{controller} gives no answer within {} s", limit.as_secs())
+        } else if is_certificate(error) {
+            anyhow!(
+                "the certificate of {controller} is not to be trusted: {cause}. If it is one that \
+                 its operators made themselves: deis login {controller} --ssl-verify=false"
+            )
+        } else {
+            anyhow!(
+                "can't reach the controller at {controller}: {cause}. Is the address right and the platform up?"
+            )
+        }
     }
 }
 

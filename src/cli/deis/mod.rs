@@ -7,6 +7,7 @@ mod access;
 mod apps;
 mod args;
 mod auth;
+mod certs;
 mod client;
 mod completion;
 mod config;
@@ -18,11 +19,14 @@ mod git;
 mod help;
 mod keys;
 mod limits;
+mod logs;
 mod manual;
 mod plugin;
 mod profile;
 mod ps;
+mod quote;
 mod releases;
+mod run;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -208,7 +212,8 @@ fn format_of(argv: &[OsString]) -> Format {
 
 async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8> {
     match command {
-        Command::Run(args) => return apps::run(shell, args).await,
+        Command::Run(args) => return run::run(shell, args).await,
+        Command::Logs(args) => return logs::logs(shell, args).await,
         Command::Register(args) => auth::register(shell, args).await,
         Command::Login(args) => auth::login(shell, args).await,
         Command::Logout => auth::logout(shell),
@@ -222,7 +227,6 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Destroy(args) => apps::destroy(shell, args).await,
         Command::Open(args) => apps::open(shell, args).await,
         Command::Transfer(args) => apps::transfer(shell, args).await,
-        Command::Logs(args) => apps::logs(shell, args).await,
         Command::GitRemote(args) => apps::git_remote(shell, args),
         Command::Config(args) => config::list(shell, args).await,
         Command::ConfigSet(args) => config::set(shell, args).await,
@@ -243,6 +247,10 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Domains(args) => access::domains(shell, args).await,
         Command::DomainsAdd(args) => access::add_domain(shell, args).await,
         Command::DomainsRemove(args) => access::remove_domain(shell, args).await,
+        Command::Certs(args) => certs::list(shell, args).await,
+        Command::CertsAdd(args) => certs::add(shell, args).await,
+        Command::CertsRemove(args) => certs::remove(shell, args).await,
+        Command::CertsInfo(args) => certs::info(shell, args).await,
         Command::Perms(args) => access::perms(shell, args).await,
         Command::PermsCreate(args) => access::grant(shell, args).await,
         Command::PermsDelete(args) => access::revoke(shell, args).await,

@@ -74,6 +74,18 @@ pub async fn info(shell: &mut Shell<'_>, args: Info) -> anyhow::Result<()> {
             release.updated,
             release.uuid
         ));
+        if let Some(failure) = &release.failure {
+            let word = if failure.superseded {
+                "superseded"
+            } else {
+                "failed"
+            };
+            let reason = failure.reason.as_deref().unwrap_or("no reason given");
+            ui.line(&format!("{:10}{reason}", format!("{word}:")));
+            for line in &failure.log {
+                ui.line(&format!("          {line}"));
+            }
+        }
     });
     Ok(())
 }

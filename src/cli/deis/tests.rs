@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{Env, Ui, run};
-use crate::controller::testing::Site;
+use crate::{controller::testing::Site, logger::testing::Logger, sidecar::wire::Position};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGYih2RCKaV3pu5Kn45gQgMI8w8q6m9agpWVrxAEYPFI ada@laptop\n";
@@ -373,8 +373,23 @@ async fn config() {
     insta::assert_snapshot!(user.fails(&["config:set", "FAIL=1"]).await, @r"
     Creating config... 
     Error: 503 SERVICE UNAVAILABLE
-    detail: web.1 exits with 1
+    detail: aborting, failed to create some containers: web.1 exits with 1
     no such module
+    ");
+    let releases = user.ok(&["releases"]).await;
+    let failed = releases.lines().nth(1).expect("the newest");
+    let failed = failed.split_whitespace().next().expect("its number");
+    insta::assert_snapshot!(user.ok(&["releases:info", failed]).await, @r"
+    === blog Release v6
+    build:    [uuid]
+    config:   [uuid]
+    owner:    ada
+    created:  [time]
+    summary:  ada added FAIL (failed)
+    updated:  [time]
+    uuid:     [uuid]
+    failed:   web.1 exits with 1
+              no such module
     ");
     insta::assert_snapshot!(user.ok(&["limits"]).await, @r"
     === blog Limits
@@ -475,13 +490,30 @@ async fn processes_and_releases() {
     );
     insta::assert_snapshot!(user.fails(&["pull", "deis/example"]).await, @r"
     Creating build... 
-    Error: 501 NOT IMPLEMENTED
-    detail: This platform can't deploy images by name yet. Push blog with git instead: an app with a Dockerfile is built as an image.
+    Error: 503 SERVICE UNAVAILABLE
+    detail: no registry is up; `deisctl list` shows deis-registry
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
-    assert_eq!(ran, (0, "Running 'echo -n hi'...\necho -n hi\n".to_owned()));
+    let want = "Running 'echo -n hi'...\necho -n hi\nto stderr\n".to_owned();
+    assert_eq!(ran, (0, want));
     let ran = user.run(&["run", "--", "exit 3"], "").await;
-    assert_eq!(ran, (3, "Running 'exit 3'...\nexit 3\n".to_owned()));
+    let want = "Running 'exit 3'...\nexit 3\nto stderr\n".to_owned();
+    assert_eq!(ran, (3, want));
+    // Several arguments arrive as they are; one is a line.
+    let ran = user.run(&["run", "--", "echo", "a b", "$HOME"], "").await;
+    assert!(ran.1.contains("\necho 'a b' '$HOME'\n"), "{}", ran.1);
+    let ran = user.run(&["run", "cat"], "line 1\nline 2\n").await;
+    assert_eq!(ran, (0, "Running 'cat'...\nline 1\nline 2\n".to_owned()));
+    let ran = user.run(&["run", "--no-input", "broken"], "").await;
+    let lines: String = (0..100).map(|n| format!("{n}\n")).collect();
+    assert_eq!(ran, (0, format!("Running 'broken'...\n{lines}")));
+    let ran = user.run(&["run", "big 3000000"], "").await;
+    assert_eq!((ran.0, ran.1.matches('x').count()), (0, 3_000_000));
+    let ran = user.run(&["run", "--detach", "exit 3"], "").await;
+    assert_eq!(ran, (0, "Running 'exit 3' as run.1\n".to_owned()));
+    let ran = user.run(&["run", "refuse"], "").await;
+    let want = "Running 'refuse'...\nError: host-1 can't run it: no image\n";
+    assert_eq!(ran, (255, want.to_owned()));
 }
 
 #[tokio::test]
@@ -524,4 +556,156 @@ async fn keys_and_sharing() {
         user.ok(&["apps:transfer", "bob"]).await,
         "Transferring blog to bob... done\n"
     );
+}
+
+#[tokio::test]
+async fn certificates() {
+    let user = User::with_app().await;
+    let root = crate::cert::tests::Authority::new("Root");
+    let files = root.sign(&["www.example.org", "example.org"]);
+    let write = |name: &str, text: &str| std::fs::write(user.env.cwd.join(name), text);
+    let chain = format!("{}{}", files.certificate, root.pem);
+    write("www.crt", &chain).expect("file");
+    write("www.key", &files.key).expect("file");
+    assert_eq!(user.ok(&["certs"]).await, "No certs\n");
+    assert_eq!(
+        user.ok(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... done\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:list"]).await,
+        "Common Name         Expires\n\
+         ---------------     ----------------------\n\
+         www.example.org     [time]\n"
+    );
+    let info = user.ok(&["certs:info", "www.example.org"]).await;
+    let fingerprints = |text: &str| -> String {
+        let plain = |line: &str| match line.strip_prefix("fingerprint: ") {
+            Some(pairs) => format!("fingerprint: {} pairs", pairs.split(':').count()),
+            None => line.to_owned(),
+        };
+        text.lines().map(|line| plain(line) + "\n").collect()
+    };
+    insta::assert_snapshot!(fingerprints(&info), @r"
+    === www.example.org Certificate
+    served for:  example.org, www.example.org
+    expires:     [time]
+    owner:       ada
+    added:       [time]
+
+    --- 1: CN=www.example.org
+    issuer:      CN=Root
+    names:       example.org, www.example.org
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+
+    --- 2: CN=Root
+    issuer:      CN=Root
+    valid:       [time] to [time]
+    fingerprint: 32 pairs
+    ");
+    assert_eq!(
+        user.fails(&["certs:add", "www.crt", "www.key"]).await,
+        "Adding SSL endpoint... \nError: 400 BAD REQUEST\n\
+         common_name: This field must be unique.\n"
+    );
+    assert_eq!(
+        user.ok(&["certs:remove", "www.example.org"]).await,
+        "Removing www.example.org... done\n"
+    );
+    // As many certificates as there are names; the first refusal ends it, and says what is there.
+    let names = "--subject-alt-names=example.org,other.org";
+    let text = user
+        .fails(&["certs:add", "www.crt", "www.key", names])
+        .await;
+    assert_eq!(
+        text,
+        "Adding SSL endpoint... \nError: added for example.org only: 400 BAD REQUEST\n\
+         common_name: the certificate is not for other.org, but for example.org, \
+         www.example.org: clients would refuse it\n"
+    );
+    let args = [
+        "certs:add",
+        "www.crt",
+        "www.key",
+        "--common-name=www.example.org",
+    ];
+    user.ok(&args).await;
+    let list = user.ok(&["certs"]).await;
+    assert!(
+        list.contains("\nexample.org") && list.contains("\nwww.example.org"),
+        "{list}"
+    );
+    let text = user.fails(&["certs:info", "none.example.org"]).await;
+    assert_eq!(text, "Error: 404 NOT FOUND\ndetail: Not found\n");
+    let text = user.fails(&["certs:add", "none.crt", "www.key"]).await;
+    assert!(
+        text.contains("can't read") && text.contains("none.crt"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn logs() {
+    let user = User::with_app().await;
+    let none = user.fails(&["logs", "-a", "blog"]).await;
+    assert!(none.contains("no logger is running"), "{none}");
+    let dir = tempfile::tempdir().expect("dir");
+    let logger = Logger::fresh(dir.path(), "127.0.0.1").await;
+    logger.register(&user.site.store).await;
+    let created = "[time] blog[deis-controller]: ada created initial release\n";
+    // It has waited for a logger.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while user.run(&["logs", "-a", "blog"], "").await != (0, created.to_owned()) {
+        assert!(tokio::time::Instant::now() < deadline, "no event");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let text = "hello\n\u{1f980} \"quoted\"\n";
+    logger
+        .say("web.1", Position::default(), 4_000_000_000, text)
+        .await;
+    assert_eq!(
+        user.ok(&["logs", "-a", "blog", "-n", "2"]).await,
+        "[time] blog[web.1]: hello\n[time] blog[web.1]: \u{1f980} \"quoted\"\n"
+    );
+    assert_eq!(
+        user.ok(&["logs", "-a", "blog", "--ps=web.1", "-n1", "--output=json"])
+            .await,
+        "{\"time\":\"2096-10-02T07:06:40Z\",\"process\":\"web.1\",\"text\":\"\u{1f980} \\\"quoted\\\"\"}\n"
+    );
+    assert_eq!(user.ok(&["logs", "-a", "blog", "--ps", "cron"]).await, "");
+    let bad = user.fails(&["logs", "-a", "blog", "--since", "soon"]).await;
+    assert!(bad.contains("400 BAD REQUEST"), "{bad}");
+    assert!(
+        bad.contains("\"soon\" is no time; write how long ago"),
+        "{bad}"
+    );
+
+    // Followed until the app is gone.
+    let (out, err) = (Sink::default(), Sink::default());
+    let (sink, input) = (out.clone(), Box::new(Cursor::new(Vec::new())));
+    let mut ui = Ui::pipes(Box::new(out), Box::new(err.clone()), input);
+    let argv = ["deis", "logs", "-a", "blog", "-f", "-n", "1"].map(Into::into);
+    let follow = run(&argv, &user.env, &mut ui);
+    let shows = async |text: &str| {
+        let has = || String::from_utf8_lossy(&sink.0.borrow()).contains(text);
+        while !has() {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{text:?} does not come"
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let then = async {
+        shows("quoted").await;
+        let from = Position::default().after(text.as_bytes());
+        logger.say("web.1", from, 4_000_000_001, "new\n").await;
+        shows("blog[web.1]: new\n").await;
+        user.ok(&["destroy", "-a", "blog", "--confirm=blog"]).await;
+    };
+    let (code, ()) = tokio::join!(follow, then);
+    let why = String::from_utf8_lossy(&err.0.borrow()).into_owned();
+    assert_eq!(code, 1, "{why}");
+    assert!(why.contains("404 NOT FOUND"), "{why}");
 }

@@ -41,6 +41,8 @@ pub struct Ui {
     err: Box<dyn Write>,
     input: Box<dyn BufRead>,
     format: Format,
+    /// Whether these are the process's own.
+    own: bool,
     /// Whether stdout is a terminal that can move its cursor: spinner, and tables that fit.
     out_terminal: bool,
     /// Whether stderr is one.
@@ -66,6 +68,7 @@ impl Ui {
             err: Box::new(std::io::stderr()),
             input: Box::new(std::io::BufReader::new(std::io::stdin())),
             format: Format::Text,
+            own: true,
             out_terminal: out_terminal && !dumb,
             err_terminal: std::io::stderr().is_terminal() && !dumb,
             in_terminal: std::io::stdin().is_terminal(),
@@ -83,6 +86,7 @@ impl Ui {
             err,
             input,
             format: Format::Text,
+            own: false,
             out_terminal: false,
             err_terminal: false,
             in_terminal: false,
@@ -114,6 +118,32 @@ impl Ui {
     #[must_use]
     pub const fn colour(&self) -> bool {
         self.colour
+    }
+
+    /// Whether these are the process's own streams, which others may use beside us.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Whether stdin is a terminal.
+    #[must_use]
+    pub const fn reads_terminal(&self) -> bool {
+        self.in_terminal
+    }
+
+    /// All of a stand-in's input.
+    pub fn read_all(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let _ = self.input.read_to_end(&mut bytes);
+        bytes
+    }
+
+    /// Writes bytes as they are to stdout or, for `errors`, stderr.
+    pub fn write_raw(&mut self, bytes: &[u8], errors: bool) -> std::io::Result<()> {
+        let stream = if errors { &mut self.err } else { &mut self.out };
+        stream.write_all(bytes)?;
+        stream.flush()
     }
 
     /// Whether stdout is a terminal.
@@ -395,7 +425,7 @@ pub fn columns<'r>(rows: impl IntoIterator<Item = (&'r str, String)>, space: usi
 }
 
 /// The end of a list's heading: says when it is not the whole list.
-fn part_of(shown: usize, count: u64) -> String {
+pub fn part_of(shown: usize, count: u64) -> String {
     if shown as u64 == count {
         String::new()
     } else {

@@ -1,7 +1,7 @@
 //! `deisctl config <target> get|set|rm`: settings of the platform and its parts, plain text under
 //! `/deis/<target>/<key>`, as in Deis v1.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -10,7 +10,11 @@ use super::{
     failure::{Failure, Kind},
     platform::Part,
 };
-use crate::store::{CommitError, Store, Txn, keys};
+use crate::{
+    model::SealedValue,
+    seal::{ClusterKey, is_sealed},
+    store::{CommitError, Store, Txn, keys},
+};
 
 /// What to do with a target's settings.
 #[derive(Debug, Clone, Subcommand)]
@@ -86,12 +90,36 @@ fn assignment(text: &str) -> Result<(&str, &str), Failure> {
     }
 }
 
+/// A setting's value; one that is sealed is opened, where the cluster key is at hand.
+fn opened(
+    cluster_key: Option<&Path>,
+    target: &str,
+    name: &str,
+    value: String,
+) -> anyhow::Result<String> {
+    if !is_sealed(&value) {
+        return Ok(value);
+    }
+    let sealed = || {
+        Failure::new(
+            Kind::Refused,
+            format!("{target}/{name} is sealed with the cluster key"),
+        )
+        .hint("ask on a host of the cluster, as root: the key is /etc/deis/cluster.key there")
+    };
+    let path = cluster_key.ok_or_else(sealed)?;
+    let key = ClusterKey::load(path).with_context(sealed)?;
+    let text = key.open_text(&format!("{target}/{name}"), &SealedValue(value))?;
+    Ok(text.into_inner())
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When the names make no sense, a setting isn't there, or etcd can't be reached.
 pub async fn run(
     store: &Store,
+    cluster_key: Option<&Path>,
     target: &str,
     command: &ConfigCommand,
     out: &mut impl Write,
@@ -115,7 +143,7 @@ pub async fn run(
                     Failure::new(Kind::NotFound, format!("{target} has no setting {name}"))
                         .hint(format!("`deisctl config {target} get` prints those it has"))
                 })?;
-                writeln!(out, "{}", found.value)?;
+                writeln!(out, "{}", opened(cluster_key, target, name, found.value)?)?;
             }
         }
         ConfigCommand::Set { settings } => {
@@ -123,6 +151,12 @@ pub async fn run(
                 .iter()
                 .map(|text| assignment(text))
                 .collect::<Result<_, _>>()?;
+            for (name, value) in &settings {
+                if (target, *name) == (crate::logger::PART, crate::logger::drain::SETTING) {
+                    let parsed: Result<crate::logger::drain::Target, _> = value.parse();
+                    parsed.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;
+                }
+            }
             let txn = settings.iter().fold(Txn::new(), |txn, (name, value)| {
                 txn.put(&keys::setting(target, name), &(*value).to_owned())
             });
@@ -163,7 +197,7 @@ mod tests {
 
     async fn ctl(store: &Store, target: &str, command: ConfigCommand) -> anyhow::Result<String> {
         let mut out = Vec::new();
-        run(store, target, &command, &mut out).await?;
+        run(store, None, target, &command, &mut out).await?;
         Ok(String::from_utf8(out)?)
     }
 

@@ -131,6 +131,8 @@ pub struct Context {
     pub ssh: Ssh,
     /// The network namespace that the hosts live in, if it is one of its own.
     pub netns: Option<String>,
+    /// The key of sealed values, where it is at hand.
+    pub cluster_key: Option<PathBuf>,
 }
 
 /// A connection to etcd, which lasts as long as this does.
@@ -162,6 +164,7 @@ impl Context {
                     etcd: host.etcd,
                     ssh: ssh(args)?,
                     netns: None,
+                    cluster_key: Some(host.cluster_key),
                 });
             }
         } else if args.cluster.is_some() {
@@ -190,6 +193,7 @@ impl Context {
             etcd: EtcdOptions { endpoints, tls },
             ssh: ssh(args)?,
             netns: None,
+            cluster_key: None,
         })
     }
 
@@ -209,6 +213,7 @@ impl Context {
                 jump: None,
             },
             netns: cluster.netns,
+            cluster_key: Some(cluster.cluster_key),
         })
     }
 

@@ -5,6 +5,7 @@ use std::{io::Write, os::unix::process::CommandExt, process::Command};
 use anyhow::Context as _;
 
 use super::{
+    UnitArg,
     context::Context,
     failure::{Failure, Kind},
     fleet::Fleet,
@@ -13,11 +14,49 @@ use super::{
 };
 use crate::model::MachineId;
 
-/// The unit that a word means.
+/// What systemd says of a unit, on its host; the exit status is systemctl's.
 ///
 /// # Errors
-/// When it means none or several.
-pub fn locate(fleet: &Fleet, word: &str, on: Option<&str>) -> anyhow::Result<Located> {
+/// When the word means no unit or several, or the host can't be reached.
+pub async fn status(context: &Context, fleet: &Fleet, unit: &UnitArg) -> anyhow::Result<u8> {
+    let words = ["systemctl", "--no-pager", "--full", "status", "--"];
+    on_host(context, fleet, unit, &words, &[]).await
+}
+
+/// The last `lines` of a unit's journal, on its host, and new ones as they come.
+///
+/// # Errors
+/// When the word means no unit or several, or the host can't be reached.
+pub async fn journal(
+    context: &Context,
+    fleet: &Fleet,
+    unit: &UnitArg,
+    follow: bool,
+    lines: u32,
+) -> anyhow::Result<u8> {
+    let lines = lines.to_string();
+    let follow: &[&str] = if follow { &["--follow"] } else { &[] };
+    let words = ["journalctl", "--no-pager", "-n", &lines, "--unit"];
+    on_host(context, fleet, unit, &words, follow).await
+}
+
+/// Runs a command about a unit on its host: `words`, the unit's name, `more`.
+async fn on_host(
+    context: &Context,
+    fleet: &Fleet,
+    unit: &UnitArg,
+    words: &[&str],
+    more: &[&str],
+) -> anyhow::Result<u8> {
+    let found = locate(fleet, &unit.unit, unit.on.as_deref())?;
+    let words = [words, &[found.unit.as_str()], more].concat();
+    let words = words.into_iter().map(str::to_owned).collect();
+    let status = run(context, fleet, &found.machine, words).await?;
+    Ok(u8::try_from(status).unwrap_or(1))
+}
+
+/// The unit that a word means.
+fn locate(fleet: &Fleet, word: &str, on: Option<&str>) -> anyhow::Result<Located> {
     subject::unit(fleet, word, on).map_err(|error| not_found(&error).into())
 }
 

@@ -22,6 +22,8 @@ pub struct LocalCluster {
     pub ssh_key: PathBuf,
     /// The hosts' public keys.
     pub known_hosts: PathBuf,
+    /// The key of sealed values.
+    pub cluster_key: PathBuf,
 }
 
 impl LocalCluster {

@@ -320,7 +320,8 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
     };
     match command {
         FleetCommand::Config { target, command } => {
-            config::run(&store, &target, &command, &mut out).await?;
+            let key = context.cluster_key.as_deref();
+            config::run(&store, key, &target, &command, &mut out).await?;
         }
         FleetCommand::Install { targets, units } => {
             let templates = Templates::find(units.units.as_deref())?;
@@ -363,54 +364,16 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
         FleetCommand::List => write!(out, "{}", show::list(&load().await?))?,
         FleetCommand::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
         FleetCommand::Status { unit } => {
-            let fleet = load().await?;
-            let found = inspect::locate(&fleet, &unit.unit, unit.on.as_deref())?;
-            let words = [
-                "systemctl",
-                "--no-pager",
-                "--full",
-                "status",
-                "--",
-                found.unit.as_str(),
-            ];
-            return on_host(context, &fleet, &found, &words).await;
+            return inspect::status(context, &load().await?, &unit).await;
         }
         FleetCommand::Journal {
             unit,
             follow,
             lines,
-        } => {
-            let fleet = load().await?;
-            let found = inspect::locate(&fleet, &unit.unit, unit.on.as_deref())?;
-            let lines = lines.to_string();
-            let mut words = vec![
-                "journalctl",
-                "--no-pager",
-                "--unit",
-                found.unit.as_str(),
-                "-n",
-                &lines,
-            ];
-            if follow {
-                words.push("--follow");
-            }
-            return on_host(context, &fleet, &found, &words).await;
-        }
+        } => return inspect::journal(context, &load().await?, &unit, follow, lines).await,
         FleetCommand::Ssh { subject, command } => {
             match inspect::ssh(context, &load().await?, &subject, &command)? {}
         }
     }
     Ok(0)
-}
-
-/// Runs a command on a unit's host; its exit status becomes ours.
-async fn on_host(
-    context: &Context,
-    fleet: &Fleet,
-    found: &subject::Located,
-    words: &[&str],
-) -> anyhow::Result<u8> {
-    let words = words.iter().map(ToString::to_string).collect();
-    let status = inspect::run(context, fleet, &found.machine, words).await?;
-    Ok(u8::try_from(status).unwrap_or(1))
 }

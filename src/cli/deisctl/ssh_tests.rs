@@ -287,6 +287,7 @@ async fn etcd_is_reached_through_a_tunnel() {
     let mut ssh = sshd.login();
     ssh.jump = Some(sshd.address());
     let context = Context {
+        cluster_key: None,
         label: "test".into(),
         etcd: EtcdOptions {
             endpoints: vec![etcd.url.clone()],

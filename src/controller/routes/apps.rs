@@ -10,16 +10,17 @@ use tracing::warn;
 
 use super::{Shared, created};
 use crate::{
-    api::{valid, wire},
+    api::{grant::Grant, valid, wire},
     controller::{
         self,
         access::Wish,
         auth,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller, Proven},
         page::Paging,
     },
-    logger::client,
+    logger::client::{self, Whose},
+    model::Action,
     ops,
     store::keys,
 };
@@ -39,14 +40,16 @@ impl Shared {
 
 pub(super) async fn list(
     State(ctl): Ctl,
-    Caller(user): Caller,
+    Proven(who): Proven,
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::App>>, ApiError> {
+    let (user, grant) = (&who.user, Grant::from(&who.token));
     let domain = ctl.domain().await?;
     let apps = ops::app::list(&ctl.store)
         .await?
         .iter()
-        .filter(|(_, app)| controller::access::allowed(&user, app, Wish::Use))
+        .filter(|(name, _)| grant.sees(name))
+        .filter(|(_, app)| controller::access::allowed(user, app, Wish::Use))
         .map(|(name, app)| wire::App::new(name, app, &domain))
         .collect();
     Ok(Json(paging.cut(apps)?))
@@ -55,11 +58,12 @@ pub(super) async fn list(
 pub(super) async fn create(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let name = valid::app_id(&fields)?;
-    let (name, app) = ops::app::create(&ctl.store, &user.username, name).await?;
-    ctl.tell(&name, format!("{} created initial release", user.username));
+    let (name, app) = ops::app::create(&ctl.store, by, name).await?;
+    ctl.tell(&name, &format!("{} created initial release", user.username));
     Ok(created(wire::App::new(&name, &app, &ctl.domain().await?)))
 }
 
@@ -76,6 +80,7 @@ pub(super) async fn get(
 pub(super) async fn transfer(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<StatusCode, ApiError> {
@@ -84,11 +89,13 @@ pub(super) async fn transfer(
         auth::user(&ctl.store, &owner)
             .await?
             .ok_or(ApiError::NotFound)?;
-        ops::app::update(&ctl.store, &name, |app| {
+        let note = by.note(Action::Transfer, "");
+        ops::app::update_with(&ctl.store, &name, |app| {
+            let what = format!("from {} to {owner}", app.owner);
             // Whoever becomes the owner is no collaborator any more.
             app.collaborators.remove(&owner);
             app.owner = owner.clone();
-            Ok(())
+            Ok(note.clone().detail(what).of_app(&name))
         })
         .await?;
     }
@@ -98,12 +105,13 @@ pub(super) async fn transfer(
 pub(super) async fn destroy(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
-    ops::app::destroy(&ctl.store, &name).await?;
+    let (name, app) = ctl.app(&user, &app, Wish::Own).await?;
+    ops::app::destroy(&ctl.store, &name, by).await?;
     // The next app of this name must not find it.
-    if let Err(error) = client::delete(&ctl.store, &name).await {
+    if let Err(error) = client::delete(&ctl.store, &Whose::of(&name, &app)).await {
         warn!(app = %name, %error, "log of a destroyed app not deleted");
     }
     Ok(StatusCode::NO_CONTENT)

@@ -1,5 +1,7 @@
 //! `apps/<app>/builds/`
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -7,8 +9,12 @@ use axum::{
 };
 use uuid::Uuid;
 
+use super::{Shared, created, with_release};
 use crate::{
-    api::{valid::Refusal, wire},
+    api::{
+        valid::{self, BuildRequest},
+        wire,
+    },
     controller::{
         self,
         access::Wish,
@@ -16,6 +22,8 @@ use crate::{
         extract::{Body, Caller},
         page::Paging,
     },
+    model::{App, AppName, Build, ReleaseNumber, User},
+    ops::change,
     store::keys,
 };
 
@@ -52,22 +60,33 @@ pub(super) async fn get(
     Ok(Json(wire::Build::from(&build.value)))
 }
 
-/// An image by its name would have to be fetched from a registry outside of the platform.
+/// Deploys an image by its name. Answers when it is deployed.
 pub(super) async fn create(
     State(ctl): Ctl,
     Caller(user): Caller,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
-    let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
-    if !fields
-        .get("image")
-        .is_some_and(serde_json::Value::is_string)
-    {
-        return Err(Refusal::field("image", "This field is required.").into());
+    let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
+    let request = valid::build(&fields)?;
+    let (release, build) = ctl.launch(&name, &app, &user, &request).await?;
+    Ok(with_release(created(wire::Build::from(&build)), release))
+}
+
+impl Shared {
+    /// Deploys an image and waits until it runs; tells the release and its build.
+    pub(super) async fn launch(
+        self: &Arc<Self>,
+        name: &AppName,
+        app: &App,
+        user: &User,
+        request: &BuildRequest,
+    ) -> Result<(ReleaseNumber, Build), ApiError> {
+        let change = self.deploy_image(name, app, user, request).await?;
+        self.tell_release(name, &change);
+        self.settle(name, &change).await?;
+        let found = change::contents(&self.store, name, change.release).await?;
+        let build = found.and_then(|(_, _, build)| build);
+        Ok((change.release, build.ok_or(ApiError::NotFound)?))
     }
-    Err(ApiError::NotImplemented(format!(
-        "This platform can't deploy images by name yet. Push {name} with git instead: \
-         an app with a Dockerfile is built as an image."
-    )))
 }

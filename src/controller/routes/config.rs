@@ -18,11 +18,11 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
     },
     model::{AppName, Config, ConfigName, ReleaseNumber},
     ops::{
-        self,
+        self, OpsError,
         change::{self, ConfigChange},
     },
     render,
@@ -33,7 +33,7 @@ type Ctl = State<controller::State>;
 
 impl Shared {
     /// The config of a release.
-    pub(super) async fn config(
+    pub(in crate::controller) async fn config(
         &self,
         app: &AppName,
         version: ReleaseNumber,
@@ -43,7 +43,10 @@ impl Shared {
     }
 
     /// A config's variables in clear, for whoever may see them.
-    fn unseal(&self, config: &Config) -> Result<BTreeMap<String, String>, ApiError> {
+    pub(in crate::controller) fn unseal(
+        &self,
+        config: &Config,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let values = self.open(config)?;
         let texts = values
             .into_iter()
@@ -94,6 +97,7 @@ pub(super) async fn get(
 pub(super) async fn set(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
@@ -111,10 +115,14 @@ pub(super) async fn set(
         cpu,
         tags,
     };
-    let change =
-        ops::change::set_config(&ctl.store, &ctl.key, &name, &user.username, &wanted).await?;
-    let what = format!("{} changed the config: {}", user.username, change.release);
-    ctl.tell(&name, what);
+    let change = ops::change::set_config(&ctl.store, &ctl.key, &name, by, &wanted).await;
+    let change = change.map_err(|error| match error {
+        busy @ OpsError::Busy { .. } => {
+            ApiError::Busy(format!("Config changes already in progress.\n{busy}"))
+        }
+        other => other.into(),
+    })?;
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let config = ctl.config(&name, change.release).await?;
     let mut values = ctl.unseal(&config)?;

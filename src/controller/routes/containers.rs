@@ -14,12 +14,12 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         fleet,
         page::Paging,
     },
     model::{ProcessType, User},
-    ops,
+    ops::{self, audit::Actor},
 };
 
 type Ctl = State<controller::State>;
@@ -40,6 +40,7 @@ impl Shared {
     async fn restart(
         &self,
         user: &User,
+        by: Actor,
         app: &str,
         filter: Filter<'_>,
     ) -> Result<Vec<wire::Container>, ApiError> {
@@ -51,9 +52,14 @@ impl Shared {
             };
         }
         let (name, _) = self.app(user, app, Wish::Use).await?;
-        let by = &user.username;
         let change =
             ops::change::restart(&self.store, &name, by, filter.kind, filter.number).await?;
+        let which = match (filter.kind, filter.number) {
+            (Some(kind), Some(number)) => format!("{kind}.{number}"),
+            (Some(kind), None) => format!("all of {kind}"),
+            (None, _) => "all processes".to_owned(),
+        };
+        self.tell(&name, &format!("{} restarted {which}", user.username));
         self.settle(&name, &change).await?;
         self.containers(user, app, filter).await
     }
@@ -110,14 +116,16 @@ pub(super) async fn get(
 pub(super) async fn restart(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
 ) -> Result<Json<Vec<wire::Container>>, ApiError> {
-    Ok(Json(ctl.restart(&user, &app, Filter::default()).await?))
+    Ok(Json(ctl.restart(&user, by, &app, Filter::default()).await?))
 }
 
 pub(super) async fn restart_type(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, kind)): Path<(String, String)>,
 ) -> Result<Json<Vec<wire::Container>>, ApiError> {
     let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
@@ -125,12 +133,13 @@ pub(super) async fn restart_type(
         kind: Some(&kind),
         number: None,
     };
-    Ok(Json(ctl.restart(&user, &app, filter).await?))
+    Ok(Json(ctl.restart(&user, by, &app, filter).await?))
 }
 
 pub(super) async fn restart_one(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, kind, number)): Path<(String, String, String)>,
 ) -> Result<Json<Vec<wire::Container>>, ApiError> {
     let (kind, number) = slot(&kind, &number)?;
@@ -138,25 +147,26 @@ pub(super) async fn restart_one(
         kind: Some(&kind),
         number: Some(number),
     };
-    Ok(Json(ctl.restart(&user, &app, filter).await?))
+    Ok(Json(ctl.restart(&user, by, &app, filter).await?))
 }
 
 /// Changes the wanted numbers. Answers when they run.
 pub(super) async fn scale(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<StatusCode, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let wanted = valid::scale(&fields)?;
-    let change = ops::change::scale(&ctl.store, &name, &user.username, &wanted).await?;
+    let change = ops::change::scale(&ctl.store, &name, by, &wanted).await?;
     let wanted: Vec<_> = wanted
         .iter()
         .map(|(kind, count)| format!("{kind}={count}"))
         .collect();
-    let what = format!("{} scaled processes {}", user.username, wanted.join(" "));
-    ctl.tell(&name, what);
+    let what = format!("{} scaled {}", user.username, wanted.join(" "));
+    ctl.tell(&name, &what);
     ctl.settle(&name, &change).await?;
     Ok(StatusCode::NO_CONTENT)
 }

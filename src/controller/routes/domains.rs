@@ -18,14 +18,18 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{Domain, DomainName, SCHEMA},
+    model::{Action, Domain, DomainName, SCHEMA},
+    ops::{self, OpsError, audit},
     store::{CommitError, Txn, keys},
 };
 
 type Ctl = State<controller::State>;
+
+/// How often an addition that met another change of the app is tried again.
+const TRIES: usize = 20;
 
 pub(super) async fn list(
     State(ctl): Ctl,
@@ -34,7 +38,7 @@ pub(super) async fn list(
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::Domain>>, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
-    let listing = ctl.store.list(&keys::domains()).await?;
+    let listing = ctl.store.list_readable(&keys::domains()).await?;
     let mut domains: Vec<_> = listing
         .entries
         .into_iter()
@@ -50,47 +54,77 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let domain = valid::domain(&fields)?;
-    let platform = ctl.domain().await?;
-    // Names right below the platform's domain are those of apps and of the controller.
-    let below = domain.as_str().strip_suffix(&format!(".{platform}"));
-    if domain.as_str() == platform || below.is_some_and(|label| !label.contains('.')) {
+    if valid::is_platforms(&domain, &ctl.domain().await?) {
         let why = format!("{domain} belongs to the platform");
         return Err(Refusal::field("domain", why).into());
     }
-    let record = Domain {
-        schema: SCHEMA,
-        domain: domain.clone(),
-        app: name.clone(),
-        owner: user.username,
-        created: Timestamp::now(),
+    let taken = || {
+        let why = format!("The domain {domain} is already in use by another app");
+        ApiError::from(Refusal::field("domain", why))
     };
     let key = keys::domain(&domain);
-    let txn = Txn::new()
-        .absent(&key)
-        .present(&keys::app(&name))
-        .put(&key, &record);
-    match ctl.store.commit(txn).await {
-        Ok(_) => Ok(created(wire::Domain::from(&record))),
-        Err(CommitError::Conflict) => Err(match ctl.store.get(&key).await? {
-            Some(other) if other.value.app == name => Refusal::not_unique("domain").into(),
-            Some(_) => {
-                let why = format!("The domain {domain} is already in use by another app");
-                Refusal::field("domain", why).into()
-            }
-            None => ApiError::NotFound,
-        }),
-        Err(CommitError::Store(error)) => Err(error.into()),
+    for _ in 0..TRIES {
+        let app = ops::app::get(&ctl.store, &name).await?;
+        if app.value.destroying {
+            return Err(OpsError::Destroying(name).into());
+        }
+        if let Some(other) = ctl.store.get(&key).await? {
+            let same = other.value.app == name;
+            return Err(if same {
+                Refusal::not_unique("domain").into()
+            } else {
+                taken()
+            });
+        }
+        // An app that is being destroyed gets nothing that its end would overlook.
+        let mut txn = Txn::new()
+            .absent(&key)
+            .unchanged(&keys::app(&name), app.mod_revision);
+        if let Some(wildcard) = wildcard_for(&domain) {
+            // Whose wildcard it is under decides.
+            let above = keys::domain(&wildcard);
+            txn = match ctl.store.get(&above).await? {
+                None => txn.absent(&above),
+                Some(there) if ctl.may_use(&user, &there.value.app).await? => {
+                    txn.unchanged(&above, there.mod_revision)
+                }
+                Some(_) => return Err(taken()),
+            };
+        }
+        let record = Domain {
+            schema: SCHEMA,
+            domain: domain.clone(),
+            app: name.clone(),
+            owner: user.username.clone(),
+            created: Timestamp::now(),
+        };
+        let note = by.note(Action::DomainAdd, domain.as_str());
+        match audit::commit(&ctl.store, &name, txn.put(&key, &record), note).await {
+            Ok(()) => return Ok(created(wire::Domain::from(&record))),
+            Err(CommitError::Conflict) => {}
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
     }
+    Err(OpsError::Contended(format!("the app {name}")).into())
+}
+
+/// The wildcard that a name falls under.
+fn wildcard_for(domain: &DomainName) -> Option<DomainName> {
+    let (_, parent) = domain.as_str().split_once('.')?;
+    let wildcard = format!("*.{parent}").parse().ok()?;
+    (wildcard != *domain).then_some(wildcard)
 }
 
 pub(super) async fn remove(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, domain)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Own).await?;
@@ -106,6 +140,7 @@ pub(super) async fn remove(
         .filter(|found| found.value.app == name);
     let found = found.ok_or(ApiError::NotFound)?;
     let txn = Txn::new().unchanged(&key, found.mod_revision).delete(&key);
-    ctl.store.commit(txn).await?;
+    let note = by.note(Action::DomainRemove, domain.as_str());
+    audit::commit(&ctl.store, &name, txn, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }

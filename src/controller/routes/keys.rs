@@ -12,16 +12,18 @@ use uuid::Uuid;
 use super::created;
 use crate::{
     api::{
+        ssh_key,
         valid::{self, Refusal},
         wire,
     },
     controller::{
         self, Shared,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{SCHEMA, SshKey, User},
+    model::{Action, SCHEMA, SshKey, User},
+    ops::audit,
     store::{CommitError, Txn, keys},
 };
 
@@ -51,9 +53,15 @@ pub(super) async fn list(
     Ok(Json(paging.cut(own.iter().map(wire::Key::from).collect())?))
 }
 
+/// A key as the audit trail names it.
+fn described(key: &SshKey) -> String {
+    format!("{} {}", key.id, ssh_key::sha256(&key.public))
+}
+
 pub(super) async fn add(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (id, public) = valid::key(&fields)?;
@@ -76,8 +84,9 @@ pub(super) async fn add(
         .absent(&key)
         .present(&keys::user(&user.username))
         .put(&key, &record);
-    match ctl.store.commit(txn).await {
-        Ok(_) => Ok(created(wire::Key::from(&record))),
+    let note = by.note(Action::KeyAdd, described(&record));
+    match audit::commit_platform(&ctl.store, txn, note).await {
+        Ok(()) => Ok(created(wire::Key::from(&record))),
         Err(CommitError::Conflict) => Err(Refusal::not_unique("public").into()),
         Err(CommitError::Store(error)) => Err(error.into()),
     }
@@ -98,16 +107,14 @@ pub(super) async fn get(
 pub(super) async fn remove(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let own = ctl.keys_of(&user).await?;
-    let mut txn = Txn::new();
-    for found in own.iter().filter(|key| key.id.as_str() == id) {
-        txn = txn.delete(&keys::ssh_key(&found.fingerprint));
-    }
-    if txn.is_empty() {
-        return Err(ApiError::NotFound);
-    }
-    ctl.store.commit(txn).await?;
+    let found = own.iter().find(|key| key.id.as_str() == id);
+    let found = found.ok_or(ApiError::NotFound)?;
+    let txn = Txn::new().delete(&keys::ssh_key(&found.fingerprint));
+    let note = by.note(Action::KeyRemove, described(found));
+    audit::commit_platform(&ctl.store, txn, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,93 +1,59 @@
-//! The routes of API v1, one file per kind of thing.
+//! The routes of API v1, one file per kind of thing; `table` lists them.
 
 mod apps;
+mod audit;
 mod builds;
+mod certs;
 mod config;
 mod containers;
 mod domains;
+mod hooks;
 mod keys;
 mod logs;
 mod perms;
 mod releases;
 mod run;
 mod sessions;
+mod table;
+mod tokens;
 mod users;
 
-use std::sync::Arc;
-
 use axum::{
-    Json, Router,
+    Json,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
-use http::{HeaderValue, Method, StatusCode};
-use serde_json::json;
-use tracing::{debug, info};
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use tracing::info;
 
-use super::{Shared, State, error::ApiError, extract::Caller};
+pub(super) use self::table::router;
+#[cfg(test)]
+pub(super) use self::table::table;
+use super::{Shared, error::ApiError, extract::Caller};
 use crate::{
-    logger::client,
+    api,
     model::{AppName, OutcomeResult, ReleaseNumber},
     ops::{self, change::Change},
 };
 
-/// All routes; a slash at their end has been removed before.
-pub(super) fn router(state: State) -> Router {
-    let app = "/v1/apps/{app}";
-    let of = |rest: &str| format!("{app}/{rest}");
-    Router::new()
-        .route("/healthz", get(async || "OK"))
-        .route("/v1", get(root))
-        .route("/v1/auth/register", post(sessions::register))
-        .route("/v1/auth/login", post(sessions::login))
-        .route("/v1/auth/cancel", delete(sessions::cancel))
-        .route("/v1/auth/passwd", post(sessions::passwd))
-        .route("/v1/auth/tokens", post(sessions::tokens))
-        .route("/v1/apps", get(apps::list).post(apps::create))
-        .route(
-            app,
-            get(apps::get).post(apps::transfer).delete(apps::destroy),
-        )
-        .route(&of("config"), get(config::get).post(config::set))
-        .route(&of("builds"), get(builds::list).post(builds::create))
-        .route(&of("builds/{uuid}"), get(builds::get))
-        .route(&of("releases"), get(releases::list))
-        .route(&of("releases/rollback"), post(releases::rollback))
-        .route(&of("releases/{version}"), get(releases::get))
-        .route(&of("containers"), get(containers::list))
-        .route(&of("containers/restart"), post(containers::restart))
-        .route(&of("containers/{kind}"), get(containers::list_type))
-        .route(
-            &of("containers/{kind}/restart"),
-            post(containers::restart_type),
-        )
-        .route(&of("containers/{kind}/{number}"), get(containers::get))
-        .route(
-            &of("containers/{kind}/{number}/restart"),
-            post(containers::restart_one),
-        )
-        .route(&of("scale"), post(containers::scale))
-        .route(&of("logs"), get(logs::get))
-        .route(&of("run"), post(run::run))
-        .route(&of("domains"), get(domains::list).post(domains::add))
-        .route(&of("domains/{domain}"), delete(domains::remove))
-        .route(&of("perms"), get(perms::list).post(perms::grant))
-        .route(&of("perms/{user}"), delete(perms::revoke))
-        .route("/v1/keys", get(keys::list).post(keys::add))
-        .route("/v1/keys/{id}", get(keys::get).delete(keys::remove))
-        .route("/v1/users", get(users::list))
-        .route(
-            "/v1/admin/perms",
-            get(users::administrators).post(users::promote),
-        )
-        .route("/v1/admin/perms/{user}", delete(users::demote))
-        .fallback(async || ApiError::NotFound)
-        .method_not_allowed_fallback(async |method: Method| ApiError::Method(method.to_string()))
-        .with_state(state)
+/// `GET /healthz`
+async fn health() -> &'static str {
+    "OK"
+}
+
+/// `GET /v1/openapi.json`
+async fn openapi() -> Json<Value> {
+    Json(document())
+}
+
+/// The API as a document.
+pub(super) fn document() -> Value {
+    let table = table::table();
+    api::openapi::document(table.iter().map(|row| &row.operation))
 }
 
 /// `GET /v1/`: 401 tells clients that this is a controller.
-async fn root(_: Caller) -> Json<serde_json::Value> {
+async fn root(_: Caller) -> Json<Value> {
     Json(json!({}))
 }
 
@@ -107,15 +73,14 @@ fn with_release(mut response: Response, release: ReleaseNumber) -> Response {
 }
 
 impl Shared {
-    /// Writes into an app's log what somebody did, as v1's controller did. Best effort: nobody waits
-    /// for a logger.
-    fn tell(self: &Arc<Self>, app: &AppName, what: String) {
-        let (shared, app) = (self.clone(), app.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = client::event(&shared.store, &app, &what).await {
-                debug!(%app, %error, "event not logged");
-            }
-        });
+    /// Writes into an app's log what somebody did, as v1's controller did. Nobody waits for a logger.
+    fn tell(&self, app: &AppName, what: &str) {
+        self.teller.say(app, what);
+    }
+
+    /// The same of a release: its summary says who made it, and what it is.
+    fn tell_release(&self, app: &AppName, change: &Change) {
+        self.teller.say_release(app, change.release);
     }
 
     /// Waits until a change has come about.
@@ -130,13 +95,20 @@ impl Shared {
         if ended.result == OutcomeResult::Succeeded {
             return Ok(());
         }
-        let mut why = ended
+        let reason = ended
             .reason
             .unwrap_or_else(|| "the change was given up".to_owned());
+        let mut why = match ended.result {
+            // v1's words, which scripts know; it never said why.
+            OutcomeResult::Failed => {
+                format!("aborting, failed to create some containers: {reason}")
+            }
+            _ => reason,
+        };
         for line in &ended.log {
             why.push('\n');
             why.push_str(line);
         }
-        Err(ApiError::Unavailable(why))
+        Err(ApiError::Failed(why))
     }
 }

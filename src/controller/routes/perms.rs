@@ -13,10 +13,11 @@ use crate::{
         access::{Wish, allowed},
         auth,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
     },
-    model::Username,
+    model::{Action, Username},
     ops,
+    store::Txn,
 };
 
 type Ctl = State<controller::State>;
@@ -34,6 +35,7 @@ pub(super) async fn list(
 pub(super) async fn grant(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<StatusCode, ApiError> {
@@ -42,11 +44,14 @@ pub(super) async fn grant(
     auth::user(&ctl.store, &other)
         .await?
         .ok_or(ApiError::NotFound)?;
-    ops::app::update(&ctl.store, &name, |app| {
-        if app.owner != other {
-            app.collaborators.insert(other.clone());
-        }
-        Ok(())
+    let note = by.note(Action::PermsGrant, other.as_str());
+    ops::app::update_with(&ctl.store, &name, |app| {
+        let new = app.owner != other && app.collaborators.insert(other.clone());
+        Ok(if new {
+            note.clone().of_app(&name)
+        } else {
+            Txn::new()
+        })
     })
     .await?;
     Ok(StatusCode::CREATED)
@@ -56,6 +61,7 @@ pub(super) async fn grant(
 pub(super) async fn revoke(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path((app, other)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
@@ -66,9 +72,10 @@ pub(super) async fn revoke(
     if !app.collaborators.contains(&other) {
         return Err(ApiError::Forbidden);
     }
-    ops::app::update(&ctl.store, &name, |app| {
+    let note = by.note(Action::PermsRevoke, other.as_str());
+    ops::app::update_with(&ctl.store, &name, |app| {
         app.collaborators.remove(&other);
-        Ok(())
+        Ok(note.clone().of_app(&name))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)

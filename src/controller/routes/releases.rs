@@ -15,7 +15,7 @@ use crate::{
         self,
         access::Wish,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
     model::ReleaseNumber,
@@ -63,21 +63,20 @@ pub(super) async fn get(
     let (release, outcome) = tokio::try_join!(ctl.store.get(&release), ctl.store.get(&outcome))?;
     let release = release.ok_or(ApiError::NotFound)?;
     let outcome = outcome.map(|outcome| outcome.value);
-    Ok(Json(wire::Release::new(&release.value, outcome.as_ref())))
+    Ok(Json(wire::Release::alone(&release.value, outcome.as_ref())))
 }
 
 pub(super) async fn rollback(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(app): Path<String>,
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
     let to = valid::rollback(&fields)?;
-    let change = ops::change::rollback(&ctl.store, &name, &user.username, to).await?;
-    let to = to.map_or_else(|| "the release before".to_owned(), |to| to.to_string());
-    let what = format!("{} rolls back to {to} as {}", user.username, change.release);
-    ctl.tell(&name, what);
+    let change = ops::change::rollback(&ctl.store, &name, by, to).await?;
+    ctl.tell_release(&name, &change);
     ctl.settle(&name, &change).await?;
     let reply = wire::RollbackReply {
         version: change.release.0,

@@ -11,10 +11,11 @@ use crate::{
     controller::{
         self, Shared, access,
         error::ApiError,
-        extract::{Body, Caller},
+        extract::{Body, By, Caller},
         page::Paging,
     },
-    model::{User, Username},
+    model::{Action, User, Username},
+    ops::audit::{self, Note},
     store::{CommitError, Txn, keys},
 };
 
@@ -31,10 +32,11 @@ impl Shared {
             .collect())
     }
 
-    /// Changes a user's record; decides anew when others change it at the same time.
+    /// Changes a user's record, and notes who did; decides anew when others change it at the same time.
     pub(super) async fn change_user(
         &self,
         name: &Username,
+        note: &Note,
         change: impl Fn(&mut User),
     ) -> Result<(), ApiError> {
         let key = keys::user(name);
@@ -43,11 +45,15 @@ impl Shared {
             change(&mut found.value);
             let txn = Txn::new()
                 .unchanged(&key, found.mod_revision)
-                .put(&key, &found.value);
+                .put(&key, &found.value)
+                .and(note.clone().of_platform(None));
             match self.store.commit(txn).await {
                 Err(CommitError::Conflict) => {}
                 Err(CommitError::Store(error)) => return Err(error.into()),
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    audit::prune_platform(&self.store).await;
+                    return Ok(());
+                }
             }
         }
         Err(CommitError::Conflict.into())
@@ -103,11 +109,13 @@ pub(super) async fn administrators(
 pub(super) async fn promote(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Body(fields): Body,
 ) -> Result<StatusCode, ApiError> {
     access::administrator(&user)?;
     let other = valid::user(&fields)?;
-    ctl.change_user(&other, |user| user.is_superuser = true)
+    let note = by.note(Action::AdminGrant, other.as_str());
+    ctl.change_user(&other, &note, |user| user.is_superuser = true)
         .await?;
     Ok(StatusCode::CREATED)
 }
@@ -115,12 +123,14 @@ pub(super) async fn promote(
 pub(super) async fn demote(
     State(ctl): Ctl,
     Caller(user): Caller,
+    By(by): By,
     Path(other): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     access::administrator(&user)?;
     let other: Username = other.parse().map_err(|_| ApiError::NotFound)?;
     ctl.keep_an_administrator(&other).await?;
-    ctl.change_user(&other, |user| user.is_superuser = false)
+    let note = by.note(Action::AdminRevoke, other.as_str());
+    ctl.change_user(&other, &note, |user| user.is_superuser = false)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -107,6 +107,7 @@ async fn domains_belong_to_one_app() {
 async fn the_last_administrator_stays() {
     let site = Site::start().await;
     let ada = site.user("ada", true).await;
+    site.user("carol", false).await;
     let demote = async |name: &str| {
         let path = format!("/v1/admin/perms/{name}");
         site.call(&ada, "DELETE", &path, Value::Null).await.status()

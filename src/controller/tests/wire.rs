@@ -197,7 +197,10 @@ async fn shapes_have_exactly_v1_s_fields() {
             "app created num owner release state type updated uuid",
         ),
         ("apps/blog/domains/", "app created domain owner updated"),
-        ("keys/", "created fingerprint id owner public updated uuid"),
+        (
+            "keys/",
+            "created fingerprint fingerprint_sha256 id owner public updated uuid",
+        ),
         (
             "users/",
             "date_joined email first_name groups is_active is_staff is_superuser last_login \

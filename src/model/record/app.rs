@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::schema;
 use crate::model::{
-    AppName, ConfigName, DomainName, ProcessId, ProcessType, ReleaseNumber, Username,
+    AppName, ConfigName, DomainName, ProcessId, ProcessType, ReleaseNumber, Username, Whitelist,
 };
 
 /// Wanted number of processes of each type.
@@ -65,6 +65,8 @@ pub enum ImageKind {
     Slug,
     /// An image of its own (Dockerfile, pull): commands go through `bash -c`, or its own default.
     Image,
+    /// A slug that the builder of Deis v1 made: commands go through its `/runner/init`.
+    Runner,
 }
 
 /// `/deis/apps/<app>/builds/<id>`: what a push became. Immutable.
@@ -79,8 +81,11 @@ pub struct Build {
     pub app: AppName,
     /// Who pushed.
     pub owner: Username,
-    /// Repository in the registry and digest: `blog@sha256:…`.
+    /// Repository in the registry and digest: `blog/<uuid>@sha256:…`.
     pub image: String,
+    /// What the user called the image, when it was deployed by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// How to start the image.
     pub kind: ImageKind,
     /// The port that the image listens on (its lowest EXPOSE, else 5000).
@@ -123,6 +128,10 @@ pub struct Config {
     /// Placement tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What `DEIS_WHITELIST` among the values says: the leader, which opens no value, puts it into
+    /// the app's route.
+    #[serde(default, skip_serializing_if = "Whitelist::is_open")]
+    pub whitelist: Whitelist,
     /// When.
     pub created: Timestamp,
 }
@@ -288,6 +297,9 @@ pub struct Route {
     /// Answer with a maintenance page.
     #[serde(default)]
     pub maintenance: bool,
+    /// Who may come in, by the active release.
+    #[serde(default, skip_serializing_if = "Whitelist::is_open")]
+    pub whitelist: Whitelist,
 }
 
 /// `/deis/domains/<domain>`
@@ -306,6 +318,30 @@ pub struct Domain {
     pub created: Timestamp,
 }
 
+/// `/deis/certs/<name>`: a certificate that routers serve by SNI. Its owner's, not an app's.
+///
+/// Its number in the API is the revision at which it came into being: no two are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// What it is called by: one of its names.
+    pub name: DomainName,
+    /// The host names that it is served for, wildcards among them.
+    pub names: BTreeSet<DomainName>,
+    /// Whose it is.
+    pub owner: Username,
+    /// The chain as PEM, its own certificate first.
+    pub chain: String,
+    /// The private key as PEM, sealed with the context `cert_context(name)`.
+    pub key: SealedValue,
+    /// When it expires.
+    pub expires: Timestamp,
+    /// When it was added.
+    pub created: Timestamp,
+}
+
 /// `/deis/apps/<app>/push`: under the builder's lease while a push is being built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushLock {
@@ -320,6 +356,34 @@ pub struct PushLock {
     pub builder: String,
     /// Since when.
     pub started: Timestamp,
+}
+
+/// `/deis/apps/<app>/pushes/<id>`: a push that the original builder told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    #[serde(default = "schema")]
+    #[doc(hidden)]
+    pub schema: u16,
+    /// Its id.
+    pub uuid: Uuid,
+    /// The application.
+    pub app: AppName,
+    /// Who pushed.
+    pub owner: Username,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// `SSH_CONNECTION` of the session.
+    pub ssh_connection: String,
+    /// `SSH_ORIGINAL_COMMAND` of the session.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: Timestamp,
 }
 
 /// `/deis/apps/<app>/git`: the last commit that was deployed by a push, on whichever builder.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::schema;
+use super::{SealedValue, schema};
 use crate::model::{MachineId, Revision};
 
 /// `/deis/hosts/<id>`: what is durable about a host.
@@ -81,12 +81,12 @@ pub enum Work {
     },
     /// A one-off process (`deis run`).
     Run {
-        /// The command line, for `bash -c`.
-        command: String,
-        /// Where its output and exit code go: `ip:port` of the controller that waits.
-        attach: String,
-        /// What proves to that controller that it is this one.
-        token: String,
+        /// What to run, and what proves that it is this process: a `session::Order`, sealed.
+        order: SealedValue,
+        /// `ip:port` of the controller that waits for it; none: it is detached, and its output goes to
+        /// the app's log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attach: Option<String>,
         /// Memory that it reserves, in bytes.
         memory_bytes: u64,
     },

@@ -1,11 +1,13 @@
 //! What belongs to people: accounts, tokens, SSH keys.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::schema;
-use crate::model::{Fingerprint, KeyName, Username};
+use crate::model::{AppName, Fingerprint, KeyName, TokenName, Username};
 
 /// `/deis/users/<user>`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +40,25 @@ pub struct User {
     pub last_login: Option<Timestamp>,
 }
 
+/// What a token may be used for; each one may do all that those before it may.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Look at apps.
+    Read,
+    /// Besides, deploy, configure, scale, restart and run them.
+    Deploy,
+    /// All that its user may: what a login gives.
+    #[default]
+    All,
+}
+
 /// `/deis/tokens/<sha-256 of the token>`
+///
+/// Whatever a record from before scopes leaves out, a login is what it was: all, everywhere, for
+/// ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     #[serde(default = "schema")]
@@ -48,6 +68,18 @@ pub struct Token {
     pub user: Username,
     /// When it was minted.
     pub created: Timestamp,
+    /// What its user calls it; a login has no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<TokenName>,
+    /// What it may be used for.
+    #[serde(default)]
+    pub scope: Scope,
+    /// The only apps that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apps: Option<BTreeSet<AppName>>,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
 }
 
 /// `/deis/keys/<fingerprint>`
@@ -68,4 +100,21 @@ pub struct SshKey {
     pub fingerprint: Fingerprint,
     /// When it was added.
     pub created: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_from_before_scopes_is_a_login() {
+        let old = r#"{"schema":1,"user":"ada","created":"2026-01-02T03:04:05Z"}"#;
+        let token: Token = serde_json::from_str(old).expect("an old record");
+        assert_eq!(
+            (token.scope, token.name, token.apps, token.expires),
+            (Scope::All, None, None, None)
+        );
+        let unknown = r#"{"user":"ada","created":"2026-01-02T03:04:05Z","scope":"more"}"#;
+        assert!(serde_json::from_str::<Token>(unknown).is_err());
+    }
 }

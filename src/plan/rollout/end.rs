@@ -5,7 +5,10 @@ use std::time::Duration;
 use super::{AppMemory, Step};
 use crate::{
     model::*,
-    plan::round::{Plan, fenced},
+    plan::{
+        admission,
+        round::{Plan, Saying, fenced},
+    },
     store::{Txn, Versioned, keys},
 };
 
@@ -30,6 +33,7 @@ impl Step<'_, '_> {
         let id = &rollout.value;
         if let Some((reason, log)) = self.failure.take() {
             let what = format!("rollout of {} is given up: {reason}", id.release);
+            let told = self.saying(given_up(&reason, id));
             let phase = RolloutPhase::Reverting { reason, log };
             let next = Rollout {
                 phase,
@@ -37,11 +41,13 @@ impl Step<'_, '_> {
                 ..id.clone()
             };
             plan.act(self.app.as_str(), what, base.put(&key, &next));
+            plan.tell([told]);
         } else if !self.batch.is_empty() {
             self.batch.pack(self.app.as_str(), &base, plan);
         } else if is_done {
             let (what, txn) = self.end(rollout);
             plan.act(self.app.as_str(), what, base.and(txn));
+            plan.tell([self.saying(ended(&rollout.value))]);
         } else {
             let waiting = summary(&self.waiting);
             if waiting == id.waiting {
@@ -58,6 +64,14 @@ impl Step<'_, '_> {
                 ..id.clone()
             };
             plan.act(self.app.as_str(), "waiting", base.put(&key, &next));
+        }
+    }
+
+    fn saying(&self, text: String) -> Saying {
+        Saying {
+            app: self.app.clone(),
+            process: None,
+            text,
         }
     }
 
@@ -84,6 +98,10 @@ impl Step<'_, '_> {
         let mut txn = Txn::new()
             .put(&keys::app(self.app), &app)
             .delete(&keys::rollout(self.app));
+        if let Some(needs) = self.view.needs(self.goal.release) {
+            let route = self.view.route.as_ref();
+            txn = txn.and(admission::admit(self.app, route, &needs.whitelist));
+        }
         let version = rollout.release;
         if rollout.change == RolloutKind::Release && !self.view.outcomes.contains(&version) {
             let finished = self.cx.wall;
@@ -102,6 +120,38 @@ impl Step<'_, '_> {
             format!("rollout of {version} has {result:?}").to_lowercase(),
             txn,
         )
+    }
+}
+
+/// What an app's owner reads of a rollout that goes back.
+fn given_up(reason: &str, rollout: &Rollout) -> String {
+    let (release, previous) = (rollout.release, rollout.previous);
+    match rollout.change {
+        RolloutKind::Release => {
+            format!("release {release} is given up, going back to {previous}: {reason}")
+        }
+        RolloutKind::Scale => format!("scaling is given up, and undone: {reason}"),
+        RolloutKind::Restart { .. } => format!("the restart is given up: {reason}"),
+    }
+}
+
+/// What an app's owner reads of a rollout that has ended.
+fn ended(rollout: &Rollout) -> String {
+    let (release, previous) = (rollout.release, rollout.previous);
+    let went_well = rollout.phase == RolloutPhase::Forward;
+    match (&rollout.change, went_well) {
+        (RolloutKind::Release, true) => format!("release {release} is active"),
+        (RolloutKind::Release, false) => {
+            format!("release {release} has failed; {previous} is active")
+        }
+        (RolloutKind::Scale, true) => {
+            let counts = rollout.structure.iter();
+            let counts: Vec<String> = counts.map(|(kind, n)| format!("{kind}={n}")).collect();
+            format!("scaled: {}", counts.join(" "))
+        }
+        (RolloutKind::Scale, false) => "scaling has failed".to_owned(),
+        (RolloutKind::Restart { .. }, true) => "restarted".to_owned(),
+        (RolloutKind::Restart { .. }, false) => "the restart has failed".to_owned(),
     }
 }
 

@@ -1,14 +1,17 @@
 //! New processes: how many may be under way, where they go, and what they take along.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{Mode, Step, Timer};
 use crate::{
     model::*,
     plan::{
         removal,
-        round::{LazyPool, Plan, is_usable},
-        schedule::Wanted,
+        round::{LazyPool, Plan, Saying, is_usable},
+        schedule::{Chance, Wanted},
         standing::Proc,
         world::Needs,
     },
@@ -87,7 +90,8 @@ impl<'w> Step<'_, 'w> {
             let hosts = pool.get().place(&wanted, slots.len());
             if hosts.len() < slots.len() {
                 let why = pool.get().shortage(&wanted);
-                short = Some(format!("{}: {why}", slots[hosts.len()]));
+                let why = format!("{}: {why}", slots[hosts.len()]);
+                short = Some((why, pool.get().chance(&wanted)));
             }
             for (slot, machine) in slots.into_iter().zip(hosts) {
                 if is_usable(self.world, self.losses, &machine) {
@@ -96,11 +100,16 @@ impl<'w> Step<'_, 'w> {
                 }
             }
         }
-        if let Some(why) = short {
-            // Nothing of ours is on its way that could make room: the rollout waits for others.
+        if let Some((why, chance)) = short {
+            let patience = match chance {
+                Chance::Room => self.cx.policy.total,
+                Chance::Away => self.cx.policy.ready,
+                Chance::None => Duration::ZERO,
+            };
+            // While something of ours is on its way, it may make room: it is waited for first.
             if self.mode() == Mode::Forward
                 && covered.is_empty()
-                && self.waited(Timer::Place, self.cx.policy.total, plan)
+                && self.waited(Timer::Place, patience, plan)
             {
                 self.failure.get_or_insert((why.clone(), vec![]));
             }
@@ -145,15 +154,27 @@ impl<'w> Step<'_, 'w> {
             .absent(&key)
             .present(&keys::machine(machine))
             .put(&key, &assignment);
-        let mut what = format!("{process} to {}", self.host_name(machine));
+        let host = self.host_name(machine);
+        let mut what = format!("{process} to {host}");
+        let mut lost = None;
         let replaced = others
             .iter()
             .filter(|old| old.lost && old.name.id() == *slot && self.is_replaceable(old));
         for old in replaced {
             txn = txn.and(removal::forget(old, self.view));
             what = format!("{what} instead of {}", old.label());
+            lost = Some(self.host_name(old.machine));
         }
-        self.batch.add(what, txn);
+        let Some(lost) = lost else {
+            self.batch.add(what, txn);
+            return;
+        };
+        let saying = Saying {
+            app: self.app.clone(),
+            process: Some(slot.to_string()),
+            text: format!("moves to {host}: its host {lost} is lost"),
+        };
+        self.batch.add_and_tell(what, txn, saying);
     }
 
     fn host_name(&self, machine: &MachineId) -> String {

@@ -13,6 +13,8 @@ pub struct AppView {
     pub record: Option<Versioned<App>>,
     /// The change in progress.
     pub rollout: Option<Versioned<Rollout>>,
+    /// What routers are told of it.
+    pub route: Option<Versioned<Route>>,
     /// Each release's config.
     pub releases: BTreeMap<ReleaseNumber, Uuid>,
     /// Releases whose outcome is written.
@@ -40,10 +42,12 @@ pub struct Withdrawal {
     pub seen: Revision,
 }
 
-/// What a config says about placement.
+/// What a config says about placement and who may come in.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
     memory: BTreeMap<ProcessType, u64>,
+    /// Who may reach the app.
+    pub whitelist: Whitelist,
     /// Labels that a host must have.
     pub tags: BTreeMap<String, String>,
 }
@@ -67,6 +71,7 @@ impl From<Config> for Needs {
             .map(|kind| (kind.clone(), config.memory_bytes(kind)));
         Self {
             memory: memory.collect(),
+            whitelist: config.whitelist.clone(),
             tags: config.tags.clone(),
         }
     }
@@ -76,6 +81,7 @@ impl AppView {
     pub(super) fn is_empty(&self) -> bool {
         self.record.is_none()
             && self.rollout.is_none()
+            && self.route.is_none()
             && self.releases.is_empty()
             && self.outcomes.is_empty()
             && self.configs.is_empty()

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, path::Path};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -14,6 +15,7 @@ use crate::{
     store::{Faults, Key, MemoryStore, Txn},
 };
 
+mod https;
 mod requests;
 mod rollouts;
 
@@ -42,6 +44,11 @@ fn options(state: &Path) -> RouterOptions {
     }
 }
 
+/// The cluster's key.
+fn key() -> ClusterKey {
+    ClusterKey::parse(&STANDARD.encode([7; 32])).expect("key")
+}
+
 impl Cluster {
     async fn start() -> Self {
         Self::with_domain("localhost").await
@@ -54,7 +61,7 @@ impl Cluster {
             .commit(Txn::new().put(&keys::platform("domain"), &domain.to_owned()))
             .await
             .expect("put");
-        let router = start(options(state.path()), store.clone())
+        let router = start(options(state.path()), store.clone(), key())
             .await
             .expect("router");
         Self {

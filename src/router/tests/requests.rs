@@ -10,6 +10,7 @@ async fn host_names_lead_to_apps_and_to_clear_refusals() {
     let route = |maintenance| crate::model::Route {
         schema: 1,
         maintenance,
+        ..Default::default()
     };
     cluster
         .put(&keys::route(&app("empty")), &route(false))
@@ -316,6 +317,118 @@ async fn ambiguous_framing_reaches_no_app() {
             answer.matches("Content-Length").count(),
             1,
             "the answer's own: {answer}"
+        );
+    }
+}
+
+/// What a client of the API sees behind a router is what the controller wrote: status lines with
+/// v1's reason phrases, and its header names as they are spelt.
+#[tokio::test]
+async fn the_controller_s_answers_pass_to_the_letter() {
+    let cluster = Cluster::start().await;
+    let site = crate::controller::testing::Site::start().await;
+    let token = site.user("ada", false).await;
+    let part = crate::model::PartPresence {
+        schema: 1,
+        id: Uuid::nil(),
+        address: site.address.to_string(),
+    };
+    cluster
+        .put(&keys::part("controller", "10.0.0.1"), &part)
+        .await;
+    let request = |method: &str, path: &str, token: &str, body: &str| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: deis.localhost\r\nUser-Agent: Deis Client v1.13.4\r\n\
+             Content-Length: {}\r\n{token}Content-Type: application/json\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    while cluster
+        .raw(&request("GET", "/healthz", "", ""))
+        .await
+        .contains("no process")
+    {
+        // The controllers' feed has no acknowledgement to wait for.
+        tokio::task::yield_now().await;
+    }
+    let token = format!("Authorization: token {token}\r\n");
+    let big = format!("{{\"id\":\"{}\"}}", "a".repeat(2 << 20));
+    for (method, path, token, body, line) in [
+        ("GET", "/v1/", "", "", "HTTP/1.1 401 UNAUTHORIZED"),
+        ("GET", "/v1/", token.as_str(), "", "HTTP/1.1 200 OK"),
+        (
+            "GET",
+            "/v1/apps/nothing/",
+            &token,
+            "",
+            "HTTP/1.1 404 NOT FOUND",
+        ),
+        ("GET", "/v1/users/", &token, "", "HTTP/1.1 403 FORBIDDEN"),
+        (
+            "POST",
+            "/v1/apps/",
+            &token,
+            "{\"id\":\"shop\"}",
+            "HTTP/1.1 201 CREATED",
+        ),
+        (
+            "POST",
+            "/v1/apps/",
+            &token,
+            "{\"id\":\"shop\"}",
+            "HTTP/1.1 400 BAD REQUEST",
+        ),
+        (
+            "PUT",
+            "/v1/apps/",
+            &token,
+            "",
+            "HTTP/1.1 405 METHOD NOT ALLOWED",
+        ),
+        (
+            "DELETE",
+            "/v1/auth/cancel/",
+            &token,
+            "",
+            "HTTP/1.1 409 CONFLICT",
+        ),
+        (
+            "POST",
+            "/v1/apps/",
+            &token,
+            &big,
+            "HTTP/1.1 413 REQUEST ENTITY TOO LARGE",
+        ),
+        (
+            "GET",
+            "/v1/apps/shop/logs",
+            &token,
+            "",
+            "HTTP/1.1 500 INTERNAL SERVER ERROR",
+        ),
+        (
+            "DELETE",
+            "/v1/apps/shop/",
+            &token,
+            "",
+            "HTTP/1.1 204 NO CONTENT",
+        ),
+    ] {
+        let answer = cluster.raw(&request(method, path, token, body)).await;
+        let head = answer.split("\r\n\r\n").next().expect("head");
+        assert_eq!(head.lines().next(), Some(line), "{method} {path}");
+        for wanted in [
+            "DEIS_API_VERSION: 1.7",
+            "X_DEIS_API_VERSION: 1.7",
+            "DEIS_PLATFORM_VERSION: ",
+        ] {
+            let found = head.lines().filter(|line| line.starts_with(wanted)).count();
+            assert_eq!(found, 1, "{wanted}: {head}");
+        }
+        assert_eq!(
+            head.contains("WWW-Authenticate: Token"),
+            line.contains("401"),
+            "{head}"
         );
     }
 }

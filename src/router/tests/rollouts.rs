@@ -139,7 +139,7 @@ async fn an_outage_of_etcd_is_not_noticed_and_a_start_in_it_serves_the_saved_tab
     );
 
     let former = cluster.router;
-    cluster.router = start(options(cluster.state.path()), cluster.store.clone())
+    cluster.router = start(options(cluster.state.path()), cluster.store.clone(), key())
         .await
         .expect("start");
     assert!(

@@ -1,4 +1,4 @@
-//! The registries that are there, and an image into all of them.
+//! The platform's registries as clients see them: which are there, and an image into all of them.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,34 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::build::STACK_REPOSITORY;
 use crate::{
     image::{
         config::MANIFEST,
         layout::Layout,
         push::{Image, PushError, Registry},
     },
-    model::PartPresence,
+    model::{AppName, PartPresence},
     store::{Store, StoreError, keys},
 };
 
+/// Where the stack image lies in the registries.
+pub const STACK_REPOSITORY: &str = "deis/stack";
+
 /// How many replicas an image should have.
 const REPLICAS: usize = 2;
+
+/// Where an app's images lie: a new app of the same name has another place.
+#[must_use]
+pub fn repository_of(app: &AppName, id: Uuid) -> String {
+    format!("{app}/{id}")
+}
+
+/// The app and id of such a repository.
+#[must_use]
+pub fn owner_of(repository: &str) -> Option<(AppName, Uuid)> {
+    let (app, id) = repository.split_once('/')?;
+    Some((app.parse().ok()?, id.parse().ok()?))
+}
 
 /// Why an image is in no registry.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +82,27 @@ impl Registries {
         } else {
             Ok(there)
         }
+    }
+
+    /// Addresses of all that are there.
+    ///
+    /// # Errors
+    /// When there is none, or etcd can't be asked.
+    pub async fn addresses(&self) -> Result<Vec<String>, RegistriesError> {
+        let present = self.present().await?;
+        Ok(present.into_iter().map(|there| there.address).collect())
+    }
+
+    /// A registry at an address.
+    #[must_use]
+    pub fn at(&self, address: &str) -> Registry {
+        Registry::new(address, self.local)
+    }
+
+    /// Whether they are spoken to without TLS.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.local
     }
 
     /// Pushes an image to every registry that is there. One is enough; what went wrong with the

@@ -1,0 +1,193 @@
+//! One unit: where it is assigned, where it ought to be, and what makes the one the other.
+
+use super::{
+    super::{
+        hosts::Losses,
+        round::{Batch, Context, Plan, fenced},
+        world::{HostView, Said, World},
+    },
+    Units, XFleet, text_hash,
+};
+use crate::{
+    model::*,
+    store::{Txn, Versioned, keys},
+};
+
+/// An assignment of a unit, and on which host.
+pub(super) type There<'w> = (&'w MachineId, &'w Versioned<Assignment>);
+
+/// A unit that is being planned.
+struct Unit<'a, 'w> {
+    name: &'w UnitFileName,
+    /// Its options; none when it is not to run.
+    wanted: Option<XFleet>,
+    /// Of its text: another text is another assignment.
+    hash: String,
+    cx: &'a Context<'a>,
+    batch: Batch,
+}
+
+/// Plans the unit `name`, which is assigned `there`.
+pub(super) fn plan<'w>(
+    world: &'w World,
+    name: &'w UnitFileName,
+    there: &[There<'w>],
+    units: &mut Units<'w>,
+    losses: &Losses,
+    cx: &Context<'_>,
+    plan: &mut Plan,
+) {
+    let key = keys::unit(name);
+    if world.unreadable().contains_key(key.as_str()) {
+        return;
+    }
+    let file = world.units.get(name);
+    let launched = file.is_some_and(|file| file.value.target == UnitTarget::Launched);
+    let options = units.options.get(name).cloned();
+    // What its options say can't be understood: what runs is left alone.
+    if launched && options.is_none() {
+        return;
+    }
+    let mut unit = Unit {
+        name,
+        wanted: options.filter(|_| launched),
+        hash: file
+            .map(|file| text_hash(&file.value.text))
+            .unwrap_or_default(),
+        cx,
+        batch: Batch::default(),
+    };
+    let (lost, live): (Vec<There<'w>>, Vec<There<'w>>) = there
+        .iter()
+        .copied()
+        .partition(|(id, _)| losses.lost.contains(*id));
+    let is_there = !live.is_empty();
+    unit.settle(world, live, units, plan);
+    match unit.targets(is_there, units) {
+        Ok(targets) => unit.assign(&targets, &lost, units),
+        // It stays assigned on a lost host, in case that one comes back first.
+        Err(why) => plan.wait(name.as_str(), why),
+    }
+    let base = match file {
+        Some(file) => fenced(cx).unchanged(&key, file.mod_revision),
+        None => fenced(cx).absent(&key),
+    };
+    unit.batch.pack(name.as_str(), &base, plan);
+}
+
+impl<'w> Unit<'_, 'w> {
+    /// Keeps the assignments that are right, with the unit's present text, and stops the others.
+    fn settle(
+        &mut self,
+        world: &World,
+        mut live: Vec<There<'w>>,
+        units: &Units<'w>,
+        plan: &mut Plan,
+    ) {
+        let runs = |(_, a): &There<'_>| a.value.desired == Desired::Run;
+        let keep = match &self.wanted {
+            None => 0,
+            Some(options) if options.global => live.len(),
+            Some(_) => 1,
+        };
+        live.sort_by_key(|there| (!runs(there), there.0));
+        for (at, there) in live.iter().enumerate() {
+            let unfit = self.wanted.as_ref().is_some_and(|options| {
+                options.global && units.refuses(self.name, options, there.0).is_some()
+            });
+            if at < keep && runs(there) && !unfit {
+                self.refresh(*there);
+            } else {
+                self.stop(*there, world.hosts.get(there.0), plan);
+            }
+        }
+    }
+
+    /// The hosts that have to get it; an error says why there is none that can.
+    fn targets(&self, is_there: bool, units: &Units<'w>) -> Result<Vec<&'w MachineId>, String> {
+        match &self.wanted {
+            Some(options) if options.global => Ok(units
+                .hosts
+                .iter()
+                .filter(|(id, host)| {
+                    host.open
+                        && !host.units.contains(self.name)
+                        && units.refuses(self.name, options, id).is_none()
+                })
+                .map(|(id, _)| *id)
+                .collect()),
+            Some(options) if !is_there => Ok(vec![units.choose(self.name, options)?]),
+            Some(_) | None => Ok(Vec::new()),
+        }
+    }
+
+    /// Assigns it to `targets`, and takes it from the hosts that are lost in the same transaction.
+    fn assign(&mut self, targets: &[&'w MachineId], lost: &[There<'w>], units: &mut Units<'w>) {
+        let mut forgotten = lost.iter().fold(Txn::new(), |txn, (id, assignment)| {
+            let key = keys::assignment(id, self.name.as_str());
+            txn.absent(&keys::machine(id))
+                .unchanged(&key, assignment.mod_revision)
+                .delete(&key)
+        });
+        for id in targets {
+            let Some(host) = units.hosts.get_mut(id) else {
+                continue;
+            };
+            host.units.insert(self.name);
+            let key = keys::assignment(id, self.name.as_str());
+            let txn = Txn::new()
+                .absent(&key)
+                .present(&keys::machine(id))
+                .put(&key, &self.assignment())
+                .and(std::mem::take(&mut forgotten));
+            self.batch.add(format!("to {}", host.view.name(id)), txn);
+        }
+        if !forgotten.is_empty() {
+            let what = "forget it on lost hosts".to_owned();
+            self.batch.add(what, forgotten);
+        }
+    }
+
+    /// A new assignment of the unit's present text.
+    fn assignment(&self) -> Assignment {
+        Assignment {
+            schema: SCHEMA,
+            uuid: (self.cx.new_id)(),
+            desired: Desired::Run,
+            work: Work::Unit {
+                hash: self.hash.clone(),
+            },
+        }
+    }
+
+    fn refresh(&mut self, (id, there): There<'_>) {
+        if matches!(&there.value.work, Work::Unit { hash } if *hash == self.hash) {
+            return;
+        }
+        let key = keys::assignment(id, self.name.as_str());
+        let txn = Txn::new()
+            .unchanged(&key, there.mod_revision)
+            .put(&key, &self.assignment());
+        self.batch.add("new text".to_owned(), txn);
+    }
+
+    /// Stops it on a host, and forgets it there once the host says that it is gone.
+    fn stop(&mut self, (id, there): There<'_>, host: Option<&HostView>, plan: &mut Plan) {
+        let key = keys::assignment(id, self.name.as_str());
+        let txn = Txn::new().unchanged(&key, there.mod_revision);
+        if there.value.desired != Desired::Stop {
+            let next = Assignment {
+                desired: Desired::Stop,
+                ..there.value.clone()
+            };
+            self.batch.add("stop".to_owned(), txn.put(&key, &next));
+            return;
+        }
+        match host.map(|host| host.said(self.name.as_str(), there.value.uuid)) {
+            Some(Said::Nothing) => self.batch.add("forget".to_owned(), txn.delete(&key)),
+            Some(Said::State(_) | Said::Unknown) | None => {
+                plan.wait(self.name.as_str(), "stopping");
+            }
+        }
+    }
+}

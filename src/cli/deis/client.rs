@@ -299,10 +299,8 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error, limit))?;
+        let sent = request.send().await;
+        let response = sent.map_err(|error| self.unreachable(&error, limit))?;
         let version = response.headers().get("DEIS_API_VERSION");
         if let Some(version) = version.and_then(|version| version.to_str().ok()) {
             // The first answer tells; the others tell the same.
@@ -326,7 +324,7 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error, limit: Duration) -> anyhow::Error {
         // The innermost cause says it best (connection refused, no such host).
-        let mut cause: &(dyn std::error::Error + 'static) = error;
+        let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
         }

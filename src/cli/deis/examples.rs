@@ -319,6 +319,40 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "certs:list",
+        &[(
+            "deis certs",
+            "lists your certificates, and when they expire",
+        )],
+    ),
+    (
+        "certs:add",
+        &[
+            (
+                "deis certs:add www.crt www.key",
+                "serves all names that the certificate has",
+            ),
+            (
+                "deis certs:add www.crt www.key --common-name=www.example.org",
+                "serves that one alone",
+            ),
+        ],
+    ),
+    (
+        "certs:info",
+        &[(
+            "deis certs:info www.example.org",
+            "shows its chain, its names and its fingerprints",
+        )],
+    ),
+    (
+        "certs:remove",
+        &[(
+            "deis certs:remove www.example.org",
+            "serves the platform's own certificate there again",
+        )],
+    ),
+    (
         "perms:list",
         &[
             (

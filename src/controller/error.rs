@@ -131,7 +131,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut body = self.body();
-        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) = &self {
+        if let Self::Store(_) | Self::Internal(_) | Self::Unavailable(_) | Self::Broken(_) = &self {
             let id = request_id().unwrap_or_default();
             error!(request.id = %id, error = chain(&self), "request failed");
             body["request_id"] = id.into();

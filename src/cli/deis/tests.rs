@@ -493,6 +493,7 @@ async fn processes_and_releases() {
     Creating build... 
     Error: 503 SERVICE UNAVAILABLE
     detail: no registry is up; `deisctl list` shows deis-registry
+    request_id: [uuid]
     ");
     let ran = user.run(&["run", "echo", "-n", "hi"], "").await;
     let want = "Running 'echo -n hi'...\necho -n hi\n".to_owned();

@@ -242,7 +242,7 @@ async fn faults_of_the_platform_have_an_id() {
     let id = reply.header("x-request-id").expect("id");
     assert_eq!(
         (reply.status(), &reply.json()["request_id"]),
-        (503, &json!(id))
+        (500, &json!(id))
     );
     // What the app itself is to blame for has none.
     site.push("blog", "ada").await;

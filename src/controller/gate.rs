@@ -4,7 +4,7 @@
 //! where `extract` finds him.
 
 use axum::{
-    extract::{RawPathParams, Request, State},
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
     middleware::Next,
     response::Response,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// Lets a request through to its route, or says why not.
 pub(super) async fn gate(
     State((ctl, access)): State<(super::State, Access)>,
-    params: RawPathParams,
+    params: Result<RawPathParams, RawPathParamsRejection>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -29,6 +29,8 @@ pub(super) async fn gate(
         Access::Optional => Scope::All,
         Access::Token(scope) => scope,
     };
+    // No UTF-8, so nothing of ours.
+    let params = params.map_err(|_| ApiError::NotFound)?;
     let app = params.iter().find(|(name, _)| *name == "app");
     // What is no app's name is nobody's app: the route itself says that there is none.
     let app: Option<AppName> = app.and_then(|(_, name)| name.parse().ok());

@@ -93,7 +93,7 @@ impl Scene {
 
     fn send(&mut self) {
         let mut bytes = Vec::new();
-        while let Some(frame) = self.link.next() {
+        while let Some(frame) = self.link.next_frame() {
             frame.write(&mut bytes);
         }
         if let Some(wire) = &mut self.wire {

@@ -412,7 +412,7 @@ fn requests_as_documented_are_read() {
         first_name: text("Ada"),
         last_name: text("Lovelace"),
     }));
-    let read = read.ok().expect("read");
+    let read = read.expect("read");
     assert_eq!(
         (read.username.as_str(), &*read.password, &*read.email),
         ("ada", "secret", "a@b.c")

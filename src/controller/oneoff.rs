@@ -279,7 +279,7 @@ async fn collect(line: &mut Line) -> Result<Ended, ApiError> {
     let mut output = Vec::new();
     let mut cut = 0;
     loop {
-        while let Some(frame) = link.next() {
+        while let Some(frame) = link.next_frame() {
             line.say(&frame).await;
         }
         let frame = line.hear().await;
@@ -295,7 +295,7 @@ async fn collect(line: &mut Line) -> Result<Ended, ApiError> {
                 cut += part.bytes.len() - kept;
             }
             Channel::Status => {
-                while let Some(frame) = link.next() {
+                while let Some(frame) = link.next_frame() {
                     line.say(&frame).await;
                 }
                 let status = serde_json::from_slice(&part.bytes).map_err(ApiError::internal)?;

@@ -42,7 +42,7 @@ impl StandIn {
     /// Sends all that may be sent.
     async fn send(&mut self) {
         let mut bytes = Vec::new();
-        while let Some(frame) = self.link.next() {
+        while let Some(frame) = self.link.next_frame() {
             frame.write(&mut bytes);
         }
         // A connection that is closed is seen when it is read.

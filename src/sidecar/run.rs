@@ -438,7 +438,7 @@ impl Connection {
             self.output.clear();
             self.written = 0;
             while self.output.len() < OUTPUT
-                && let Some(frame) = link.next()
+                && let Some(frame) = link.next_frame()
             {
                 frame.write(&mut self.output);
             }

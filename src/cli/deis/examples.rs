@@ -413,40 +413,6 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
-        "certs:list",
-        &[(
-            "deis certs",
-            "lists your certificates, and warns of those that expire soon",
-        )],
-    ),
-    (
-        "certs:add",
-        &[
-            (
-                "deis certs:add www.crt www.key",
-                "serves it for all the names that it has",
-            ),
-            (
-                "deis certs:add www.crt www.key --common-name=www.example.com",
-                "serves it for that name alone",
-            ),
-        ],
-    ),
-    (
-        "certs:info",
-        &[(
-            "deis certs:info www.example.com",
-            "shows its chain, its names and when it expires",
-        )],
-    ),
-    (
-        "certs:remove",
-        &[(
-            "deis certs:remove www.example.com",
-            "serves the platform's certificate again",
-        )],
-    ),
-    (
         "tags:unset",
         &[("deis tags:unset disk", "lets it run on the others, too")],
     ),

@@ -145,7 +145,7 @@ async fn converse(
         if let Some(status) = status.take_if(|_| local.is_quiet()) {
             link.take();
             let tell = async {
-                while let Some(frame) = link.next() {
+                while let Some(frame) = link.next_frame() {
                     socket.send(Message::Binary(frame.encode().into())).await?;
                 }
                 Ok::<_, SocketError>(())
@@ -166,7 +166,7 @@ async fn converse(
                     Turn::Message(message) => message,
                     Turn::Ready(ready) => {
                         ready.map_err(lost)?;
-                        if let Some(frame) = link.next() {
+                        if let Some(frame) = link.next_frame() {
                             let message = Message::Binary(frame.encode().into());
                             Pin::new(&mut *socket).start_send(message).map_err(lost)?;
                             flushed = false;

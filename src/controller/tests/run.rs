@@ -66,7 +66,7 @@ impl Client {
     }
 
     async fn send(&mut self) {
-        while let Some(frame) = self.link.next() {
+        while let Some(frame) = self.link.next_frame() {
             let message = Message::Binary(frame.encode().into());
             self.socket.send(message).await.expect("sent");
         }
@@ -112,7 +112,7 @@ impl Client {
         seen
     }
 
-    async fn to_the_end(&mut self) -> Seen {
+    async fn until_the_end(&mut self) -> Seen {
         self.hear(|_| false).await
     }
 }
@@ -145,11 +145,11 @@ async fn sessions() {
     let (site, token) = site_with_app().await;
     site.push("blog", "ada").await;
     let mut client = Client::ask(&site, &token, json!({ "command": "exit 3" })).await;
-    let seen = client.to_the_end().await;
+    let seen = client.until_the_end().await;
     assert_eq!((seen.output.as_str(), seen.status), ("exit 3\n", ended(3)));
     drop(client);
     let mut client = Client::ask(&site, &token, json!({ "command": "both" })).await;
-    let seen = client.to_the_end().await;
+    let seen = client.until_the_end().await;
     assert_eq!(
         (seen.output.as_str(), seen.errors.as_str(), seen.status),
         ("both\n", "to stderr\n", ended(0))
@@ -163,7 +163,7 @@ async fn sessions() {
     let seen = client.hear(|seen| seen.output.ends_with('\n')).await;
     assert_eq!(seen.output, "ping\n");
     client.say(Channel::Input, b"").await;
-    assert_eq!(client.to_the_end().await.status, ended(0));
+    assert_eq!(client.until_the_end().await.status, ended(0));
     drop(client);
 
     // A terminal with its kind and sizes.
@@ -178,12 +178,12 @@ async fn sessions() {
     let seen = client.hear(|seen| seen.output.ends_with('}')).await;
     assert_eq!(seen.output, r#"{"rows":50,"cols":132}"#);
     client.say(Channel::Input, b"x").await;
-    assert_eq!(client.to_the_end().await.status, ended(0));
+    assert_eq!(client.until_the_end().await.status, ended(0));
     drop(client);
 
     // The sidecar's connection breaks again and again: all comes, once.
     let mut client = Client::ask(&site, &token, json!({ "command": "broken" })).await;
-    let seen = client.to_the_end().await;
+    let seen = client.until_the_end().await;
     let want: String = (0..100).map(|n| format!("{n}\n")).collect();
     assert_eq!((seen.output, seen.status), (want, ended(0)));
     drop(client);
@@ -214,7 +214,7 @@ async fn what_is_refused_and_what_goes_wrong() {
 
     let said = async |ask: Value| {
         let mut client = Client::ask(&site, &token, ask).await;
-        match client.to_the_end().await.said {
+        match client.until_the_end().await.said {
             Some(Status::Failed { why }) => why,
             other => panic!("{other:?}"),
         }
@@ -252,7 +252,7 @@ async fn frames_that_make_no_sense_end_the_session() {
         client.hear(|seen| !seen.output.is_empty()).await;
         // One that is too large is refused before it has been sent.
         let _ = client.socket.send(nonsense).await;
-        client.to_the_end().await;
+        client.until_the_end().await;
         nothing_left(&site).await;
     }
 }
@@ -274,7 +274,7 @@ async fn a_signal_reaches_the_process() {
     let mut client = Client::ask(&site, &token, json!({ "command": "hold" })).await;
     client.hear(|seen| !seen.output.is_empty()).await;
     client.say(Channel::Signal, b"INT").await;
-    assert_eq!(client.to_the_end().await.status, ended(130));
+    assert_eq!(client.until_the_end().await.status, ended(130));
 }
 
 #[tokio::test]

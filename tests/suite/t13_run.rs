@@ -372,6 +372,9 @@ fn a_terminal() {
     terminal.until("still 130\r\n");
     // No key is ours or podman's.
     terminal.type_in("\x10\x11\x10\x03");
+    // Ctrl-C throws away what was typed: not before the shell is ready again.
+    terminal.until("^C");
+    terminal.until("$ ");
     terminal.type_in("echo he''re\r");
     terminal.until("here\r\n");
     // It may be quiet for longer than anything in between is patient, while it is looked at.

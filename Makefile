@@ -69,7 +69,7 @@ openapi: packages nextest ## Write docs/openapi.json anew, from the table of rou
 test: lint test-lib test-cluster ## Every test there is
 
 test-lib: test-packages nextest ## Unit, property and snapshot tests
-	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test cli
+	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test oneoff --test cli
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
 # They run one after the other, and what is left of an earlier run is cleared first.

@@ -236,7 +236,7 @@ fn manual_pages() {
     );
     if has("mandoc") {
         let checked = Command::new("mandoc")
-            .args(["-T", "lint", "-W", "warning"])
+            .args(["-T", "lint", "-W", "error"])
             .args(&pages)
             .output()
             .expect("mandoc");

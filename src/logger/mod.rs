@@ -193,6 +193,9 @@ async fn serve_with(
             host,
             stop.clone(),
         ));
+    } else {
+        // Whoever keeps logs without a store has none to look at first.
+        shelf.opened();
     }
     info!(lines = %place.lines, http = %place.http, folder = %place.folder.display(), "logger runs");
     let sync = tokio::spawn(sync_often(Arc::clone(&shelf), stop.clone()));

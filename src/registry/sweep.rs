@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Between two tries.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(5);
 /// How long the collection may keep a registry from its start.
 const COLLECT_LIMIT: Duration = Duration::from_secs(300);
 /// Says that there is something to collect.

@@ -158,9 +158,9 @@ pub(super) async fn attach(
     Path(app): Path<String>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     // Anything else was never there.
     let upgrade = upgrade.map_err(|_| ApiError::Method("GET".to_owned()))?;
-    let (name, app) = ctl.app(&user, &app, Wish::Use).await?;
     // What can be said now is said as HTTP.
     info!(app = %name, user = %user.username, "session asked for");
     let target = ctl.target(name, &app).await?;

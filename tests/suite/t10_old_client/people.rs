@@ -128,7 +128,7 @@ impl Walk<'_> {
             .says("404 NOT FOUND", "detail: Not found");
         assert_eq!(
             old.get::<Users>(&perms).expect("perms").users,
-            [friend_name.clone()]
+            std::slice::from_ref(friend_name)
         );
         let (apps, _) = friend.list::<App>("/v1/apps/", 100).expect("apps");
         assert_eq!(apps[0].id, *name);

@@ -369,9 +369,12 @@ fn limits_hold() {
         inspect(process, "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}}"),
         "268435456 512"
     );
-    let cgroup = "cat /sys/fs/cgroup$(cut -d: -f3 /proc/$(podman inspect --format '{{.State.Pid}}' bounded_v4.web.1)/cgroup | head -1)/memory.max";
-    let limit = cluster.sh(cluster.host_of(process), cgroup).ok().out;
-    assert_eq!(limit.trim(), "268435456", "the kernel has it too");
+    let kernel = "find /sys/fs/cgroup -path '*bounded_v4.web.1*' -name memory.max -exec cat {} +";
+    let limits = cluster.sh(cluster.host_of(process), kernel).ok().out;
+    assert!(
+        limits.lines().any(|limit| limit == "268435456"),
+        "the kernel has it too: {limits}"
+    );
 
     // Whoever takes more is killed, and started again.
     let before = containers(&cluster, "bounded")["web.1"].clone();
@@ -458,21 +461,25 @@ fn changes_outlive_who_asked() {
     };
     let rollout = || {
         let get = "get --print-value-only /deis/apps/orphan/rollout";
-        cluster.etcdctl(&cluster.hosts[0], get).ok().out
+        let ran = cluster.etcdctl(&cluster.hosts[0], get);
+        match ran.status {
+            Some(0) => Ok(ran.out),
+            _ => Err(ran.err),
+        }
     };
     let under_way = || {
         eventually("the change is under way", MINUTE, || {
-            let found = rollout();
+            let found = rollout()?;
             if found.contains("starting") {
                 Ok(())
             } else {
                 Err(found)
             }
-        })
+        });
     };
     let over = |wanted: &BTreeSet<String>| {
         eventually("the change is over", 2 * MINUTE, || {
-            let found = rollout();
+            let found = rollout()?;
             if !found.trim().is_empty() {
                 return Err(found);
             }

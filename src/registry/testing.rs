@@ -147,12 +147,17 @@ impl Registry {
         asked.send().await.expect("asked").status() == 200
     }
 
-    /// Its repositories.
+    /// Its repositories, sorted: upstream lists them as it finds them.
     pub(crate) async fn catalog(&self) -> Value {
         let url = format!("http://{}/v2/_catalog", self.address);
         let answer = client().get(url).send().await.expect("asked");
         let text = answer.text().await.expect("text");
         let catalog: Value = serde_json::from_str(&text).expect("JSON");
-        catalog["repositories"].clone()
+        let mut names: Vec<&str> = catalog["repositories"]
+            .as_array()
+            .map(|names| names.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
+        names.sort_unstable();
+        json!(names)
     }
 }

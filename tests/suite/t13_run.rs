@@ -380,7 +380,7 @@ fn a_terminal() {
     // It may be quiet for longer than anything in between is patient, while it is looked at.
     let listed = app.deis(&["ps"]).ok().out;
     assert!(!listed.contains("run"), "{listed}");
-    thread::sleep(Duration::from_secs(80));
+    thread::sleep(Duration::from_secs(35));
     terminal.type_in("echo ali''ve\r");
     terminal.until("alive\r\n");
     terminal.type_in("exit 7\r");

@@ -42,6 +42,26 @@ impl Shared {
         own.sort_by_key(|key| key.created);
         Ok(own)
     }
+
+    /// The one key of a user that is called so, or has this fingerprint: two keys of one computer have
+    /// the same comment, and v1's clients name them by it.
+    async fn key_of(&self, user: &User, name: &str) -> Result<SshKey, ApiError> {
+        let own = self.keys_of(user).await?;
+        let by_print = |key: &&SshKey| {
+            key.fingerprint.to_string() == name || ssh_key::sha256(&key.public) == name
+        };
+        let mut called = own.iter().filter(|key| key.id.as_str() == name);
+        let found = match (called.next(), called.next()) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::Conflict(format!(
+                    "Several of your keys are called {name}; say which by its fingerprint, as \
+                     `deis keys --output json` shows it."
+                )));
+            }
+            (one, _) => one.or_else(|| own.iter().find(by_print)),
+        };
+        found.cloned().ok_or(ApiError::NotFound)
+    }
 }
 
 pub(super) async fn list(
@@ -65,10 +85,6 @@ pub(super) async fn add(
     Body(fields): Body,
 ) -> Result<Response, ApiError> {
     let (id, public) = valid::key(&fields)?;
-    if ctl.keys_of(&user).await?.iter().any(|other| other.id == id) {
-        // The name is how a key is removed: it must say which.
-        return Err(Refusal::not_unique("id").into());
-    }
     let record = SshKey {
         schema: SCHEMA,
         uuid: Uuid::new_v4(),
@@ -97,11 +113,8 @@ pub(super) async fn get(
     Caller(user): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<wire::Key>, ApiError> {
-    let own = ctl.keys_of(&user).await?;
-    let found = own.iter().find(|key| key.id.as_str() == id);
-    found
-        .map(|key| Json(wire::Key::from(key)))
-        .ok_or(ApiError::NotFound)
+    let found = ctl.key_of(&user, &id).await?;
+    Ok(Json(wire::Key::from(&found)))
 }
 
 pub(super) async fn remove(
@@ -110,11 +123,9 @@ pub(super) async fn remove(
     By(by): By,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let own = ctl.keys_of(&user).await?;
-    let found = own.iter().find(|key| key.id.as_str() == id);
-    let found = found.ok_or(ApiError::NotFound)?;
+    let found = ctl.key_of(&user, &id).await?;
     let txn = Txn::new().delete(&keys::ssh_key(&found.fingerprint));
-    let note = by.note(Action::KeyRemove, described(found));
+    let note = by.note(Action::KeyRemove, described(&found));
     audit::commit_platform(&ctl.store, txn, note).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -122,3 +122,31 @@ async fn the_last_administrator_stays() {
     site.user("bob", true).await;
     assert_eq!(demote("ada").await, 204);
 }
+
+/// Two keys made on one computer have the same comment, and v1's clients name them by it.
+#[tokio::test]
+async fn keys_of_the_same_name_are_told_by_their_fingerprints() {
+    let site = Site::start().await;
+    let ada = site.user("ada", true).await;
+    let other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDEGl2LqqDEQRqlaKFa5ytPhhVQJPBnRPPLVxLm1yVjT";
+    let mut prints = Vec::new();
+    for public in [KEY, other] {
+        let body = json!({ "id": "ada@laptop", "public": public });
+        let added = site.call(&ada, "POST", "/v1/keys/", body).await;
+        assert_eq!(added.status(), 201, "{}", added.body);
+        prints.push(added.json()["fingerprint_sha256"].clone());
+    }
+    let call = async |method: &str, name: &str| {
+        let path = format!("/v1/keys/{name}");
+        site.call(&ada, method, &path, Value::Null).await
+    };
+    let which = call("DELETE", "ada@laptop").await;
+    assert_eq!(which.status(), 409);
+    assert!(which.body.contains("fingerprint"), "{}", which.body);
+    let first = prints[0].as_str().expect("text");
+    assert_eq!(call("GET", first).await.json()["public"], KEY);
+    assert_eq!(call("DELETE", first).await.status(), 204);
+    // The name is enough again.
+    assert_eq!(call("DELETE", "ada@laptop").await.status(), 204);
+    assert_eq!(call("GET", "ada@laptop").await.status(), 404);
+}

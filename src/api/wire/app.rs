@@ -1,0 +1,328 @@
+//! Apps, and what belongs to them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{super::time::WireTime, RollbackReply};
+use crate::model;
+
+/// An application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct App {
+    /// Identity; a new app of the same name has another.
+    pub uuid: Uuid,
+    /// Its name.
+    pub id: String,
+    /// Who owns it.
+    pub owner: String,
+    /// Its host name, without a scheme.
+    pub url: String,
+    /// Wanted number of processes of each type.
+    pub structure: BTreeMap<String, u32>,
+    /// When it was created.
+    pub created: WireTime,
+    /// When it was changed last.
+    pub updated: WireTime,
+}
+
+impl App {
+    /// The app as clients see it.
+    #[must_use]
+    pub fn new(name: &model::AppName, app: &model::App, domain: &str) -> Self {
+        Self {
+            uuid: app.uuid,
+            id: name.to_string(),
+            owner: app.owner.to_string(),
+            url: format!("{name}.{domain}"),
+            structure: app
+                .structure
+                .iter()
+                .map(|(kind, count)| (kind.to_string(), *count))
+                .collect(),
+            created: app.created.into(),
+            updated: app.updated.into(),
+        }
+    }
+}
+
+/// What a push became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Build {
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// The image by the name that it was deployed by; the app's name for a push.
+    pub image: String,
+    /// Git commit; empty for an image.
+    pub sha: String,
+    /// Command per process type.
+    pub procfile: BTreeMap<String, String>,
+    /// The text `true` when it came from a Dockerfile, else empty.
+    pub dockerfile: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+    /// Its id.
+    pub uuid: Uuid,
+}
+
+impl From<&model::Build> for Build {
+    fn from(build: &model::Build) -> Self {
+        Self {
+            owner: build.owner.to_string(),
+            app: build.app.to_string(),
+            image: build
+                .source
+                .clone()
+                .unwrap_or_else(|| build.app.to_string()),
+            sha: build.sha.clone(),
+            procfile: build
+                .procfile
+                .iter()
+                .map(|(kind, command)| (kind.to_string(), command.clone()))
+                .collect(),
+            dockerfile: if build.dockerfile { "true" } else { "" }.to_owned(),
+            created: build.created.into(),
+            updated: build.created.into(),
+            uuid: build.uuid,
+        }
+    }
+}
+
+/// A push, as the original builder tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Push {
+    /// Its id.
+    pub uuid: Uuid,
+    /// Who pushed.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Git commit.
+    pub sha: String,
+    /// Fingerprint of the SSH key.
+    pub fingerprint: String,
+    /// The user, as the builder knows him.
+    pub receive_user: String,
+    /// The repository, as the builder knows it.
+    pub receive_repo: String,
+    /// Addresses and ports of the SSH session.
+    pub ssh_connection: String,
+    /// What the SSH client asked for.
+    pub ssh_original_command: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl From<&model::Push> for Push {
+    fn from(push: &model::Push) -> Self {
+        Self {
+            uuid: push.uuid,
+            owner: push.owner.to_string(),
+            app: push.app.to_string(),
+            sha: push.sha.clone(),
+            fingerprint: push.fingerprint.clone(),
+            receive_user: push.receive_user.clone(),
+            receive_repo: push.receive_repo.clone(),
+            ssh_connection: push.ssh_connection.clone(),
+            ssh_original_command: push.ssh_original_command.clone(),
+            created: push.created.into(),
+            updated: push.created.into(),
+        }
+    }
+}
+
+/// Answer to `hooks/build`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HookReply {
+    /// The release that runs now.
+    pub release: RollbackReply,
+    /// Where the app is served.
+    pub domains: Vec<String>,
+}
+
+/// Config variables and limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Config {
+    /// Its id.
+    pub uuid: Uuid,
+    /// The application.
+    pub app: String,
+    /// Who set it.
+    pub owner: String,
+    /// The variables, in clear.
+    pub values: BTreeMap<String, String>,
+    /// Memory limit per process type.
+    pub memory: BTreeMap<String, String>,
+    /// CPU shares per process type: JSON numbers.
+    pub cpu: BTreeMap<String, u32>,
+    /// Placement tags.
+    pub tags: BTreeMap<String, String>,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+}
+
+impl Config {
+    /// The config as clients see it; `values` are its variables in clear.
+    #[must_use]
+    pub fn new(config: &model::Config, values: BTreeMap<String, String>) -> Self {
+        fn texts<V: Clone>(map: &BTreeMap<model::ProcessType, V>) -> BTreeMap<String, V> {
+            map.iter()
+                .map(|(kind, value)| (kind.to_string(), value.clone()))
+                .collect()
+        }
+        Self {
+            uuid: config.uuid,
+            app: config.app.to_string(),
+            owner: config.owner.to_string(),
+            values,
+            memory: texts(&config.memory),
+            cpu: texts(&config.cpu),
+            tags: config.tags.clone(),
+            created: config.created.into(),
+            updated: config.created.into(),
+        }
+    }
+}
+
+/// A numbered release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Release {
+    /// Its id.
+    pub uuid: Uuid,
+    /// The application.
+    pub app: String,
+    /// Who made it.
+    pub owner: String,
+    /// Its number.
+    pub version: u32,
+    /// What changed, in words.
+    pub summary: String,
+    /// Id of its config.
+    pub config: Uuid,
+    /// Id of its build.
+    pub build: Option<Uuid>,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+    /// Why it does not run. Only where a single release is shown, and not for one that succeeded: v1,
+    /// which deleted failed ones, has no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ReleaseFailure>,
+}
+
+/// How a release's rollout ended when it did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseFailure {
+    /// Whether a rollback took over before it was done, rather than that it failed.
+    pub superseded: bool,
+    /// Why.
+    pub reason: Option<String>,
+    /// Last lines of the process that failed.
+    pub log: Vec<String>,
+}
+
+impl From<&model::Outcome> for ReleaseFailure {
+    fn from(outcome: &model::Outcome) -> Self {
+        Self {
+            superseded: outcome.result == model::OutcomeResult::Superseded,
+            reason: outcome.reason.clone(),
+            log: outcome.log.clone(),
+        }
+    }
+}
+
+impl Release {
+    /// The release as clients see it in a list. One whose rollout failed keeps its number and says so.
+    #[must_use]
+    pub fn new(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
+        let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
+        let summary = match failed.map(|outcome| outcome.result) {
+            None => release.summary.clone(),
+            Some(model::OutcomeResult::Superseded) => format!("{} (superseded)", release.summary),
+            Some(_) => format!("{} (failed)", release.summary),
+        };
+        Self {
+            uuid: release.uuid,
+            app: release.app.to_string(),
+            owner: release.owner.to_string(),
+            version: release.version.0,
+            summary,
+            config: release.config,
+            build: release.build,
+            created: release.created.into(),
+            updated: outcome.map_or(release.created, |o| o.finished).into(),
+            failure: None,
+        }
+    }
+
+    /// The same by itself: it says why it failed, if it did.
+    #[must_use]
+    pub fn alone(release: &model::Release, outcome: Option<&model::Outcome>) -> Self {
+        let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
+        Self {
+            failure: failed.map(ReleaseFailure::from),
+            ..Self::new(release, outcome)
+        }
+    }
+}
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Container {
+    /// The app's owner.
+    pub owner: String,
+    /// The application.
+    pub app: String,
+    /// Its release, as `v2`.
+    pub release: String,
+    /// Its type.
+    pub r#type: String,
+    /// Its number within the type.
+    pub num: u32,
+    /// One of v1's words: `up`, `down`, `created`, `crashed`, `error`.
+    pub state: String,
+    /// When.
+    pub created: WireTime,
+    /// When its state changed last.
+    pub updated: WireTime,
+    /// Its id.
+    pub uuid: Uuid,
+}
+
+/// A custom domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Domain {
+    /// Who added it.
+    pub owner: String,
+    /// When.
+    pub created: WireTime,
+    /// When.
+    pub updated: WireTime,
+    /// The application.
+    pub app: String,
+    /// The domain.
+    pub domain: String,
+}
+
+impl From<&model::Domain> for Domain {
+    fn from(domain: &model::Domain) -> Self {
+        Self {
+            owner: domain.owner.to_string(),
+            created: domain.created.into(),
+            updated: domain.created.into(),
+            app: domain.app.to_string(),
+            domain: domain.domain.to_string(),
+        }
+    }
+}

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -26,6 +26,9 @@ pub(super) const MAX_OUTPUT: usize = 16 << 20;
 
 /// How long its end may take to be written when the store has trouble.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a host may be absent before it counts as lost: an agent that is restarted registers anew.
+const ABSENCE: Duration = Duration::from_secs(5);
 
 /// A unit that has ended: so long its last words may be on their way.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -216,20 +219,31 @@ impl Shared {
         let state = keys::state(&placed.machine);
         let mut presence = self.store.follow(machine.as_str());
         let mut reports = self.store.follow(state.as_str());
+        // Until when an absent host may come back.
+        let mut lost_at: Option<Instant> = None;
         loop {
+            let lost = async {
+                match lost_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 update = presence.next() => {
-                    let lost = update.changes.iter().any(|change| {
-                        change.key == machine.as_str() && change.entry.is_none()
-                    });
-                    // In its first update a key that is not there is not mentioned.
-                    let absent = update.first && update.changes.is_empty();
-                    if lost || absent {
-                        return ApiError::Unavailable(format!(
-                            "The host {host} was lost while it ran the command; \
-                             whether it was carried out is not known."
-                        ));
-                    }
+                    let mut there = update.changes.iter().filter(|change| change.key == machine.as_str());
+                    lost_at = match there.next_back() {
+                        Some(change) if change.entry.is_some() => None,
+                        Some(_) => lost_at.or(Some(Instant::now() + ABSENCE)),
+                        // In its first update a key that is not there is not mentioned.
+                        None if update.first => Some(Instant::now() + ABSENCE),
+                        None => lost_at,
+                    };
+                }
+                () = lost => {
+                    return ApiError::Unavailable(format!(
+                        "The host {host} was lost while it ran the command; \
+                         whether it was carried out is not known."
+                    ));
                 }
                 update = reports.next() => {
                     let name = placed.name.to_string();

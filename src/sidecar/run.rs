@@ -289,9 +289,17 @@ impl<'o> Session<'o> {
         let Some(code) = self.child.ended(&mut self.link)? else {
             return Ok(());
         };
-        let remark = self.out_of_memory.happened().then(|| {
+        let how = match self.out_of_memory.happened() {
+            Some(true) => Some("killed: out of memory"),
+            // Nobody else kills without a word before.
+            None if code == KILLED && self.ending.is_none() => {
+                Some("killed, most likely: out of memory")
+            }
+            Some(false) | None => None,
+        };
+        let remark = how.map(|how| {
             let limit = self.memory_bytes >> 20;
-            format!("killed: out of memory (its limit is {limit} MiB; see `deis limits`)")
+            format!("{how} (its limit is {limit} MiB; see `deis limits`)")
         });
         self.end(code, &Status::Ended { code, remark });
         Ok(())
@@ -468,6 +476,9 @@ fn signals(terminated: &Arc<AtomicBool>) -> io::Result<UnixStream> {
     Ok(wake)
 }
 
+/// Exit code of a command that SIGKILL has ended.
+const KILLED: i32 = 128 + 9;
+
 /// Whether something in this unit was killed for want of memory.
 struct OutOfMemory(Option<PathBuf>);
 
@@ -483,15 +494,13 @@ impl OutOfMemory {
         }))
     }
 
-    fn happened(&self) -> bool {
-        let Some(path) = &self.0 else { return false };
+    /// None when nobody counts: with cgroup v1 the count goes with the container.
+    fn happened(&self) -> Option<bool> {
         let mut text = String::new();
-        let read = File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
-        read.is_ok()
-            && text.lines().any(|line| {
-                line.strip_prefix("oom_kill ")
-                    .is_some_and(|count| count.trim() != "0")
-            })
+        let file = File::open(self.0.as_ref()?).ok()?;
+        file.take(4096).read_to_string(&mut text).ok()?;
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        Some(count?.trim() != "0")
     }
 }
 

@@ -388,8 +388,10 @@ fn a_terminal() {
 
     // Job control: Ctrl-Z and Ctrl-D are the shell's.
     let mut terminal = Terminal::start(&app, &["bash"], 24, 80);
-    terminal.type_in("echo re''ady; cat\r");
-    terminal.until("ready\r\n");
+    terminal.type_in("cat\r");
+    terminal.type_in("here\r");
+    // Once as it is typed, once by cat: then it has begun.
+    terminal.until("here\r\nhere\r\n");
     terminal.type_in("\x1a");
     terminal.until("Stopped");
     terminal.type_in("fg\r");

@@ -369,7 +369,9 @@ fn limits_hold() {
         inspect(process, "{{.HostConfig.Memory}} {{.HostConfig.CpuShares}}"),
         "268435456 512"
     );
-    let kernel = "find /sys/fs/cgroup -path '*bounded_v4.web.1*' -name memory.max -exec cat {} +";
+    // The file is called otherwise in cgroup v1.
+    let kernel = "find /sys/fs/cgroup -path '*bounded_v4.web.1*' \\( -name memory.max -o \
+                  -name memory.limit_in_bytes \\) -exec cat {} +";
     let limits = cluster.sh(cluster.host_of(process), kernel).ok().out;
     assert!(
         limits.lines().any(|limit| limit == "268435456"),

@@ -207,7 +207,13 @@ fn logs_tell_the_apps_story_in_order() {
         ])
         .ok();
     app.user.deis(&["create", &app.name, "--no-remote"]).ok();
-    // Their agents start them again.
+    // What somebody stops by hand stays stopped until he starts it again.
+    let start = "cd /run/systemd/system; for unit in deis-logger@*.service; do \
+                 [ ! -e $unit ] || systemctl start $unit; done";
+    cluster
+        .on_all(start)
+        .into_values()
+        .for_each(|ran| drop(ran.ok()));
     let next = eventually("the next owner's log", MINUTE, || {
         let logs = app.deis(&["logs"]);
         match logs.status {
@@ -224,9 +230,9 @@ fn logs_follow_what_happens() {
     let user = User::first(&cluster);
     let app = scribe(&user, "reporter");
     app.push().ok();
-    let follower = Follower::start(&app, &["-n", "0"]);
-    let crashes = Follower::start(&app, &["-n", "0", "--ps", "web.1"]);
-    // The first line shows that both are there.
+    let follower = Follower::start(&app, &["-n", "1"]);
+    let crashes = Follower::start(&app, &["-n", "1", "--ps", "web.1"]);
+    // The first line shows that both are there, whether it was said before they came or after.
     ask(&app, "/say?text=ready");
     follower.until("]: ready", MINUTE);
     crashes.until("]: ready", MINUTE);

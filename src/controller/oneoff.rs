@@ -219,6 +219,7 @@ impl Shared {
         let state = keys::state(&placed.machine);
         let mut presence = self.store.follow(machine.as_str());
         let mut reports = self.store.follow(state.as_str());
+        let mut order = self.store.follow(placed.key.as_str());
         // Until when an absent host may come back.
         let mut lost_at: Option<Instant> = None;
         loop {
@@ -238,6 +239,18 @@ impl Shared {
                         None if update.first => Some(Instant::now() + ABSENCE),
                         None => lost_at,
                     };
+                }
+                update = order.next() => {
+                    let mut ours = update.changes.iter().filter(|change| change.key == placed.key.as_str());
+                    let is_there = match ours.next_back() {
+                        Some(change) => change.entry.is_some(),
+                        None => !update.first,
+                    };
+                    if !is_there {
+                        return ApiError::Unavailable(
+                            "The command was taken away from its host; was the app destroyed?".to_owned(),
+                        );
+                    }
                 }
                 () = lost => {
                     return ApiError::Unavailable(format!(

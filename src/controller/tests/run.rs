@@ -380,3 +380,25 @@ async fn processes_of_a_lost_controller_are_removed() {
     sweep::of_absent(&site.store).await.expect("swept");
     assert_eq!(left().await, "24");
 }
+
+/// A destroyed app takes the assignments of its one-offs along: whoever waits for one hears of it.
+#[tokio::test]
+async fn a_process_that_is_taken_away_ends_its_session() {
+    let (site, token) = site_with_app().await;
+    site.push("blog", "ada").await;
+    let mut client = Client::ask(&site, &token, json!({ "command": "hold" })).await;
+    client.hear(|seen| !seen.output.is_empty()).await;
+    let schedule = site.store.list(&keys::schedule()).await.expect("schedule");
+    let mut runs = schedule
+        .entries
+        .iter()
+        .filter(|(key, _)| key.contains(".run."));
+    let (key, _) = runs.next().expect("the one-off");
+    let (machine, name) = keys::parse_assignment(key).expect("its name");
+    let txn = Txn::new().delete(&keys::assignment(&machine, name));
+    site.store.commit(txn).await.expect("taken away");
+    match client.until_the_end().await.said {
+        Some(Status::Failed { why }) => assert!(why.contains("taken away"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}

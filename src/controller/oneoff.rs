@@ -13,12 +13,12 @@ use super::{Shared, attach::Line, auth, error::ApiError, fleet};
 use crate::{
     model::{
         App, AppName, Assignment, Config, Desired, MachineId, MachineState, Phase, ProcessName,
-        ProcessType, ReleaseNumber, SCHEMA, Work,
+        ProcessState, ProcessType, ReleaseNumber, SCHEMA, Work,
     },
     ops::{OpsError, change},
     seal::order_context,
     session::{Ask, Channel, Frame, Link, Order, Status},
-    store::{CommitError, Key, Txn, keys},
+    store::{CommitError, Key, Txn, Update, keys},
 };
 
 /// Most output that is kept for a client that wants all of it at once, in bytes.
@@ -229,57 +229,39 @@ impl Shared {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            let why = tokio::select! {
                 update = presence.next() => {
-                    let mut there = update.changes.iter().filter(|change| change.key == machine.as_str());
-                    lost_at = match there.next_back() {
-                        Some(change) if change.entry.is_some() => None,
-                        Some(_) => lost_at.or(Some(Instant::now() + ABSENCE)),
-                        // In its first update a key that is not there is not mentioned.
-                        None if update.first => Some(Instant::now() + ABSENCE),
-                        None => lost_at,
-                    };
+                    match is_there(&update, machine.as_str()) {
+                        Some(true) => lost_at = None,
+                        Some(false) => lost_at = lost_at.or(Some(Instant::now() + ABSENCE)),
+                        None => {}
+                    }
+                    continue;
                 }
                 update = order.next() => {
-                    let mut ours = update.changes.iter().filter(|change| change.key == placed.key.as_str());
-                    let is_there = match ours.next_back() {
-                        Some(change) => change.entry.is_some(),
-                        None => !update.first,
-                    };
-                    if !is_there {
-                        return ApiError::Unavailable(
-                            "The command was taken away from its host; was the app destroyed?".to_owned(),
-                        );
+                    if is_there(&update, placed.key.as_str()) != Some(false) {
+                        continue;
                     }
+                    "The command was taken away from its host; was the app destroyed?".to_owned()
                 }
-                () = lost => {
-                    return ApiError::Unavailable(format!(
-                        "The host {host} was lost while it ran the command; \
-                         whether it was carried out is not known."
-                    ));
-                }
+                () = lost => format!(
+                    "The host {host} was lost while it ran the command; \
+                     whether it was carried out is not known."
+                ),
                 update = reports.next() => {
-                    let name = placed.name.to_string();
-                    let report = update
-                        .changes
-                        .iter()
-                        .filter(|change| change.key == state.as_str())
-                        .filter_map(|change| change.entry.as_ref()?.decode::<MachineState>().ok())
-                        .filter_map(|mut report| report.processes.remove(&name))
-                        .find(|report| report.uuid == placed.uuid);
-                    let Some(report) = report else { continue };
-                    let why = || report.reason.clone().unwrap_or_else(|| "no reason given".to_owned());
+                    let Some(report) = report_of(&update, state.as_str(), placed) else { continue };
+                    let why = report.reason.as_deref().unwrap_or("no reason given");
                     if report.phase == Phase::Error {
-                        return ApiError::Unavailable(format!("{host} can't run it: {}", why()));
-                    }
-                    if report.ready {
+                        format!("{host} can't run it: {why}")
+                    } else if report.ready {
                         sleep(LAST_WORDS).await;
-                        return ApiError::Unavailable(format!(
-                            "The process is over on {host} and did not deliver its output: {}.", why()
-                        ));
+                        format!("The process is over on {host} and did not deliver its output: {why}.")
+                    } else {
+                        continue;
                     }
                 }
-            }
+            };
+            return ApiError::Unavailable(why);
         }
     }
 
@@ -292,6 +274,28 @@ impl Shared {
             Err(_) => warn!(process = %placed.name, "one-off process not removed in time"),
         }
     }
+}
+
+/// What an update says of a key: that it is there, that it is gone, or nothing.
+fn is_there(update: &Update, key: &str) -> Option<bool> {
+    let mut ours = update.changes.iter().filter(|change| change.key == key);
+    match ours.next_back() {
+        Some(change) => Some(change.entry.is_some()),
+        // In its first update a key that is not there is not mentioned.
+        None => update.first.then_some(false),
+    }
+}
+
+/// What a host says of a process, if an update of its state does.
+fn report_of(update: &Update, state: &str, placed: &Placed) -> Option<ProcessState> {
+    let name = placed.name.to_string();
+    update
+        .changes
+        .iter()
+        .filter(|change| change.key == state)
+        .filter_map(|change| change.entry.as_ref()?.decode::<MachineState>().ok())
+        .filter_map(|mut report| report.processes.remove(&name))
+        .find(|report| report.uuid == placed.uuid)
 }
 
 fn closing() -> ApiError {

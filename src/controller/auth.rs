@@ -162,7 +162,7 @@ pub(super) async fn tokens_of(
     user: &Username,
 ) -> Result<Vec<(String, Token)>, ApiError> {
     let prefix = keys::tokens();
-    let listing = store.list(&prefix).await?;
+    let listing = store.list_readable(&prefix).await?;
     let mut own: Vec<_> = listing
         .entries
         .into_iter()
@@ -182,7 +182,7 @@ pub(super) async fn end_tokens(
     which: impl Fn(&str, &Token) -> bool,
 ) -> Result<usize, ApiError> {
     let prefix = keys::tokens();
-    let listing = store.list(&prefix).await?;
+    let listing = store.list_readable(&prefix).await?;
     let hashes: Vec<&str> = listing
         .entries
         .iter()

@@ -131,7 +131,7 @@ pub async fn of_platform(store: &Store) -> Result<Vec<Audit>, StoreError> {
 }
 
 async fn newest_first(store: &Store, prefix: &Prefix<Audit>) -> Result<Vec<Audit>, StoreError> {
-    let listing = store.list(prefix).await?;
+    let listing = store.list_readable(prefix).await?;
     Ok(listing
         .entries
         .into_iter()

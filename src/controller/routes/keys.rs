@@ -32,7 +32,7 @@ type Ctl = State<controller::State>;
 impl Shared {
     /// A user's keys, the oldest first.
     pub(super) async fn keys_of(&self, user: &User) -> Result<Vec<SshKey>, ApiError> {
-        let listing = self.store.list(&keys::ssh_keys()).await?;
+        let listing = self.store.list_readable(&keys::ssh_keys()).await?;
         let mut own: Vec<_> = listing
             .entries
             .into_iter()

@@ -196,7 +196,7 @@ pub(super) async fn cancel(
         }
         _ => user.username,
     };
-    let (_, revision) = auth::user(&ctl.store, &name)
+    let (leaving, revision) = auth::user(&ctl.store, &name)
         .await?
         .ok_or(ApiError::NotFound)?;
     let apps = ops::app::list(&ctl.store).await?;
@@ -220,14 +220,7 @@ pub(super) async fn cancel(
         })
         .await?;
     }
-    let listing = ctl.store.list(&keys::ssh_keys()).await?;
-    let own: Vec<_> = listing
-        .entries
-        .into_iter()
-        .map(|(_, key)| key.value)
-        .filter(|key| key.owner == name)
-        .collect();
-    for some in own.chunks(100) {
+    for some in ctl.keys_of(&leaving).await?.chunks(100) {
         let txn = some.iter().fold(Txn::new(), |txn, key| {
             txn.delete(&keys::ssh_key(&key.fingerprint))
         });

@@ -90,6 +90,7 @@ pub async fn record(store: &Store, machine: &Machine) -> Result<(), StoreError> 
                     address: machine.address.clone(),
                     labels: machine.metadata.clone(),
                     cordoned: false,
+                    drain: None,
                     lost_since: None,
                 };
                 Txn::new().absent(&key).put(&key, &new)

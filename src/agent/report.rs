@@ -111,6 +111,7 @@ mod tests {
             port: None,
             withdrawn: None,
             restarts,
+            exit: None,
             since: jiff::Timestamp::UNIX_EPOCH,
             reason: None,
             log: Vec::new(),

@@ -190,6 +190,8 @@ impl Host {
             Ok(_) => Work::Process {
                 rollout: None,
                 memory_bytes: 1 << 20,
+                cpu_shares: 0,
+                single: false,
             },
             Err(_) => Work::Unit {
                 hash: steps::sha256(&unit_text(name)),

@@ -420,6 +420,7 @@ impl Entry {
             ready: self.is_ready(),
             port,
             withdrawn,
+            exit: None,
             restarts: self.status.restarts,
             since: self.since,
             reason: self.reason(),

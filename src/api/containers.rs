@@ -237,6 +237,8 @@ mod tests {
             let work = Work::Process {
                 rollout: None,
                 memory_bytes: GIB,
+                cpu_shares: 0,
+                single: false,
             };
             let assignment = Assignment {
                 schema: 1,
@@ -253,6 +255,7 @@ mod tests {
                     ready: phase == Phase::Up,
                     port: None,
                     withdrawn: None,
+                    exit: None,
                     restarts: 0,
                     since: Timestamp::UNIX_EPOCH,
                     reason: None,

@@ -367,6 +367,8 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
             work: Work::Process {
                 rollout: None,
                 memory_bytes: DEFAULT_MEMORY_BYTES,
+                cpu_shares: 0,
+                single: false,
             },
         };
         txn = txn.put(
@@ -387,6 +389,7 @@ fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
         ready: phase == Phase::Up,
         port: None,
         withdrawn: None,
+        exit: None,
         restarts: 0,
         since: Timestamp::now(),
         reason,

@@ -80,6 +80,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
         active: version,
         structure: Structure::new(),
         collaborators: Default::default(),
+        single: Default::default(),
         last_rollout: None,
         destroying: false,
     };

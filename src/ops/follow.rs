@@ -166,6 +166,7 @@ mod tests {
             active: ReleaseNumber(2),
             structure: Structure::new(),
             collaborators: BTreeSet::new(),
+            single: Default::default(),
             last_rollout: Some(failed),
             destroying: false,
         };

@@ -38,6 +38,7 @@ impl Local {
             ready: false,
             port: None,
             withdrawn: None,
+            exit: None,
             restarts: 0,
             since: Timestamp::UNIX_EPOCH,
             reason: None,

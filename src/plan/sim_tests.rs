@@ -104,6 +104,7 @@ impl Sim {
             address: format!("10.0.0.{n}"),
             labels: BTreeMap::new(),
             cordoned: false,
+            drain: None,
             lost_since: None,
         };
         if self.kv.get(&keys::host(&id)).is_none() {
@@ -336,6 +337,7 @@ impl Sim {
             active: ReleaseNumber(1),
             structure: Structure::new(),
             collaborators: BTreeSet::new(),
+            single: BTreeSet::new(),
             last_rollout: None,
             destroying: false,
         };

@@ -48,6 +48,7 @@ fn host(n: u8) -> HostRecord {
         address: format!("10.21.8.10{n}"),
         labels: BTreeMap::new(),
         cordoned: n == 2,
+        drain: None,
         lost_since: (n == 3).then(|| TIME.parse().expect("time")),
     }
 }
@@ -59,6 +60,8 @@ fn assignment(uuid: u128, desired: Desired, unit: bool) -> Assignment {
         Work::Process {
             rollout: None,
             memory_bytes: 1 << 29,
+            cpu_shares: 0,
+            single: false,
         }
     };
     Assignment {
@@ -76,6 +79,7 @@ fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessState {
         ready: phase == Phase::Up,
         port: None,
         withdrawn: None,
+        exit: None,
         restarts: if phase == Phase::Crashed { 4 } else { 0 },
         since: TIME.parse().expect("time"),
         reason: reason.map(str::to_owned),

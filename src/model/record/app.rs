@@ -34,6 +34,9 @@ pub struct App {
     pub active: ReleaseNumber,
     /// Wanted processes. Empty until the first build.
     pub structure: Structure,
+    /// Types of which there must never be two processes of one number at a time.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub single: BTreeSet<ProcessType>,
     /// Users who may use it besides the owner.
     #[serde(default)]
     pub collaborators: BTreeSet<Username>,

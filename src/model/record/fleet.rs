@@ -25,9 +25,22 @@ pub struct HostRecord {
     /// Takes no new process.
     #[serde(default)]
     pub cordoned: bool,
+    /// It is being emptied, or has been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<HostDrain>,
     /// Since when the platform counts it as lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_since: Option<Timestamp>,
+}
+
+/// What an operator asked for by `deisctl drain`: everything on the host moves elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDrain {
+    /// Since when.
+    pub since: Timestamp,
+    /// What has not moved by then is stopped all the same; none: it is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
 }
 
 /// `/deis/machines/<id>`: presence, under the host's lease.
@@ -78,6 +91,12 @@ pub enum Work {
         rollout: Option<Uuid>,
         /// Memory that it reserves, in bytes.
         memory_bytes: u64,
+        /// CPU that it reserves, in shares: 1024 are one CPU.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        cpu_shares: u32,
+        /// Never more than one of it at a time: it is stopped when its host's lease has run out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        single: bool,
     },
     /// A one-off process (`deis run`).
     Run {
@@ -95,6 +114,14 @@ pub enum Work {
         /// SHA-256 of the text, in hexadecimal digits: another text is another assignment.
         hash: String,
     },
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// `/deis/schedule/<machine-id>/<name>`: what a host has to run.
@@ -147,6 +174,9 @@ pub struct ProcessState {
     /// Restarts by systemd.
     #[serde(default)]
     pub restarts: u32,
+    /// How its last run ended, when it was restarted since: `exit code 3`, `killed: out of memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<String>,
     /// Since when in this phase.
     pub since: Timestamp,
     /// Why it is not up, or what it waits for.

@@ -148,6 +148,8 @@ impl<'w> Step<'_, 'w> {
             work: Work::Process {
                 rollout: self.goal.id(),
                 memory_bytes,
+                cpu_shares: 0,
+                single: self.record.value.single.contains(&slot.kind),
             },
         };
         let mut txn = Txn::new()

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod controller;
 pub mod git;
 pub mod image;
+pub mod inner_http;
 pub mod leader;
 pub mod local;
 pub mod logger;

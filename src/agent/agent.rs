@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
     time::{self, Instant},
 };
@@ -20,6 +20,7 @@ use super::{
     oneoff::End,
     runtime::Runtime,
     socket::Word,
+    stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
@@ -41,6 +42,24 @@ enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
     Status(String, UnitStatus),
+    /// Somebody wants to know how the processes are.
+    Ask(oneshot::Sender<Vec<Vital>>),
+}
+
+/// Asks a running agent's loop about its processes.
+#[derive(Debug, Clone)]
+pub struct Asker(mpsc::Sender<Event>);
+
+impl Asker {
+    /// What the loop knows; none when it does not answer in time or has ended.
+    pub async fn ask(&self, limit: Duration) -> Option<Vec<Vital>> {
+        let (sender, receiver) = oneshot::channel();
+        let asked = async {
+            self.0.send(Event::Ask(sender)).await.ok()?;
+            receiver.await.ok()
+        };
+        time::timeout(limit, asked).await.ok()?
+    }
 }
 
 /// How a task has ended.
@@ -124,6 +143,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             states,
             clock: Instant::now(),
         })
+    }
+
+    /// Through this the loop can be asked while it runs.
+    pub fn asker(&self) -> Asker {
+        Asker(self.events.0.clone())
     }
 
     /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
@@ -377,6 +401,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     active: Some(status.active),
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
+                    up_since: Some(status.up_since),
                 };
                 if let Some(name) =
                     self.world
@@ -384,6 +409,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 {
                     self.crashed(&name);
                 }
+            }
+            Event::Ask(sender) => {
+                // Whoever asked may have gone.
+                let _ = sender.send(self.world.vitals());
             }
         }
     }

@@ -11,8 +11,10 @@
 )]
 mod agent;
 mod cache;
+mod cgroup;
 mod events;
 mod files;
+mod http;
 mod images;
 mod isolation;
 mod journal;
@@ -25,12 +27,13 @@ mod report;
 mod runtime;
 mod socket;
 mod spool;
+pub mod stats;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod world;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +149,8 @@ pub async fn run(
     // The socket opens after adoption: announcers that come at once find their processes known.
     socket::serve(&paths, store.clone(), word_sender, stop.clone())
         .map_err(host("agent.sock can't be made"))?;
+    let figures = SocketAddr::new(settings.address, stats::PORT);
+    let serving = tokio::spawn(http::serve(figures, agent.asker()));
     tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
     notify_ready(&machine);
     let ended = stop.child_token();
@@ -175,6 +180,7 @@ pub async fn run(
         },
     };
     ended.cancel();
+    serving.abort();
     let _ = reporter.await;
     result
 }

@@ -19,6 +19,7 @@ pub mod logger;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod outside;
 pub mod plan;
 pub mod registry;
 pub mod render;

@@ -12,15 +12,14 @@ mod metrics;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use crate::{
     logger::tell::Teller,
     model::Revision,
+    outside,
     plan::{
         World,
         round::{Act, Context, Memory, Policy, Saying, round},
@@ -83,9 +82,23 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
-    let mut engine = Engine::new(store, settings.address.to_string());
+    let teller = Teller::start(store.clone());
+    let address = settings.address.to_string();
+    take_part(store, address, Some(teller), metrics, stop).await;
+    Ok(())
+}
+
+/// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can.
+pub async fn take_part(
+    store: Store,
+    address: String,
+    teller: Option<Teller>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let mut engine = Engine::new(store, address);
+    engine.teller = teller;
     engine.metrics = metrics;
-    engine.teller = Some(Teller::start(engine.store.clone()));
     loop {
         tokio::select! {
             biased;
@@ -97,7 +110,6 @@ pub async fn run(
     }
     engine.resign().await;
     engine.metrics.led(false);
-    Ok(())
 }
 
 /// Leads until `until` holds, then gives the leadership back: how `deisctl` starts a platform that has
@@ -185,6 +197,7 @@ impl Engine {
         };
         let term = &self.term;
         let update = tokio::select! {
+            biased;
             update = self.feed.next() => Some(update),
             () = sleep_until(wake) => None,
             () = async {
@@ -281,11 +294,11 @@ impl Engine {
         let policy = Policy::of(&self.world);
         let context = Context {
             now: now - self.epoch,
-            wall: Timestamp::now(),
+            wall: outside::now(),
             view_since: unbroken.saturating_duration_since(self.epoch),
             fence: term.fence,
             policy: &policy,
-            new_id: &Uuid::new_v4,
+            new_id: &outside::uuid,
         };
         let changed = self.world.take_changed();
         let plan = round(&self.world, &changed, &mut self.memory, &context);

@@ -18,6 +18,7 @@ mod http;
 mod images;
 mod isolation;
 mod machine;
+mod metrics;
 mod oneoff;
 pub(crate) mod paths;
 mod ports;

@@ -1,8 +1,8 @@
 //! `deisctl status`, `journal` and `ssh`: on the host itself, over SSH.
 
 use std::{
-    collections::BTreeMap, io::Write, net::SocketAddr, os::unix::process::CommandExt, process::Command,
-    time::Duration,
+    collections::BTreeMap, io::Write, net::SocketAddr, os::unix::process::CommandExt,
+    process::Command, time::Duration,
 };
 
 use anyhow::Context as _;
@@ -146,7 +146,9 @@ pub async fn figures(context: &Context, fleet: &Fleet) -> BTreeMap<MachineId, Ho
     while let Ok(Some(dug)) = timeout_at(deadline, digging.join_next()).await {
         tunnels.extend(dug.ok().flatten());
     }
-    let ends = tunnels.iter().map(|(id, tunnel)| (id.clone(), tunnel.local()));
+    let ends = tunnels
+        .iter()
+        .map(|(id, tunnel)| (id.clone(), tunnel.local()));
     let left = deadline.saturating_duration_since(Instant::now());
     // A connection through a tunnel logs in to the host once more.
     stats::ask_all(ends, left.max(stats::LIMIT)).await

@@ -13,6 +13,7 @@ pub mod controller;
 pub mod git;
 pub mod image;
 pub mod leader;
+pub mod link;
 pub mod local;
 pub mod logger;
 pub mod model;

@@ -120,7 +120,7 @@ pub async fn run(
     isolation::set_up(&paths, settings.address).await?;
     let machine = machine::describe(machine::id()?, &settings);
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
-    let runtime = runtime::Podman::new(store.clone(), settings.local);
+    let runtime = runtime::Podman::new(store.clone());
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let (states, state_receiver) = watch::channel(None);
     let (registered_sender, is_registered) = watch::channel(false);

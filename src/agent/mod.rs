@@ -28,6 +28,7 @@ pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
 pub mod stats;
+pub mod stand_in;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
@@ -124,7 +125,7 @@ pub async fn run(
     isolation::set_up(&paths, settings.address).await?;
     let machine = machine::describe(machine::id()?, &settings);
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
-    let runtime = runtime::Podman::new(store.clone(), settings.local);
+    let runtime = runtime::Podman::new(store.clone());
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let edges = Arc::new(steps::Edges {
         units,

@@ -244,6 +244,7 @@ impl Units for Systemd {
         let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
         let mut status = UnitStatus {
             active: signals::activity(&of_unit).unwrap_or_default(),
+            up_since: signals::up_since(&of_unit).unwrap_or_default(),
             needs_reload: of_unit
                 .get("NeedDaemonReload")
                 .is_some_and(|v| bool::try_from(&**v) == Ok(true)),

@@ -53,6 +53,11 @@ impl Cluster {
             .collect()
     }
 
+    /// Whether a host runs: its systemd answers.
+    pub fn is_up(&self, host: &Host) -> bool {
+        self.sh(host, "true").status == Some(0)
+    }
+
     pub fn kill_host(&self, host: &Host) {
         let mut command = Command::new(DEISCTL);
         let args = ["cluster", "kill", "--name", &self.name, &host.name];
@@ -91,14 +96,15 @@ impl Cluster {
             .unwrap_or_else(|| panic!("no host in {line:?}"))
     }
 
-    /// Invocation and container start of every process of an app, by host.
+    /// Invocation and container start of every process of an app, by host that is up.
     pub fn lives(&self, app: &str) -> BTreeMap<String, String> {
         let script = format!(
             "for u in $(systemctl list-units --plain --no-legend '{app}_v*.service' | awk '{{print $1}}' | sort); do echo $u $(systemctl show -p InvocationID --value $u); done; podman ps --format '{{{{.Names}}}} {{{{.StartedAt}}}} {{{{.Pid}}}}' --filter name=^{app}_ | sort"
         );
         self.on_all(&script)
             .into_iter()
-            .map(|(host, ran)| (host, ran.ok().out))
+            .filter(|(_, ran)| ran.status == Some(0))
+            .map(|(host, ran)| (host, ran.out))
             .collect()
     }
 

@@ -199,6 +199,21 @@ impl<'a> App<'a> {
         serde_json::from_str(&answer.body).expect("JSON")
     }
 
+    /// An app of an earlier test that outlives this one, too.
+    pub fn kept(user: &'a User, name: &str) -> Self {
+        Self {
+            user,
+            name: name.to_owned(),
+            repo: tempfile::TempDir::new().expect("repository"),
+            destroyed: true.into(),
+        }
+    }
+
+    /// It outlives the test.
+    pub fn keep(&self) {
+        self.destroyed.set(true);
+    }
+
     pub fn destroy(&self) {
         self.destroyed.set(true);
         self.user

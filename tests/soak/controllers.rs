@@ -46,7 +46,10 @@ fn wait_rolled(ground: &Ground) {
 /// The releases that the processes are of: one, unless two versions run by accident.
 fn release(ground: &Ground) -> String {
     let places = ground.places(APP).expect("etcd answers");
-    let mut all: Vec<&str> = places.keys().filter_map(|name| name.split('.').next()).collect();
+    let mut all: Vec<&str> = places
+        .keys()
+        .filter_map(|name| name.split('.').next())
+        .collect();
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 1, "one release: {places:?}");
@@ -68,7 +71,10 @@ fn releases_are_whole(ground: &Ground) {
     let releases = numbers("releases");
     let expected: Vec<u32> = (1..=releases.len() as u32).collect();
     assert_eq!(releases, expected);
-    println!("    releases {releases:?}, outcomes {:?}", numbers("outcomes"));
+    println!(
+        "    releases {releases:?}, outcomes {:?}",
+        numbers("outcomes")
+    );
 }
 
 pub fn controllers_leader_killed(ground: &Ground, notes: &mut Notes) {
@@ -82,11 +88,19 @@ pub fn controllers_leader_killed(ground: &Ground, notes: &mut Notes) {
         let mut asking = rollout(ground, &format!("killed-{round}"));
         eventually("the rollout begins", MINUTE, || {
             let rollout = ground.values(&format!("/deis/apps/{APP}/rollout"))?;
-            let over = rollout.is_empty() && !ground.places(APP)?.keys().any(|p| p.starts_with(&before));
-            if rollout.is_empty() && !over { Err("not yet".into()) } else { Ok(()) }
+            let over =
+                rollout.is_empty() && !ground.places(APP)?.keys().any(|p| p.starts_with(&before));
+            if rollout.is_empty() && !over {
+                Err("not yet".into())
+            } else {
+                Ok(())
+            }
         });
         thread::sleep(Duration::from_millis(pause));
-        ground.cluster.sh(&host, "systemctl kill -s KILL 'deis-controller@*'").ok();
+        ground
+            .cluster
+            .sh(&host, "systemctl kill -s KILL 'deis-controller@*'")
+            .ok();
         let begun = Instant::now();
         wait_rolled(ground);
         took.push(begun.elapsed().as_secs_f64());
@@ -94,7 +108,9 @@ pub fn controllers_leader_killed(ground: &Ground, notes: &mut Notes) {
         assert_ne!(release(ground), before, "the rollout went on");
     }
     releases_are_whole(ground);
-    notes.figure(format!("four rollouts done {took:.1?} s after their leader's death"));
+    notes.figure(format!(
+        "four rollouts done {took:.1?} s after their leader's death"
+    ));
     none_failed(&load.finish());
 }
 

@@ -216,6 +216,33 @@ impl Ground {
         });
     }
 
+    /// What ran on the other hosts before runs there still.
+    #[track_caller]
+    pub fn others_untouched(&self, host: &Host, before: &BTreeMap<String, String>) {
+        let now = self.cluster.lives(APP);
+        for other in self.others(host) {
+            let now = &now[&other.name];
+            let missing = before[&other.name].lines().find(|line| !now.contains(line));
+            assert_eq!(missing, None, "what ran on {} runs on: {now}", other.name);
+        }
+    }
+
+    /// Waits until every part of the platform is up and registered.
+    #[track_caller]
+    pub fn wait_platform(&self, limit: Duration) {
+        eventually("the platform is up", limit, || {
+            let list = self.cluster.deisctl(&["list"]).all();
+            let mut parts = list.lines().filter(|l| l.starts_with("deis-")).peekable();
+            let any = parts.peek().is_some();
+            let down = parts.find(|l| !l.contains("running") || !l.contains("yes"));
+            if any && down.is_none() {
+                Ok(())
+            } else {
+                Err(list.clone())
+            }
+        });
+    }
+
     /// The host whose controller leads.
     pub fn leader(&self) -> Result<&Host, String> {
         let found = self.values("/deis/leader")?;
@@ -235,24 +262,16 @@ impl Ground {
         }
         let script = format!(
             "nft delete table inet {CUT} 2>/dev/null; systemctl kill -s CONT deis-etcd 'deis-controller@*' 2>/dev/null; \
-             rm -f /var/soak-fill*; systemctl start --no-block deis-etcd deis-agent"
+             rm -f /var/soak-fill*; \
+             if [ -e /var/lib/soak ]; then rm -rf /run/systemd/system/deis-*.service.d/soak.conf /var/lib/soak; \
+             systemctl daemon-reload; systemctl restart deis-agent 'deis-*@*'; fi; \
+             systemctl start --no-block deis-etcd deis-agent"
         );
         self.cluster.on_all(&script);
-        eventually("the cluster is whole", 3 * MINUTE, || {
-            let machines = self.cluster.deisctl(&["machines"]);
-            let up = machines.out.lines().skip(1);
-            let up = up.filter(|line| line.trim_end().ends_with(" up")).count();
-            let list = self.cluster.deisctl(&["list"]).out;
-            let parts: Vec<&str> = list.lines().filter(|l| l.starts_with("deis-")).collect();
-            let down = parts
-                .iter()
-                .find(|l| !l.contains("running") || !l.contains("yes"));
-            if up == self.cluster.hosts.len() && !parts.is_empty() && down.is_none() {
-                Ok(())
-            } else {
-                Err(format!("{}\n{list}", machines.out))
-            }
-        });
+        for host in &self.cluster.hosts {
+            self.wait_machine(host, "up", 3 * MINUTE);
+        }
+        self.wait_platform(2 * MINUTE);
         eventually("the API answers", MINUTE, || {
             let ran = self.user.deis(&["apps"]);
             if ran.status == Some(0) {
@@ -305,5 +324,18 @@ pub fn none_failed(loaded: &Loaded) {
         "{} of {} requests failed: {some:#?}",
         loaded.failures.len(),
         loaded.sent
+    );
+}
+
+/// Of ten clients each may have had one request in flight on a host that went; no later one fails.
+#[track_caller]
+pub fn only_in_flight(loaded: &Loaded, gone: Duration) {
+    assert!(loaded.failures.len() <= 10, "{:#?}", loaded.failures);
+    let mut failures = loaded.failures.iter();
+    let late = failures.find(|(at, _)| *at > gone + Duration::from_secs(6));
+    assert_eq!(
+        late, None,
+        "only what was in flight fails: {:#?}",
+        loaded.failures
     );
 }

@@ -11,10 +11,15 @@
 mod support;
 
 mod book;
+mod clock;
+mod controllers;
+mod disk;
 mod etcd;
 mod fleet_hosts;
 mod ground;
 mod network;
+mod power;
+mod records;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -78,6 +83,22 @@ const TRIALS: &[Trial] = trials![
         "A host is cut off from etcd only: its processes run on, its router serves its last table, no request fails; they are moved after lease and grace, and after the return only they are stopped.",
     network::partition_from_hosts:
         "A host is cut off from all other hosts: the same, and only requests in flight across the cut may fail.",
+    records::records_that_are_corrupt:
+        "A record that can't be read, of each kind below /deis, stops nothing and keeps no other app from changes; mended, its own app changes again.",
+    controllers::controllers_leader_killed:
+        "The leading controller is killed at four points of a rollout: another one finishes it, one release runs, every number is used once.",
+    controllers::controllers_leader_stopped:
+        "The leading controller is stopped (SIGSTOP) in a rollout for longer than its lease, another one leads, and it wakes up again: nothing is done twice.",
+    clock::clock_jumps:
+        "The wall clock of one host's daemons jumps by an hour ahead and back, then that of all: nothing restarts, moves or fails, changes work.",
+    disk::disk_full:
+        "A host's disk is full for a minute: its processes and its router run on, its agent says so, and all is well once there is room again.",
+    power::power_cycles:
+        "Hosts lose power and come back in random order, unattended: after each all processes are there, nothing is lost, no orphan is left.",
+    power::power_cut_of_all_hosts:
+        "All hosts lose power at once and come back one after the other: all runs where it ran.",
+    power::host_boots_alone:
+        "All hosts lose power, one comes back: without etcd it starts its processes from its disk and serves them; etcd's return restarts nothing.",
 ];
 
 fn main() -> ExitCode {

@@ -30,7 +30,11 @@ fn spread(times: &mut [Duration]) -> String {
     times.sort();
     let middle = times.get(times.len() / 2).copied().unwrap_or_default();
     let most = times.last().copied().unwrap_or_default();
-    format!("{:.1} s at the median, {:.1} s at most", middle.as_secs_f64(), most.as_secs_f64())
+    format!(
+        "{:.1} s at the median, {:.1} s at most",
+        middle.as_secs_f64(),
+        most.as_secs_f64()
+    )
 }
 
 /// Every router that is there serves the app.
@@ -60,7 +64,11 @@ pub fn power_cycles(ground: &Ground, notes: &mut Notes) {
         // Sometimes back at once, sometimes long after it counted as lost.
         let pause = Duration::from_secs(dice.below(25));
         let host = &cluster.hosts[at];
-        println!("    cycle {cycle}: {} off for {} s", host.name, pause.as_secs());
+        println!(
+            "    cycle {cycle}: {} off for {} s",
+            host.name,
+            pause.as_secs()
+        );
         let load = Load::start(APP, 30);
         thread::sleep(Duration::from_secs(1));
         let gone = load.begun.elapsed();
@@ -91,10 +99,21 @@ pub fn power_cycles(ground: &Ground, notes: &mut Notes) {
         failed += loaded.failures.len();
         only_in_flight(&loaded, gone);
     }
-    notes.figure(format!("from a loss to all processes elsewhere: {}", spread(&mut moved)));
-    notes.figure(format!("from power to its router serving: {}", spread(&mut served)));
-    notes.figure(format!("from power to all as asked, platform included: {}", spread(&mut all_up)));
-    notes.figure(format!("{sent} requests, {failed} failed (in flight on a host that went)"));
+    notes.figure(format!(
+        "from a loss to all processes elsewhere: {}",
+        spread(&mut moved)
+    ));
+    notes.figure(format!(
+        "from power to its router serving: {}",
+        spread(&mut served)
+    ));
+    notes.figure(format!(
+        "from power to all as asked, platform included: {}",
+        spread(&mut all_up)
+    ));
+    notes.figure(format!(
+        "{sent} requests, {failed} failed (in flight on a host that went)"
+    ));
 }
 
 pub fn power_cut_of_all_hosts(ground: &Ground, notes: &mut Notes) {
@@ -159,7 +178,10 @@ pub fn host_boots_alone(ground: &Ground, notes: &mut Notes) {
         ran.as_secs_f64(),
         begun.elapsed().as_secs_f64()
     ));
-    let written = cluster.etcdctl(host, "--dial-timeout=2s --command-timeout=3s put /deis/platform/soak x");
+    let written = cluster.etcdctl(
+        host,
+        "--dial-timeout=2s --command-timeout=3s put /deis/platform/soak x",
+    );
     assert_ne!(written.status, Some(0), "etcd has no quorum: {written:?}");
     let lives = cluster.lives(APP).remove(&host.name).expect("it is up");
     for other in ground.others(host) {
@@ -169,6 +191,10 @@ pub fn host_boots_alone(ground: &Ground, notes: &mut Notes) {
     for host in &cluster.hosts {
         ground.wait_machine(host, "up", BACK);
     }
-    assert_eq!(cluster.lives(APP)[&host.name], lives, "etcd's return restarts nothing");
+    assert_eq!(
+        cluster.lives(APP)[&host.name],
+        lives,
+        "etcd's return restarts nothing"
+    );
     assert_eq!(ground.places(APP), places, "nothing was moved");
 }

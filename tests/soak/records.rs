@@ -15,7 +15,11 @@ const VICTIM: &str = "victim";
 /// A key and its value, bytes in base64.
 fn read(ground: &Ground, key: &str) -> Option<String> {
     let host = &ground.cluster.hosts[0];
-    let text = ground.cluster.etcdctl(host, &format!("get -w json {key}")).ok().out;
+    let text = ground
+        .cluster
+        .etcdctl(host, &format!("get -w json {key}"))
+        .ok()
+        .out;
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     json["kvs"][0]["value"].as_str().map(str::to_owned)
 }
@@ -39,14 +43,18 @@ fn bystander_is_fine(ground: &Ground, app: &App<'_>, key: &str) {
     ground.wait_settled(MINUTE);
     assert_eq!(ground.cluster.lives(APP), lives, "with {key} corrupt");
     let list = ground.cluster.deisctl(&["list"]);
-    assert!(list.status == Some(0) && list.out.contains(APP), "with {key} corrupt: {list:#?}");
+    assert!(
+        list.status == Some(0) && list.out.contains(APP),
+        "with {key} corrupt: {list:#?}"
+    );
 }
 
 /// First key below a prefix that has a word in it.
 fn key_with(ground: &Ground, prefix: &str, word: &str) -> String {
     let found = ground.values(prefix).expect("etcd answers");
     let key = found.keys().find(|key| key.contains(word));
-    key.cloned().unwrap_or_else(|| panic!("no {word} below {prefix}"))
+    key.cloned()
+        .unwrap_or_else(|| panic!("no {word} below {prefix}"))
 }
 
 pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
@@ -56,17 +64,32 @@ pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
     let served = Load::start(VICTIM, 10);
     let machine = &ground.cluster.hosts[1].machine_id;
     let keys = [
-        ("assignment", key_with(ground, "/deis/schedule/", &format!("{VICTIM}_v2.web.1"))),
+        (
+            "assignment",
+            key_with(ground, "/deis/schedule/", &format!("{VICTIM}_v2.web.1")),
+        ),
         ("release", format!("/deis/apps/{VICTIM}/releases/v2")),
         ("app", format!("/deis/apps/{VICTIM}")),
-        ("build", key_with(ground, &format!("/deis/apps/{VICTIM}/builds/"), VICTIM)),
-        ("config", key_with(ground, &format!("/deis/apps/{VICTIM}/configs/"), VICTIM)),
+        (
+            "build",
+            key_with(ground, &format!("/deis/apps/{VICTIM}/builds/"), VICTIM),
+        ),
+        (
+            "config",
+            key_with(ground, &format!("/deis/apps/{VICTIM}/configs/"), VICTIM),
+        ),
         ("outcome", format!("/deis/apps/{VICTIM}/outcomes/v2")),
         ("route", format!("/deis/routes/{VICTIM}-x")),
         ("host", format!("/deis/hosts/{machine}")),
-        ("machine", "/deis/machines/ffffffffffffffffffffffffffffffff".to_owned()),
+        (
+            "machine",
+            "/deis/machines/ffffffffffffffffffffffffffffffff".to_owned(),
+        ),
         ("state", format!("/deis/state/{machine}")),
-        ("service", format!("/deis/services/{VICTIM}/{VICTIM}_v2.web.9")),
+        (
+            "service",
+            format!("/deis/services/{VICTIM}/{VICTIM}_v2.web.9"),
+        ),
         ("unit", "/deis/units/garbage@1.service".to_owned()),
         ("domain", "/deis/domains/garbage.example.com".to_owned()),
         ("certificate", "/deis/certs/garbage.example.com".to_owned()),
@@ -84,7 +107,11 @@ pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
         write(ground, key, "e25vdCBqc29u"); // "{not json"
         thread::sleep(Duration::from_secs(2));
         bystander_is_fine(ground, &app, key);
-        assert_eq!(ground.cluster.lives(VICTIM), lives, "a {kind} that can't be read stops nothing");
+        assert_eq!(
+            ground.cluster.lives(VICTIM),
+            lives,
+            "a {kind} that can't be read stops nothing"
+        );
         match good {
             Some(good) => write(ground, key, &good),
             None => {
@@ -97,9 +124,17 @@ pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
     // Mended, it can be changed again.
     eventually("the victim takes changes", 2 * MINUTE, || {
         let ran = victim.deis(&["config:set", "MENDED=1"]);
-        if ran.status == Some(0) { Ok(()) } else { Err(ran.all()) }
+        if ran.status == Some(0) {
+            Ok(())
+        } else {
+            Err(ran.all())
+        }
     });
-    notes.figure(format!("{} kinds of records, {} values each", keys.len(), GARBAGE.len()));
+    notes.figure(format!(
+        "{} kinds of records, {} values each",
+        keys.len(),
+        GARBAGE.len()
+    ));
     none_failed(&served.finish());
     none_failed(&load.finish());
 }

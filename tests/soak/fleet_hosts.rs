@@ -266,7 +266,8 @@ fn stop_agent_that_starts(ground: &Ground, host: &Host) -> Duration {
 pub fn fleet_detect_machine_id(ground: &Ground, notes: &mut Notes) {
     ground.steady();
     let cluster = &ground.cluster;
-    let (first, second) = (&cluster.hosts[0], &cluster.hosts[2]);
+    let first = ground.busy_host();
+    let second = ground.others(first)[0];
     let lives = cluster.lives(APP);
     let theirs = ground.running_on(first, APP).units;
     let script =
@@ -289,19 +290,11 @@ pub fn fleet_detect_machine_id(ground: &Ground, notes: &mut Notes) {
         doubled, None,
         "the second host runs nothing of the first one's"
     );
-    assert_eq!(
-        cluster.lives(APP)[&first.name],
-        lives[&first.name],
-        "the first one is not touched"
-    );
+    ground.others_untouched(second, &lives);
     cluster.sh(second, &script(&second.machine_id)).ok();
     ground.wait_machine(second, "up", MINUTE);
     let settled = ground.wait_settled(MINUTE);
-    assert_eq!(
-        cluster.lives(APP)[&first.name],
-        lives[&first.name],
-        "the first one is not touched"
-    );
+    ground.others_untouched(second, &lives);
     notes.figure(format!(
         "with its own id again: settled after {:.1} s",
         settled.as_secs_f64()

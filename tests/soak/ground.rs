@@ -267,7 +267,13 @@ impl Ground {
              systemctl daemon-reload; systemctl restart deis-agent 'deis-*@*'; fi; \
              systemctl start --no-block deis-etcd deis-agent"
         );
-        self.cluster.on_all(&script);
+        for host in &self.cluster.hosts {
+            let id = &host.machine_id;
+            let own = format!(
+                "grep -qx {id} /etc/machine-id || {{ echo {id} >/etc/machine-id; systemctl restart --no-block deis-agent; }}; {script}"
+            );
+            self.cluster.sh(host, &own);
+        }
         for host in &self.cluster.hosts {
             self.wait_machine(host, "up", 3 * MINUTE);
         }

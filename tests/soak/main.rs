@@ -16,6 +16,7 @@ mod controllers;
 mod disk;
 mod etcd;
 mod fleet_hosts;
+mod fleet_units;
 mod ground;
 mod network;
 mod power;
@@ -71,6 +72,50 @@ const TRIALS: &[Trial] = trials![
         "One of three hosts reboots: every process runs again, and those on the other hosts are not touched.",
     fleet_hosts::fleet_dynamic_cluster_new_member_unit_migration:
         "A host dies: its processes, and no others, move to the hosts that are left.",
+    fleet_units::fleet_unit_runnable:
+        "A unit that is started runs on one host, and `list-units` says so.",
+    fleet_units::fleet_unit_submit:
+        "A submitted unit is known and runs nowhere; twice is once; destroyed it is unknown.",
+    fleet_units::fleet_unit_load:
+        "A loaded unit is known to one host's systemd and not started; unloaded, to none.",
+    fleet_units::fleet_unit_submit_replace:
+        "`submit --replace` takes a new text.",
+    fleet_units::fleet_unit_load_replace:
+        "`load --replace` takes a new text.",
+    fleet_units::fleet_unit_start_replace:
+        "`start --replace` takes a new text, and that runs.",
+    fleet_units::fleet_unit_restart:
+        "`restart` starts it anew, once.",
+    fleet_units::fleet_unit_ssh_actions:
+        "`ssh UNIT` and `journal` go to the unit's host.",
+    fleet_units::fleet_unit_cat:
+        "`cat` shows the text as it was submitted.",
+    fleet_units::fleet_unit_status:
+        "`status` shows systemd's word from the unit's host, and refuses a unit that is none.",
+    fleet_units::fleet_list_unit_files_order:
+        "`list-unit-files` is in the order of names.",
+    fleet_units::fleet_unit_batches:
+        "Thirty instances of a template are started, stopped and destroyed by one command each.",
+    fleet_units::fleet_install_unit:
+        "A unit with an [Install] section is enabled.",
+    fleet_units::fleet_schedule_machine_of:
+        "MachineOf: pairs run on one host, whichever of them comes first.",
+    fleet_units::fleet_schedule_conflicts:
+        "Conflicts: of five that exclude each other three run on three hosts, two wait.",
+    fleet_units::fleet_schedule_one_way_conflict:
+        "A conflict that one side alone names holds for both.",
+    fleet_units::fleet_schedule_multiple_conflicts:
+        "Several conflicts all hold, until the last one is gone.",
+    fleet_units::fleet_schedule_replace:
+        "Replaces: it runs in the other's place, which goes elsewhere.",
+    fleet_units::fleet_schedule_circular_replace:
+        "Two that replace each other never run on one host, and one does run.",
+    fleet_units::fleet_schedule_condition_machine_id:
+        "MachineID: it runs there.",
+    fleet_units::fleet_schedule_global_units:
+        "Global: it runs on each host.",
+    fleet_units::fleet_schedule_global_conflicts:
+        "A global unit stays off a host where a unit conflicts with it.",
     etcd::etcd_leader_changes:
         "etcd's leader changes every five seconds: nothing restarts, nothing moves, no request fails.",
     etcd::etcd_killed_everywhere:

@@ -1,6 +1,6 @@
 //! The cluster and its hosts: `deisctl`, a shell on each, etcd.
 
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use serde::Deserialize;
 
@@ -34,6 +34,16 @@ impl Cluster {
     pub fn deisctl(&self, args: &[&str]) -> Ran {
         let mut command = Command::new(DEISCTL);
         command.args(["--cluster", &self.name]).args(args);
+        run(&mut command, 5 * MINUTE)
+    }
+
+    /// The same where files lie that the command names.
+    pub fn deisctl_in(&self, dir: &Path, args: &[&str]) -> Ran {
+        let mut command = Command::new(DEISCTL);
+        command
+            .current_dir(dir)
+            .args(["--cluster", &self.name])
+            .args(args);
         run(&mut command, 5 * MINUTE)
     }
 

@@ -180,7 +180,14 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
     let registered = register(store.clone(), machine, registered_sender, ended.clone());
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let reporter = report::write_states(store, id.clone(), state_receiver, ended.clone());
+    let reporter = async move {
+        if own.wait_for(|registered| *registered).await.is_ok() {
+            reporter.await;
+        }
+    };
     let registered = AbortOnDropHandle::new(tokio::spawn(registered));
     let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {

@@ -1,9 +1,15 @@
 //! Release, build and config of a release: immutable, so they are read once and shared.
+//!
+//! Immutable as long as the app lives: a later app of its name has a release of the same number, with
+//! other secrets. So what is known is used unasked only within the rollout for which it was read;
+//! otherwise the release is read again, and its id tells.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use uuid::Uuid;
 
 use super::cache::Records;
 use crate::{
@@ -37,14 +43,22 @@ pub enum RecordsError {
     },
 }
 
-/// Records by app and release, read at most once.
+/// Records by app and release, read at most once in a rollout.
 #[derive(Debug, Default)]
 pub struct RecordCache {
-    known: Mutex<BTreeMap<(AppName, ReleaseNumber), Arc<Records>>>,
+    known: Mutex<BTreeMap<(AppName, ReleaseNumber), Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    records: Arc<Records>,
+    /// The rollout that they were last read for.
+    rollout: Option<Uuid>,
 }
 
 impl RecordCache {
-    /// The records of a process's release: three reads for the first process of it, none for others.
+    /// The records of a process's release: three reads for the first process of it, one for the first
+    /// of a later rollout, none for the others of a rollout.
     ///
     /// # Errors
     /// When one is missing or etcd can't be reached.
@@ -52,46 +66,57 @@ impl RecordCache {
         &self,
         store: &Store,
         process: &ProcessName,
+        rollout: Option<Uuid>,
     ) -> Result<Arc<Records>, RecordsError> {
-        let id = (process.app.clone(), process.release);
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
+        let known = self.known(process);
+        if let Some(known) = &known
+            && rollout.is_some()
+            && known.rollout == rollout
         {
-            return Ok(known.clone());
+            return Ok(known.records.clone());
         }
         let missing = |key: String| RecordsError::Missing { key };
-        let (app, version) = &id;
-        let key = keys::release(app, *version);
+        let (app, version) = (&process.app, process.release);
+        let key = keys::release(app, version);
         let release = store
             .get(&key)
             .await?
             .ok_or_else(|| missing(key.to_string()))?
             .value;
-        let build = release.build.ok_or_else(|| RecordsError::NoBuild {
-            app: app.clone(),
-            release: *version,
-        })?;
-        let (build_key, config_key) = (keys::build(app, build), keys::config(app, release.config));
-        let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
-        let records = Arc::new(Records {
-            release,
-            build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
-            config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
-        });
-        self.put(process, records.clone());
+        let same = known.filter(|known| known.records.release.uuid == release.uuid);
+        let records = if let Some(known) = same {
+            known.records
+        } else {
+            let build = release.build.ok_or_else(|| RecordsError::NoBuild {
+                app: app.clone(),
+                release: version,
+            })?;
+            let (build_key, config_key) =
+                (keys::build(app, build), keys::config(app, release.config));
+            let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
+            Arc::new(Records {
+                release,
+                build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
+                config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
+            })
+        };
+        self.put(process, rollout, records.clone());
         Ok(records)
     }
 
+    fn known(&self, process: &ProcessName) -> Option<Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(process.app.clone(), process.release)).cloned()
+    }
+
     /// Notes records that came from elsewhere (the host's own cache).
-    pub fn put(&self, process: &ProcessName, records: Arc<Records>) {
+    pub fn put(&self, process: &ProcessName, rollout: Option<Uuid>, records: Arc<Records>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KEPT_MAX {
             known.pop_first();
         }
-        known.insert((process.app.clone(), process.release), records);
+        let id = (process.app.clone(), process.release);
+        known.insert(id, Known { records, rollout });
     }
 }
 
@@ -109,4 +134,66 @@ pub fn open_values(
         Ok((name.clone(), opened.into_inner()))
     };
     config.values.iter().map(open).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Build, Config, Record as _, Release},
+        store::{MemoryStore, Txn},
+    };
+
+    /// Release v2 of app blog, of the app that has this number.
+    async fn deploy(store: &Store, app: u128) {
+        let id = Uuid::from_u128(app);
+        let common =
+            format!(r#""uuid":"{id}","app":"blog","owner":"ada","created":"2026-01-01T00:00:00Z""#);
+        let decode = |rest: &str| format!("{{{common},{rest}}}").into_bytes();
+        let release = decode(&format!(
+            r#""version":2,"summary":"","config":"{id}","build":"{id}""#
+        ));
+        let build = decode(&format!(
+            r#""image":"blog/{id}@sha256:0","kind":"slug","port":5000,"sha":"","procfile":{{}},"dockerfile":false"#
+        ));
+        let config = decode(r#""values":{},"memory":{},"cpu":{},"tags":{}"#);
+        let name = || "blog".parse().expect("app");
+        let txn = Txn::new()
+            .put(
+                &keys::release(&name(), ReleaseNumber(2)),
+                &Release::decode(&release).expect("release"),
+            )
+            .put(
+                &keys::build(&name(), id),
+                &Build::decode(&build).expect("build"),
+            )
+            .put(
+                &keys::config(&name(), id),
+                &Config::decode(&config).expect("config"),
+            );
+        store.commit(txn).await.expect("stored");
+    }
+
+    #[tokio::test]
+    async fn a_later_app_of_the_name_gets_its_own() {
+        let store = Store::from_memory(&MemoryStore::default());
+        let cache = RecordCache::default();
+        let web = "blog_v2.web.1".parse().expect("name");
+        let image = async |rollout: Option<u128>| {
+            let rollout = rollout.map(Uuid::from_u128);
+            let records = cache.get(&store, &web, rollout).await.expect("records");
+            records.build.image.clone()
+        };
+        deploy(&store, 1).await;
+        let first = image(Some(10)).await;
+        assert_eq!(image(None).await, first);
+        assert_eq!(image(Some(10)).await, first);
+        // Destroyed, and made anew by somebody else.
+        deploy(&store, 2).await;
+        let second = image(Some(20)).await;
+        assert_ne!(second, first);
+        assert_eq!(image(None).await, second);
+        deploy(&store, 3).await;
+        assert_ne!(image(None).await, second, "a lost process that is replaced");
+    }
 }

@@ -182,22 +182,27 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    async fn records(
-        &self,
-        name: &ProcessName,
-        saved: Option<&Saved>,
-    ) -> Result<Arc<Records>, StepError> {
-        match self.records.get(&self.store, name).await {
+    async fn records(&self, name: &ProcessName, job: &Job) -> Result<Arc<Records>, StepError> {
+        let rollout = match job.assignment.work {
+            Work::Process { rollout, .. } => rollout,
+            Work::Run { .. } | Work::Unit { .. } => None,
+        };
+        match self.records.get(&self.store, name, rollout).await {
             Ok(records) => Ok(records),
-            Err(error) => match saved.and_then(|s| s.records.clone()) {
-                // Immutable, so what the cache has is as good as what etcd has.
-                Some(records) => {
-                    let records = Arc::new(records);
-                    self.records.put(name, records.clone());
-                    Ok(records)
+            Err(error) => {
+                let saved = job.saved.as_ref();
+                // A former app's process may have had the same name.
+                let own = saved.filter(|saved| saved.assignment.uuid == job.assignment.uuid);
+                match own.and_then(|saved| saved.records.clone()) {
+                    // Immutable, so what the cache has is as good as what etcd has.
+                    Some(records) => {
+                        let records = Arc::new(records);
+                        self.records.put(name, rollout, records.clone());
+                        Ok(records)
+                    }
+                    None => Err(error.into()),
                 }
-                None => Err(error.into()),
-            },
+            }
         }
     }
 
@@ -231,7 +236,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     ) -> Result<(), StepError> {
         let begun = Instant::now();
         let name = process_name(&job.name)?;
-        let records = self.records(&name, job.saved.as_ref()).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {
@@ -301,7 +306,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         progress: &(impl Fn(Progress) + Sync),
     ) -> Result<(), StepError> {
         let name = process_name(&job.name)?;
-        let records = self.records(&name, None).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {

@@ -16,6 +16,7 @@ mod files;
 mod images;
 mod isolation;
 mod journal;
+mod lease;
 mod machine;
 mod oneoff;
 mod paths;
@@ -32,13 +33,17 @@ mod world;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     logger::tell::Teller,
     model::{Machine, MachineId},
+    plan::units::Lease,
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
     settings::{HostSettings, SettingsError},
@@ -51,6 +56,8 @@ use runtime::Runtime;
 const LEASE: Duration = Duration::from_secs(6);
 /// Pause between two tries to register.
 const REGISTER_RETRY: Duration = Duration::from_secs(1);
+/// How long the end of the agent waits for a last renewal of the lease.
+const RENEW_LIMIT: Duration = Duration::from_secs(1);
 /// Announcers' words that may wait.
 const WORDS_MAX: usize = 256;
 /// Where the installed templates lie.
@@ -124,6 +131,15 @@ pub async fn run(
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let (states, state_receiver) = watch::channel(None);
     let (registered_sender, is_registered) = watch::channel(false);
+    let (confirmed_sender, confirmed) = watch::channel(None);
+    // Until this life is registered, the lease of the one before counts: a restart stops nothing.
+    let inherited = lease::inherited(&paths);
+    let (until_sender, until) = watch::channel(inherited);
+    let (lease_sender, lease) = watch::channel(match inherited {
+        Some(_) => Lease::Held,
+        None => Lease::Expired,
+    });
+    tokio::spawn(lease::keep(paths.clone(), until, lease_sender));
     let edges = Arc::new(steps::Edges {
         units,
         runtime: runtime.clone(),
@@ -139,6 +155,8 @@ pub async fn run(
         records: records::RecordCache::default(),
         starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
         teller: Teller::start(store.clone()),
+        lease,
+        confirmed,
     });
     let agent = agent::Agent::new(edges.clone(), words, states)
         .await
@@ -155,27 +173,32 @@ pub async fn run(
         state_receiver.clone(),
         ended.clone(),
     ));
-    let registered = tokio::spawn(register(
+    let mut registered = tokio::spawn(register(
         store.clone(),
         machine.clone(),
         registered_sender,
+        (paths.clone(), until_sender),
         ended.clone(),
     ));
     let reporter = tokio::spawn(report::write_states(
         store,
         machine.id.clone(),
         state_receiver,
+        confirmed_sender,
         ended.clone(),
     ));
     let result = tokio::select! {
         () = agent.run(stop, is_registered) => Ok(()),
-        twin = registered => match twin {
+        twin = &mut registered => match twin {
             Ok(Err(other)) => Err(AgentError::Twin { id: machine.id, other }),
             Ok(Ok(())) | Err(_) => Ok(()),
         },
     };
     ended.cancel();
     let _ = reporter.await;
+    if !registered.is_finished() {
+        let _ = registered.await;
+    }
     result
 }
 
@@ -196,6 +219,7 @@ async fn register(
     store: Store,
     machine: Machine,
     registered: watch::Sender<bool>,
+    (paths, until): (paths::Paths, watch::Sender<Option<Instant>>),
     stop: CancellationToken,
 ) -> Result<(), String> {
     let (id, address, boot) = (
@@ -232,15 +256,36 @@ async fn register(
         tokio::time::sleep(REGISTER_RETRY).await;
     };
     info!(machine = %id, "registered");
+    let mut clock = presence.clock();
+    tokio::spawn(async move {
+        loop {
+            until.send_replace(Some(clock.until()));
+            if !clock.renewed().await {
+                return;
+            }
+        }
+    });
     registered.send_replace(true);
-    while let Err(error) = machine::record(&store, &machine).await {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keep_recorded(&store, &machine) => stop.cancelled().await,
+    }
+    // An agent's restart is no lost host: the lease is left to run out, and the next agent takes over.
+    // It gets all of the lease's time for that.
+    let renewed = tokio::time::timeout(RENEW_LIMIT, presence.renew(LEASE)).await;
+    if let Ok(Some(until)) = renewed
+        && let Err(error) = lease::note(&paths, until)
+    {
+        warn!(%error, "the last renewal of the host's lease is not written down");
+    }
+    Ok(())
+}
+
+async fn keep_recorded(store: &Store, machine: &Machine) {
+    while let Err(error) = machine::record(store, machine).await {
         warn!(%error, "the host's durable record is not written yet, trying again");
         tokio::time::sleep(REGISTER_RETRY).await;
     }
-    // An agent's restart is no lost host: the lease is left to run out, and the next agent takes over.
-    stop.cancelled().await;
-    drop(presence);
-    Ok(())
 }
 
 /// The installed templates, or those that this program was built with.

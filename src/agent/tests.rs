@@ -17,6 +17,7 @@ use crate::{
         ProcessName, ProcessState, Release, ReleaseNumber, SCHEMA, UnitFile, UnitFileName,
         UnitTarget, Work,
     },
+    plan::units::Lease,
     render::{HostFacts, TemplateSources, Templates},
     seal::{ClusterKey, config_context, order_context},
     session::Order,
@@ -36,6 +37,7 @@ struct Host {
     units: FakeUnits,
     runtime: FakeRuntime,
     machine: MachineId,
+    lease: watch::Sender<Lease>,
     life: Option<Life>,
 }
 
@@ -60,6 +62,7 @@ impl Host {
             units: FakeUnits::default(),
             runtime: FakeRuntime::default(),
             machine: "0123456789abcdef0123456789abcdef".parse().expect("id"),
+            lease: watch::channel(Lease::Held).0,
             life: None,
         };
         host.release().await;
@@ -133,6 +136,7 @@ impl Host {
     async fn boot(&mut self) {
         let paths = self.paths();
         paths.prepare().expect("folders");
+        let (confirmed_sender, confirmed) = watch::channel(None);
         let edges = Arc::new(steps::Edges {
             units: self.units.clone(),
             runtime: self.runtime.clone(),
@@ -148,6 +152,8 @@ impl Host {
             records: records::RecordCache::default(),
             starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
             teller: crate::logger::tell::Teller::start(self.store.clone()),
+            lease: self.lease.subscribe(),
+            confirmed,
         });
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);
@@ -159,6 +165,7 @@ impl Host {
             self.store.clone(),
             self.machine.clone(),
             state_receiver,
+            confirmed_sender,
             stop.clone(),
         );
         let tasks = vec![

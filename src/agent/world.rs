@@ -80,6 +80,11 @@ pub fn kind_of_name(name: &str) -> Kind {
     }
 }
 
+/// Whether there must never be two of it.
+pub const fn is_single(work: &Work) -> bool {
+    matches!(work, Work::Process { single: true, .. })
+}
+
 fn running_of(active: Active) -> Running {
     match active {
         Active::Active => Running::Up,
@@ -120,6 +125,7 @@ impl World {
                     uuid: a.assignment.uuid,
                     desired: a.assignment.desired,
                     kind,
+                    single: is_single(&a.assignment.work),
                 },
             )
         };
@@ -150,10 +156,12 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
+        fenced: bool,
         status: UnitStatus,
         now: Timestamp,
     ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.fenced = fenced;
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
@@ -334,6 +342,7 @@ impl Entry {
                 healthy: None,
                 published: Published::No,
                 reported: false,
+                fenced: false,
                 busy: None,
                 retry_at: None,
             },
@@ -357,6 +366,14 @@ impl Entry {
         self.seen.started = true;
         self.seen.running = running_of(status.active);
         self.status = status;
+    }
+
+    /// Its units are stopped, and it is kept for when the host's lease is back.
+    pub fn suspended(&mut self) {
+        self.seen.running = Running::No;
+        self.seen.healthy = None;
+        self.status.active = Active::Inactive;
+        self.word = None;
     }
 
     fn current_phase(&self) -> Phase {

@@ -136,6 +136,7 @@ mod tests {
             store.clone(),
             machine.clone(),
             receiver,
+            watch::channel(None).0,
             stop.clone(),
         ));
         let key = keys::state(&machine);

@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use super::paths::{Durability, Paths, remove, write_atomic};
 use crate::{
+    outside::uptime,
     plan::units::Lease,
-    sidecar::fence::{lease_text, read_lease, uptime},
+    sidecar::fence::{lease_text, read_lease},
 };
 
 /// The unit that stops processes of single types when nobody else can.
@@ -57,6 +58,7 @@ pub async fn keep(
         }
         let end = end.filter(|_| left.is_some());
         let renewed = tokio::select! {
+            biased;
             changed = until.changed() => changed.is_ok(),
             () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => true,
         };

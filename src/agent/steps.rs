@@ -25,6 +25,7 @@ use crate::{
     model::{
         Assignment, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
     },
+    outside,
     plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
@@ -56,10 +57,25 @@ pub struct Edges<U, R> {
     pub records: RecordCache,
     pub starts: Semaphore,
     pub teller: Teller,
-    /// Whether the host's lease is held.
-    pub lease: watch::Receiver<Lease>,
-    /// The host's report as it stands in etcd.
-    pub confirmed: watch::Receiver<Option<MachineState>>,
+    pub standing: Standing,
+}
+
+/// How this host stands with the rest of the cluster; the agent's life keeps it up to date.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whether its lease is held.
+    pub lease: watch::Sender<Lease>,
+    /// Its report as it stands in etcd.
+    pub confirmed: watch::Sender<Option<MachineState>>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            lease: watch::Sender::new(Lease::Expired),
+            confirmed: watch::Sender::new(None),
+        }
+    }
 }
 
 impl<U: Units, R: Runtime> Edges<U, R> {
@@ -234,7 +250,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         let (paths, name) = (self.paths.clone(), job.name.clone());
         // It waits for the disk.
-        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved))
+        outside::blocking(move || cache::save(&paths, &name, &saved))
             .await
             .map_err(io::Error::other)?
     }
@@ -299,7 +315,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             let process = processes.and_then(|processes| processes.get(&job.name));
             process.is_some_and(|process| process.uuid == uuid)
         };
-        let mut confirmed = self.confirmed.clone();
+        let mut confirmed = self.standing.confirmed.subscribe();
         match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
@@ -317,7 +333,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         lease::set_fenced(&self.paths, &job.name, true)?;
         self.units.start(lease::FENCE_UNIT).await?;
-        match *self.lease.borrow() {
+        match *self.standing.lease.borrow() {
             Lease::Held => Ok(()),
             Lease::Expired => Err(StepError::Lease),
         }
@@ -336,11 +352,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             self.units.start(lease::FENCE_UNIT).await?;
         }
         let paths = self.paths.clone();
-        tokio::task::spawn_blocking(move || {
-            cache::amend(&paths, &name, assignment, mod_revision)
-        })
-        .await
-        .map_err(io::Error::other)??;
+        outside::blocking(move || cache::amend(&paths, &name, assignment, mod_revision))
+            .await
+            .map_err(io::Error::other)??;
         Ok(fenced)
     }
 

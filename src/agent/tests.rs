@@ -37,7 +37,7 @@ struct Host {
     units: FakeUnits,
     runtime: FakeRuntime,
     machine: MachineId,
-    lease: watch::Sender<Lease>,
+    standing: steps::Standing,
     life: Option<Life>,
 }
 
@@ -62,9 +62,10 @@ impl Host {
             units: FakeUnits::default(),
             runtime: FakeRuntime::default(),
             machine: "0123456789abcdef0123456789abcdef".parse().expect("id"),
-            lease: watch::channel(Lease::Held).0,
+            standing: steps::Standing::default(),
             life: None,
         };
+        host.standing.lease.send_replace(Lease::Held);
         host.release().await;
         host
     }
@@ -136,7 +137,6 @@ impl Host {
     async fn boot(&mut self) {
         let paths = self.paths();
         paths.prepare().expect("folders");
-        let (confirmed_sender, confirmed) = watch::channel(None);
         let edges = Arc::new(steps::Edges {
             units: self.units.clone(),
             runtime: self.runtime.clone(),
@@ -152,8 +152,7 @@ impl Host {
             records: records::RecordCache::default(),
             starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
             teller: crate::logger::tell::Teller::start(self.store.clone()),
-            lease: self.lease.subscribe(),
-            confirmed,
+            standing: self.standing.clone(),
         });
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);
@@ -165,7 +164,7 @@ impl Host {
             self.store.clone(),
             self.machine.clone(),
             state_receiver,
-            confirmed_sender,
+            self.standing.confirmed.clone(),
             stop.clone(),
         );
         let tasks = vec![
@@ -671,14 +670,14 @@ async fn a_single_process_lives_by_the_lease() {
         unreachable: true,
         ..Faults::default()
     });
-    host.lease.send_replace(Lease::Expired);
+    host.standing.lease.send_replace(Lease::Expired);
     host.until_units("only the worker stopped", |units| {
         !has(units, CLOCK) && has(units, WEB)
     })
     .await;
     assert!(fenced.exists(), "it is remembered");
     host.memory.set_faults(Faults::default());
-    host.lease.send_replace(Lease::Held);
+    host.standing.lease.send_replace(Lease::Held);
     host.until_units("it is back", |units| has(units, CLOCK))
         .await;
     // The mark is taken and set while it runs: nothing but the fence changes.

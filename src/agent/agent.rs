@@ -15,19 +15,19 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files,
+    files, lease,
     metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
-    world::{Assigned, World, kind_of},
+    world::{Assigned, World, is_single, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
+    plan::units::{Action, Busy, Kind, Knowledge, Lease, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -80,6 +80,11 @@ enum Ended {
     Published,
     Withdrawn(Revision),
     Reported(End),
+    Suspended,
+    /// Behind the fence, or out of it.
+    Fenced(bool),
+    /// Left off, and whether the address was written or removed is not known.
+    Unknown,
 }
 
 struct Task {
@@ -99,6 +104,7 @@ pub struct Agent<U: Units, R: Runtime> {
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
+    lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
 }
@@ -138,14 +144,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            world.adopt(&found.name, found.uuid, found.port, status, now);
+            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
         }
         let feed = edges
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
         let metrics = Arc::new(Metrics::default());
-        metrics.watches(feed.health_watch());
+        metrics.watches(feed.health_watch(), edges.standing.lease.subscribe());
         Ok(Self {
+            lease: edges.standing.lease.subscribe(),
             edges,
             world,
             feed,
@@ -185,6 +193,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
+                () = flipped(&mut self.lease) => {}
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -216,6 +225,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let begun = Instant::now();
         let plan = plan(
             self.world.knowledge,
+            *self.lease.borrow(),
             &self.world.wanted(),
             &self.world.seen(),
             self.clock.elapsed(),
@@ -455,10 +465,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         match &result {
             Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
-            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Stopped | Ended::Suspended)) => self.metrics.stops.inc(),
             Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
             Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(
+                Ok(Ended::Cancelled | Ended::Reported(_) | Ended::Fenced(_) | Ended::Unknown)
+                | Err(StepError::Outdated),
+            ) => {}
             Ok(Err(error)) => self.metrics.failed(error),
             Err(_) => self.metrics.failed(&StepError::Broken),
         }
@@ -503,6 +516,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         match ended {
             Ended::Started(status) => entry.started(status),
             Ended::Cancelled | Ended::Stopped => {}
+            Ended::Suspended => {
+                entry.suspended();
+                self.tell(name, &Happened::Suspended);
+            }
+            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
+            Ended::Unknown => entry.seen.published = Published::Unknown,
             Ended::Published => {
                 entry.seen.published = Published::Yes;
                 entry.withdrawn = None;
@@ -557,18 +576,17 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     return;
                 };
                 self.busy(name, Busy::Publishing);
-                self.tasks.spawn(async move {
-                    edges
-                        .publish(owned, assigned.mod_revision, port)
-                        .await
-                        .map(|()| Ended::Published)
-                })
+                let publish = edges.publish(owned, assigned.mod_revision, port);
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    publish.await.map(|()| Ended::Published)
+                }))
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let port = self.world.ports.get(name);
-                self.tasks
-                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    withdraw.await.map(Ended::Withdrawn)
+                }))
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {
@@ -576,6 +594,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+            }
+            Action::Suspend => {
+                self.busy(name, Busy::Stopping);
+                self.tasks
+                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
+            }
+            Action::Fence | Action::Unfence => {
+                let Some(assigned) = assigned else { return };
+                self.busy(name, Busy::Fencing);
+                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
+                self.tasks
+                    .spawn(async move { fence.await.map(Ended::Fenced) })
             }
             Action::Report => {
                 self.busy(name, Busy::Reporting);
@@ -606,6 +636,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
+        entry.seen.fenced = is_single(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {
@@ -633,6 +664,25 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world
             .ports
             .take(name, |port| runtime.port_is_free((address, port).into()))
+    }
+}
+
+/// Does what may wait for etcd, unless there is no time for that any more.
+async fn unless_cancelled(
+    cancel: CancellationToken,
+    work: impl Future<Output = Result<Ended, StepError>>,
+) -> Result<Ended, StepError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Ended::Unknown),
+        done = work => done,
+    }
+}
+
+/// Waits until the lease is another.
+async fn flipped(lease: &mut watch::Receiver<Lease>) {
+    if lease.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

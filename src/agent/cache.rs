@@ -57,6 +57,23 @@ pub fn save(paths: &Paths, name: &str, saved: &Saved) -> io::Result<()> {
     write_atomic(&paths.cache().join(name), &bytes, 0o600, Durability::Disk)
 }
 
+/// Changes an assignment in what is kept of it, if anything is.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn amend(
+    paths: &Paths,
+    name: &str,
+    assignment: Assignment,
+    mod_revision: Revision,
+) -> io::Result<()> {
+    let Ok(mut saved) = read(&paths.cache().join(name)) else {
+        return Ok(());
+    };
+    (saved.assignment, saved.mod_revision) = (assignment, mod_revision);
+    save(paths, name, &saved)
+}
+
 /// Forgets an assignment.
 ///
 /// # Errors

@@ -7,12 +7,17 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::{
+    AgentError, host, live,
+    paths::Paths,
+    records::RecordCache,
+    steps::{Edges, Standing},
+};
 pub use super::{
     agent::Asker,
     runtime::{ImageError, Runtime},
     socket::Word,
 };
-use super::{AgentError, host, live, paths::Paths, records::RecordCache, steps::Edges};
 use crate::{
     logger::tell::Teller,
     model::Machine,
@@ -72,6 +77,7 @@ pub async fn run<U: Units, R: Runtime>(
         machine: place.machine.id.clone(),
         records: RecordCache::default(),
         starts: Edges::<U, R>::starts(),
+        standing: Standing::default(),
     });
     let ready = |_, asker| {
         ready(asker);

@@ -93,6 +93,11 @@ fn memory_of(assignment: &Assignment) -> Option<u64> {
     }
 }
 
+/// Whether there must never be two of it.
+pub const fn is_single(work: &Work) -> bool {
+    matches!(work, Work::Process { single: true, .. })
+}
+
 fn running_of(active: Active) -> Running {
     match active {
         Active::Active => Running::Up,
@@ -133,6 +138,7 @@ impl World {
                     uuid: a.assignment.uuid,
                     desired: a.assignment.desired,
                     kind,
+                    single: is_single(&a.assignment.work),
                 },
             )
         };
@@ -163,10 +169,12 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
+        fenced: bool,
         status: UnitStatus,
         now: Timestamp,
     ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.fenced = fenced;
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
@@ -375,6 +383,7 @@ impl Entry {
                 healthy: None,
                 published: Published::No,
                 reported: false,
+                fenced: false,
                 busy: None,
                 retry_at: None,
             },
@@ -399,6 +408,14 @@ impl Entry {
         self.seen.started = true;
         self.seen.running = running_of(status.active);
         self.status = status;
+    }
+
+    /// Its units are stopped, and it is kept for when the host's lease is back.
+    pub fn suspended(&mut self) {
+        self.seen.running = Running::No;
+        self.seen.healthy = None;
+        self.status.active = Active::Inactive;
+        self.word = None;
     }
 
     fn current_phase(&self) -> Phase {

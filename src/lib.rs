@@ -17,6 +17,7 @@ pub mod local;
 pub mod logger;
 pub mod model;
 pub mod ops;
+pub mod outside;
 pub mod plan;
 pub mod registry;
 pub mod render;

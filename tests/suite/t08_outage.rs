@@ -1,11 +1,11 @@
-//! etcd is gone; nobody notices.
+//! etcd is gone; nobody notices. Longer than leases and graces; `make soak` does it for ten minutes.
 
 use std::{thread, time::Duration};
 
 use crate::support::*;
 
 #[test]
-fn two_minutes_without_etcd() {
+fn half_a_minute_without_etcd() {
     let cluster = Cluster::get();
     let user = User::first(&cluster);
     let app = App::pushed(&user, "static");
@@ -15,7 +15,7 @@ fn two_minutes_without_etcd() {
         .on_all("systemctl stop deis-etcd")
         .into_values()
         .for_each(|ran| drop(ran.ok()));
-    thread::sleep(Duration::from_secs(20));
+    thread::sleep(Duration::from_secs(15));
     // The outage is real: a write is refused, and says why.
     let refused = app.deis(&["config:set", "DURING=outage"]).refused();
     println!("a write meanwhile: {}", refused.err.trim());
@@ -24,7 +24,7 @@ fn two_minutes_without_etcd() {
         "--dial-timeout=2s --command-timeout=3s put /deis/test x",
     );
     assert_ne!(written.status, Some(0), "etcd is away: {written:?}");
-    thread::sleep(Duration::from_secs(90));
+    thread::sleep(Duration::from_secs(15));
     let up = cluster.on_all("podman ps -q --filter name=^static_ | wc -l");
     assert!(
         up.values().all(|ran| ran.out.trim() == "1"),
@@ -44,7 +44,7 @@ fn two_minutes_without_etcd() {
     });
     let loaded = load.finish();
     println!("{} requests during the outage", loaded.sent);
-    assert!(loaded.sent > 3000, "the load was there: {}", loaded.sent);
+    assert!(loaded.sent > 1000, "the load was there: {}", loaded.sent);
     assert!(
         loaded.failures.is_empty(),
         "{:#?}",

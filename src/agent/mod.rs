@@ -15,6 +15,7 @@ mod events;
 mod files;
 mod images;
 mod isolation;
+mod keeper;
 mod machine;
 mod oneoff;
 pub(crate) mod paths;
@@ -27,6 +28,7 @@ mod spool;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod world;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -134,7 +136,8 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
     });
     let ended = stop.child_token();

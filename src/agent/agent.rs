@@ -1,7 +1,11 @@
 //! The agent's loop: everything that happens comes in here, the plan is made anew, and its actions go
 //! out as tasks. The loop itself waits for nothing else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -22,12 +26,13 @@ use super::{
     socket::Word,
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
+    texts::Texts,
     world::{Assigned, World, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision},
+    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
+    plan::units::{Action, Busy, Kind, Knowledge, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -121,12 +126,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         let now = outside::now();
-        for found in files::scan(&edges.paths)? {
-            let unit = unit_of(&found.name);
-            let status = match edges.units.status(&unit).await {
-                Ok(status) => status,
-                Err(error) => return Err(std::io::Error::other(error)),
-            };
+        let all = files::scan(&edges.paths)?;
+        let units: Vec<String> = all.iter().map(|found| unit_of(&found.name)).collect();
+        let statuses = edges.units.statuses(&units).await;
+        let statuses = statuses.map_err(std::io::Error::other)?;
+        for ((found, unit), status) in all.into_iter().zip(units).zip(statuses) {
             info!(unit, uuid = %found.uuid, active = ?status.active, "adopted");
             if found
                 .template
@@ -195,7 +199,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 }
                 () = time::sleep(alarm) => {}
             }
-            // What has come in meanwhile belongs to the same round.
+            // What has come in meanwhile belongs to the same round; a unit's signals before the end of
+            // the task that has caused them.
             while let Ok(word) = self.words.try_recv() {
                 self.heard(word);
             }
@@ -211,39 +216,47 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.tasks.abort_all();
     }
 
-    /// Plans, begins what is to be done, and reports.
+    /// Plans what something happened to, begins what is to be done, and reports. What begins is planned
+    /// once more; says when to plan again even if nothing happens.
     fn round(&mut self) -> Option<Duration> {
         let begun = Instant::now();
-        let plan = plan(
-            self.world.knowledge,
-            &self.world.wanted(),
-            &self.world.seen(),
-            self.clock.elapsed(),
-        );
+        let mut changed = false;
+        loop {
+            let now = self.clock.elapsed();
+            let names = self.world.take_touched(now);
+            if names.is_empty() {
+                break;
+            }
+            let plan = self.world.plan(&names, now);
+            let texts = Arc::new(Texts::of(raw_starts(&plan)));
+            for (name, action) in &plan.actions {
+                debug!(name, ?action, "begins");
+                self.begin(name, *action, &texts);
+            }
+            if self.world.knowledge != Knowledge::Nothing {
+                let (world, now) = (&mut self.world, outside::now());
+                changed |= self.states.send_if_modified(|state| {
+                    let is_first = state.is_none();
+                    let state = state.get_or_insert_with(|| MachineState {
+                        schema: SCHEMA,
+                        processes: BTreeMap::new(),
+                    });
+                    world.report(&names, now, state) || is_first
+                });
+            }
+        }
         self.metrics.rounds.observe(begun.elapsed());
-        for (name, action) in &plan.actions {
-            debug!(name, ?action, "begins");
-            self.begin(name, *action);
-        }
-        if self.world.knowledge != Knowledge::Nothing {
-            let state = self.world.report(outside::now());
+        if changed && let Some(state) = &*self.states.borrow() {
             let live = self.world.knowledge == Knowledge::Live;
-            self.metrics.reported(&state, live);
-            self.states.send_if_modified(|old| {
-                let changed = old.as_ref() != Some(&state);
-                if changed {
-                    *old = Some(state);
-                }
-                changed
-            });
+            self.metrics.reported(state, live);
         }
-        plan.wake_at()
+        self.world.wake_at()
     }
 
     async fn assignments(&mut self, update: Update) {
         if update.first {
             // The first view is whole: what it does not hold is not assigned.
-            self.world.assigned.clear();
+            self.world.unassign_all();
             if self.world.knowledge != Knowledge::Live {
                 self.recall().await;
             }
@@ -259,13 +272,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     if assignment.desired != Desired::Run {
                         self.forget(name);
                     }
-                    self.world.assigned.insert(
-                        name.to_owned(),
-                        Assigned {
-                            assignment,
-                            mod_revision,
-                        },
-                    );
+                    let assigned = Assigned {
+                        assignment,
+                        mod_revision,
+                    };
+                    self.world.assign(name, Some(assigned));
                 }
                 Some((Err(error), _)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
@@ -273,7 +284,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.keep_unreadable(name);
                 }
                 None => {
-                    self.world.assigned.remove(name);
+                    self.world.assign(name, None);
                     self.forget(name);
                 }
             }
@@ -281,7 +292,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if self.world.knowledge != Knowledge::Live {
             self.forget_unassigned();
         }
-        self.world.knowledge = Knowledge::Live;
+        self.world.learn(Knowledge::Live);
     }
 
     /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
@@ -294,11 +305,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Forgets what went while the agent was away.
     fn forget_unassigned(&mut self) {
-        let gone = |name: &&String| !self.world.assigned.contains_key(*name);
+        let gone = |name: &&String| !self.world.assigned().contains_key(*name);
         let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
         for name in gone {
             self.forget(&name);
-            if !self.world.entries.contains_key(&name) {
+            if !self.world.entries().contains_key(&name) {
                 self.world.ports.release(&name);
             }
         }
@@ -306,7 +317,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Leaves a name as it is whose assignment can't be read.
     fn keep_unreadable(&mut self, name: &str) {
-        if self.world.assigned.contains_key(name) {
+        if self.world.assigned().contains_key(name) {
             return;
         }
         if let Some(saved) = self.world.saved.get(name) {
@@ -314,7 +325,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 assignment: saved.assignment.clone(),
                 mod_revision: saved.mod_revision,
             };
-            self.world.assigned.insert(name.to_owned(), assigned);
+            self.world.assign(name, Some(assigned));
         }
     }
 
@@ -342,14 +353,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             patience_secs = PATIENCE.as_secs(),
             "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
         );
-        for (name, saved) in &self.world.saved {
+        for (name, saved) in self.world.saved.clone() {
             let assigned = Assigned {
-                assignment: saved.assignment.clone(),
+                assignment: saved.assignment,
                 mod_revision: saved.mod_revision,
             };
-            self.world.assigned.insert(name.clone(), assigned);
+            self.world.assign(&name, Some(assigned));
         }
-        self.world.knowledge = Knowledge::Cached;
+        self.world.learn(Knowledge::Cached);
     }
 
     fn news(&mut self, news: News) {
@@ -361,7 +372,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            for name in self.world.entries.keys() {
+            for name in self.world.entries().keys() {
                 let unit = unit_of(name);
                 let (edges, events, name) =
                     (self.edges.clone(), self.events.0.clone(), name.clone());
@@ -383,7 +394,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
-        let Some(entry) = self.world.entries.get(name) else {
+        let Some(entry) = self.world.entries().get(name) else {
             return;
         };
         self.metrics.crashes.inc();
@@ -412,12 +423,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(name, progress) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.progress = progress;
                 }
             }
             Event::Log(name, lines) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.log = lines;
                 }
             }
@@ -443,6 +454,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<Ended, StepError>), tokio::task::JoinError>) {
+        // Its unit's signals came before: they are not to be overtaken.
+        let news = self.edges.units.inbox().take();
+        self.news(news);
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
@@ -464,7 +478,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         if self
             .world
-            .entries
+            .entries()
             .get(&name)
             .is_none_or(|entry| entry.seen.uuid != uuid)
         {
@@ -523,13 +537,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// Begins an action of the plan.
-    fn begin(&mut self, name: &str, action: Action) {
-        let assigned = self.world.assigned.get(name).cloned();
+    fn begin(&mut self, name: &str, action: Action, texts: &Arc<Texts>) {
+        let assigned = self.world.assigned().get(name).cloned();
         if action == Action::Cancel {
             for task in self.running.values().filter(|task| task.name == name) {
                 task.cancel.cancel();
             }
-            if let Some(entry) = self.world.entries.get_mut(name) {
+            if let Some(entry) = self.world.entry_mut(name) {
                 entry.seen.busy = Some(Busy::Cancelling);
             }
             return;
@@ -539,7 +553,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let spawned = match action {
             Action::Cancel => return,
             Action::Start => {
-                let Some(job) = assigned.and_then(|assigned| self.job(name, assigned)) else {
+                let Some(job) =
+                    assigned.and_then(|assigned| self.job(name, assigned, texts.clone()))
+                else {
                     return;
                 };
                 let (events, cancel) = (self.events.0.clone(), cancel.clone());
@@ -556,10 +572,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else {
                     return;
                 };
+                let entry = self.world.entries().get(name);
+                let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
                 self.tasks.spawn(async move {
                     edges
-                        .publish(owned, assigned.mod_revision, port)
+                        .publish(owned, assigned.mod_revision, port, is_there)
                         .await
                         .map(|()| Ended::Published)
                 })
@@ -585,7 +603,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         let uuid = self
             .world
-            .entries
+            .entries()
             .get(name)
             .map_or(Uuid::nil(), |entry| entry.seen.uuid);
         self.running.insert(
@@ -600,7 +618,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// What a start needs; none when there is no port to publish it on.
-    fn job(&mut self, name: &str, assigned: Assigned) -> Option<Job> {
+    fn job(&mut self, name: &str, assigned: Assigned, texts: Arc<Texts>) -> Option<Job> {
         let kind = kind_of(name, &assigned.assignment.work);
         let entry = self
             .world
@@ -619,11 +637,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             mod_revision: assigned.mod_revision,
             port: port.flatten(),
             saved: self.world.saved.get(name).cloned(),
+            texts,
         })
     }
 
     fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {
-        let entry = self.world.entries.get_mut(name)?;
+        let entry = self.world.entry_mut(name)?;
         entry.seen.busy = Some(busy);
         Some(entry.seen.uuid)
     }
@@ -634,6 +653,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .ports
             .take(name, |port| runtime.port_is_free((address, port).into()))
     }
+}
+
+/// The raw units that a plan starts.
+fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
+    let starts = plan
+        .actions
+        .iter()
+        .filter(|(_, action)| **action == Action::Start);
+    // What is no unit's name is a process's, or refused when it comes to that.
+    starts.filter_map(|(name, _)| name.parse().ok()).collect()
 }
 
 /// Waits until the channel says so; for ever when it never will.

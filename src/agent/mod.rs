@@ -17,6 +17,7 @@ mod files;
 mod http;
 mod images;
 mod isolation;
+mod keeper;
 mod machine;
 mod metrics;
 mod oneoff;
@@ -27,11 +28,12 @@ mod report;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
-pub mod stats;
 pub mod stand_in;
+pub mod stats;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod world;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -140,7 +142,8 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
     });
     let ended = stop.child_token();

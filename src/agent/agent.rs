@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
     time::{self, Instant},
 };
@@ -20,9 +20,11 @@ use super::{
     cache,
     events::Happened,
     files,
+    metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
+    stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
     world::{Assigned, World, kind_of},
@@ -46,6 +48,32 @@ enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
     Status(String, UnitStatus),
+    /// Somebody wants to know how the processes are.
+    Ask(oneshot::Sender<Vec<Vital>>),
+}
+
+/// Asks a running agent's loop about its processes.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+}
+
+impl Asker {
+    /// What the loop knows; none when it does not answer in time or has ended.
+    pub async fn ask(&self, limit: Duration) -> Option<Vec<Vital>> {
+        let (sender, receiver) = oneshot::channel();
+        let asked = async {
+            self.events.send(Event::Ask(sender)).await.ok()?;
+            receiver.await.ok()
+        };
+        time::timeout(limit, asked).await.ok()?
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
 }
 
 /// How a task has ended.
@@ -62,6 +90,7 @@ enum Ended {
 struct Task {
     name: String,
     uuid: Uuid,
+    begun: Instant,
     cancel: CancellationToken,
 }
 
@@ -76,6 +105,7 @@ pub struct Agent<U: Units, R: Runtime> {
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
     pub(super) clock: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -117,6 +147,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let feed = edges
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
+        let metrics = Arc::new(Metrics::default());
+        metrics.watches(feed.health_watch());
         Ok(Self {
             edges,
             world,
@@ -127,7 +159,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             running: HashMap::new(),
             states,
             clock: Instant::now(),
+            metrics,
         })
+    }
+
+    /// Through this the loop can be asked while it runs.
+    pub fn asker(&self) -> Asker {
+        Asker {
+            events: self.events.0.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
@@ -184,21 +225,26 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             if names.is_empty() {
                 return self.world.wake_at();
             }
+            let begun = Instant::now();
             let plan = self.world.plan(&names, now);
+            self.metrics.rounds.observe(begun.elapsed());
             let texts = Arc::new(Texts::of(raw_starts(&plan)));
             for (name, action) in &plan.actions {
                 debug!(name, ?action, "begins");
                 self.begin(name, *action, &texts);
             }
             if self.world.knowledge != Knowledge::Nothing {
-                let (world, now) = (&mut self.world, outside::now());
+                let live = self.world.knowledge == Knowledge::Live;
+                let (world, metrics, now) = (&mut self.world, &self.metrics, outside::now());
                 self.states.send_if_modified(|state| {
                     let is_first = state.is_none();
                     let state = state.get_or_insert_with(|| MachineState {
                         schema: SCHEMA,
                         processes: BTreeMap::new(),
                     });
-                    world.report(&names, now, state) || is_first
+                    let changed = world.report(&names, now, state) || is_first;
+                    metrics.reported(state, live);
+                    changed
                 });
             }
         }
@@ -321,6 +367,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         if news.resync {
+            self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
             for name in self.world.entries().keys() {
                 let unit = unit_of(name);
@@ -347,6 +394,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let Some(entry) = self.world.entries().get(name) else {
             return;
         };
+        self.metrics.crashes.inc();
         warn!(
             name,
             restarts = entry.status.restarts,
@@ -386,6 +434,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     active: Some(status.active),
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
+                    up_since: Some(status.up_since),
                 };
                 if let Some(name) =
                     self.world
@@ -393,6 +442,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 {
                     self.crashed(&name);
                 }
+            }
+            Event::Ask(sender) => {
+                // Whoever asked may have gone.
+                let _ = sender.send(self.world.vitals());
             }
         }
     }
@@ -405,9 +458,21 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(Task { name, uuid, .. }) = self.running.remove(&id) else {
+        let Some(Task {
+            name, uuid, begun, ..
+        }) = self.running.remove(&id)
+        else {
             return;
         };
+        match &result {
+            Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
+            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
+            Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
+            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(Err(error)) => self.metrics.failed(error),
+            Err(_) => self.metrics.failed(&StepError::Broken),
+        }
         if self
             .world
             .entries()
@@ -543,6 +608,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Task {
                 name: name.to_owned(),
                 uuid,
+                begun: Instant::now(),
                 cancel,
             },
         );

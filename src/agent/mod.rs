@@ -11,12 +11,15 @@
 )]
 mod agent;
 mod cache;
+mod cgroup;
 mod events;
 mod files;
+mod http;
 mod images;
 mod isolation;
 mod keeper;
 mod machine;
+mod metrics;
 mod oneoff;
 pub(crate) mod paths;
 mod ports;
@@ -25,13 +28,15 @@ mod report;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
+pub mod stats;
+pub mod stand_in;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
 mod texts;
 mod world;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -46,6 +51,7 @@ use crate::{
     store::{Presence, PresenceError, Store, keys},
     systemd::{Systemd, Units},
 };
+use agent::Asker;
 use runtime::Runtime;
 
 /// How long the host's lease lives without a sign of life.
@@ -121,7 +127,7 @@ pub async fn run(
     isolation::set_up(&paths, settings.address).await?;
     let machine = machine::describe(machine::id()?, &settings);
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
-    let runtime = runtime::Podman::new(store.clone(), settings.local);
+    let runtime = runtime::Podman::new(store.clone());
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let edges = Arc::new(steps::Edges {
         units,
@@ -142,12 +148,15 @@ pub async fn run(
     });
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
-    let ready = |states| {
+    let figures = SocketAddr::new(settings.address, stats::PORT);
+    let ready = |states, asker| {
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
+        let serving = http::serve(figures, asker);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
         Ok(())
     };
@@ -160,7 +169,7 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     edges: Arc<steps::Edges<U, R>>,
     machine: Machine,
     words: mpsc::Receiver<socket::Word>,
-    ready: impl FnOnce(watch::Receiver<Option<MachineState>>) -> Result<(), AgentError>,
+    ready: impl FnOnce(watch::Receiver<Option<MachineState>>, Asker) -> Result<(), AgentError>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let (states, state_receiver) = watch::channel(None);
@@ -169,7 +178,7 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     let agent = agent::Agent::new(edges, words, states)
         .await
         .map_err(host("what runs on this host can't be read"))?;
-    ready(state_receiver.clone())?;
+    ready(state_receiver.clone(), agent.asker())?;
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();

@@ -71,6 +71,7 @@ impl FakeUnits {
                 active: Some(status.active),
                 exit: Some(exit),
                 restarts: Some(status.restarts),
+                up_since: None,
             }
         });
         self.shared.inbox.change(unit, change);

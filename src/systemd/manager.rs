@@ -338,6 +338,7 @@ impl Units for Systemd {
         let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
         let mut status = UnitStatus {
             active: signals::activity(&of_unit).unwrap_or_default(),
+            up_since: signals::up_since(&of_unit).unwrap_or_default(),
             needs_reload: of_unit
                 .get("NeedDaemonReload")
                 .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
@@ -372,10 +373,13 @@ impl Units for Systemd {
                     // How it ended last matters only of what does not run.
                     Active::Active if unit.ends_with(".service") => {
                         let restarts =
-                            property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts").await?;
+                            property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts");
+                        let up_since = property(connection, &unit, proxies::UNIT, signals::UP_SINCE);
+                        let (restarts, up_since) = tokio::try_join!(restarts, up_since)?;
                         Ok(UnitStatus {
                             active,
                             restarts: restarts.unwrap_or_default(),
+                            up_since: up_since.unwrap_or_default(),
                             ..UnitStatus::default()
                         })
                     }

@@ -94,6 +94,24 @@ impl Exit {
             (result, _, _) => format!("ended: {result}"),
         }
     }
+
+    /// The same in few words, for a column; none as long as nothing has ended.
+    #[must_use]
+    pub fn brief(&self) -> Option<String> {
+        let words = match (self.result.as_str(), self.code, self.status) {
+            (_, 0, _) => return None,
+            ("oom-kill", _, _) => "killed: out of memory".into(),
+            ("timeout", _, _) => "killed: no start or stop in time".into(),
+            // conmon's word for SIGKILL; on cgroup v1 the kernel's count goes with the container.
+            (_, 1, 137) => "killed by SIGKILL, most likely out of memory".into(),
+            (_, 1, status) if (129..=192).contains(&status) => {
+                format!("killed by {}", signal_name(status - 128))
+            }
+            (_, 1, status) => format!("exit code {status}"),
+            (_, _, signal) => format!("killed by {}", signal_name(signal)),
+        };
+        Some(words)
+    }
 }
 
 fn signal_name(number: i32) -> String {
@@ -125,6 +143,8 @@ pub struct UnitStatus {
     pub restarts: u32,
     /// Its file is another than the one that systemd has loaded.
     pub needs_reload: bool,
+    /// Since when it is up, in microseconds since the boot; 0 when it never was.
+    pub up_since: u64,
 }
 
 /// What a signal said of a unit; parts that it did not mention are `None`.
@@ -136,12 +156,15 @@ pub struct UnitChange {
     pub exit: Option<Exit>,
     /// How often systemd has restarted it.
     pub restarts: Option<u32>,
+    /// Since when it is up, in microseconds since the boot.
+    pub up_since: Option<u64>,
 }
 
 impl UnitChange {
     fn merge(&mut self, later: Self) {
         self.active = later.active.or(self.active);
         self.restarts = later.restarts.or(self.restarts);
+        self.up_since = later.up_since.or(self.up_since);
         if let Some(exit) = later.exit {
             self.exit = Some(exit);
         }
@@ -151,6 +174,7 @@ impl UnitChange {
     pub fn apply(self, status: &mut UnitStatus) {
         status.active = self.active.unwrap_or(status.active);
         status.restarts = self.restarts.unwrap_or(status.restarts);
+        status.up_since = self.up_since.unwrap_or(status.up_since);
         if let Some(exit) = self.exit {
             status.exit = exit;
         }

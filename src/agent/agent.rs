@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files,
+    files, lease,
     metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
@@ -27,12 +27,12 @@ use super::{
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, World, kind_of},
+    world::{Assigned, World, is_single, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Plan, Published},
+    plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -85,6 +85,11 @@ enum Ended {
     Published,
     Withdrawn(Revision),
     Reported(End),
+    Suspended,
+    /// Behind the fence, or out of it.
+    Fenced(bool),
+    /// Left off, and whether the address was written or removed is not known.
+    Unknown,
 }
 
 struct Task {
@@ -104,6 +109,7 @@ pub struct Agent<U: Units, R: Runtime> {
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
+    lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
 }
@@ -142,7 +148,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            world.adopt(&found.name, found.uuid, found.port, status, now);
+            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
         }
         let feed = edges
             .store
@@ -150,6 +157,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let metrics = Arc::new(Metrics::default());
         metrics.watches(feed.health_watch());
         Ok(Self {
+            lease: edges.standing.lease.subscribe(),
             edges,
             world,
             feed,
@@ -189,6 +197,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
+                () = flipped(&mut self.lease) => self.world.touch_all(),
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -226,7 +235,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 return self.world.wake_at();
             }
             let begun = Instant::now();
-            let plan = self.world.plan(&names, now);
+            let plan = self.world.plan(&names, *self.lease.borrow(), now);
             self.metrics.rounds.observe(begun.elapsed());
             let texts = Arc::new(Texts::of(raw_starts(&plan)));
             for (name, action) in &plan.actions {
@@ -514,6 +523,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         match ended {
             Ended::Started(status) => entry.started(status),
             Ended::Cancelled | Ended::Stopped => {}
+            Ended::Suspended => {
+                entry.suspended();
+                self.tell(name, &Happened::Suspended);
+            }
+            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
+            Ended::Unknown => entry.seen.published = Published::Unknown,
             Ended::Published => {
                 entry.seen.published = Published::Yes;
                 entry.withdrawn = None;
@@ -572,18 +587,17 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let entry = self.world.entries().get(name);
                 let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
-                self.tasks.spawn(async move {
-                    edges
-                        .publish(owned, assigned.mod_revision, port, is_there)
-                        .await
-                        .map(|()| Ended::Published)
-                })
+                let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    publish.await.map(|()| Ended::Published)
+                }))
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let port = self.world.ports.get(name);
-                self.tasks
-                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    withdraw.await.map(Ended::Withdrawn)
+                }))
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {
@@ -591,6 +605,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+            }
+            Action::Suspend => {
+                self.busy(name, Busy::Stopping);
+                self.tasks
+                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
+            }
+            Action::Fence | Action::Unfence => {
+                let Some(assigned) = assigned else { return };
+                self.busy(name, Busy::Fencing);
+                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
+                self.tasks
+                    .spawn(async move { fence.await.map(Ended::Fenced) })
             }
             Action::Report => {
                 self.busy(name, Busy::Reporting);
@@ -621,6 +647,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
+        entry.seen.fenced = is_single(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {
@@ -660,6 +687,25 @@ fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
         .filter(|(_, action)| **action == Action::Start);
     // What is no unit's name is a process's, or refused when it comes to that.
     starts.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Does what may wait for etcd, unless there is no time for that any more.
+async fn unless_cancelled(
+    cancel: CancellationToken,
+    work: impl Future<Output = Result<Ended, StepError>>,
+) -> Result<Ended, StepError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Ended::Unknown),
+        done = work => done,
+    }
+}
+
+/// Waits until the lease is another.
+async fn flipped(lease: &mut watch::Receiver<Lease>) {
+    if lease.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Waits until the channel says so; for ever when it never will.

@@ -24,7 +24,7 @@ use crate::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
         Work,
     },
-    plan::units::{Busy, Kind, Knowledge, Plan, Published, Running, Seen, Waiting, Wanted, plan},
+    plan::units::{Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan},
     systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
@@ -94,6 +94,11 @@ fn memory_of(assignment: &Assignment) -> Option<u64> {
         Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => Some(*memory_bytes),
         Work::Unit { .. } => None,
     }
+}
+
+/// Whether there must never be two of it.
+pub const fn is_single(work: &Work) -> bool {
+    matches!(work, Work::Process { single: true, .. })
 }
 
 fn running_of(active: Active) -> Running {
@@ -171,9 +176,14 @@ impl World {
     pub fn learn(&mut self, knowledge: Knowledge) {
         if self.knowledge != knowledge {
             self.knowledge = knowledge;
-            self.touched.extend(self.assigned.keys().cloned());
-            self.touched.extend(self.entries.keys().cloned());
+            self.touch_all();
         }
+    }
+
+    /// Has everything planned anew.
+    pub fn touch_all(&mut self) {
+        self.touched.extend(self.assigned.keys().cloned());
+        self.touched.extend(self.entries.keys().cloned());
     }
 
     /// Takes the names that have to be planned now.
@@ -185,8 +195,9 @@ impl World {
     }
 
     /// Plans these names.
-    pub fn plan(&mut self, names: &BTreeSet<String>, now: Duration) -> Plan {
-        let plan = plan(self.knowledge, &self.wanted(names), &self.seen(names), now);
+    pub fn plan(&mut self, names: &BTreeSet<String>, lease: Lease, now: Duration) -> Plan {
+        let (wanted, seen) = (self.wanted(names), self.seen(names));
+        let plan = plan(self.knowledge, lease, &wanted, &seen, now);
         for name in names {
             match plan.waiting.get(name) {
                 Some(Waiting::Retry(at)) => drop(self.alarms.insert(name.clone(), *at)),
@@ -209,6 +220,7 @@ impl World {
                 uuid: assignment.uuid,
                 desired: assignment.desired,
                 kind: kind_of(name, &assignment.work),
+                single: is_single(&assignment.work),
             };
             Some((name.clone(), wanted))
         };
@@ -238,10 +250,12 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
+        fenced: bool,
         status: UnitStatus,
         now: Timestamp,
     ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.fenced = fenced;
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
@@ -457,6 +471,7 @@ impl Entry {
                 healthy: None,
                 published: Published::No,
                 reported: false,
+                fenced: false,
                 busy: None,
                 retry_at: None,
             },
@@ -481,6 +496,14 @@ impl Entry {
         self.seen.started = true;
         self.seen.running = running_of(status.active);
         self.status = status;
+    }
+
+    /// Its units are stopped, and it is kept for when the host's lease is back.
+    pub fn suspended(&mut self) {
+        self.seen.running = Running::No;
+        self.seen.healthy = None;
+        self.status.active = Active::Inactive;
+        self.word = None;
     }
 
     fn current_phase(&self) -> Phase {

@@ -47,6 +47,7 @@ enum Event {
 #[derive(Debug)]
 enum Ended {
     Started(UnitStatus),
+    Loaded(UnitStatus),
     Cancelled,
     Stopped,
     Published,
@@ -109,6 +110,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 );
             }
             world.adopt(&found.name, found.uuid, found.port, status, now);
+            if let (Some(owned), Some(entry)) = (found.raw, world.entries.get_mut(&found.name)) {
+                entry.adopt_raw(owned.loaded);
+            }
         }
         let feed = edges
             .store
@@ -210,7 +214,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
-                    if assignment.desired != Desired::Run {
+                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
                         self.forget(name);
                     }
                     self.world.assigned.insert(
@@ -377,6 +381,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     active: Some(status.active),
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
+                    words: Some(status.words),
                 };
                 if let Some(name) =
                     self.world
@@ -436,6 +441,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         match ended {
             Ended::Started(status) => entry.started(status),
+            Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Published => {
                 entry.seen.published = Published::Yes;
@@ -481,9 +487,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     // Only for people: one that does not fit is left out.
                     let _ = events.try_send(Event::Progress(owned.clone(), progress));
                 };
+                let done = if job.assignment.desired == Desired::Load {
+                    Ended::Loaded
+                } else {
+                    Ended::Started
+                };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
+                    Ok(started.map_or(Ended::Cancelled, done))
                 })
             }
             Action::Publish => {
@@ -503,6 +514,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let port = self.world.ports.get(name);
                 self.tasks
                     .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+            }
+            Action::Halt => {
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
+                self.tasks
+                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {

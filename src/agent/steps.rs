@@ -19,7 +19,7 @@ use super::{
 use crate::{
     logger::tell::Teller,
     model::{
-        Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+        Assignment, Desired, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
     },
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
@@ -168,7 +168,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                     let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
                     self.start_run(&job, &errand, &progress).await?
                 }
-                Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
+                Work::Unit { hash } => return self.start_raw(&job, hash, &progress).await,
             }
             // The end of the start's job may be known before the signals that tell what it made of the
             // unit: so it is read once.
@@ -339,7 +339,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         job: &Job,
         hash: &str,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    ) -> Result<UnitStatus, StepError> {
         let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
             name: job.name.clone(),
         })?;
@@ -366,18 +366,42 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             });
         }
         self.save(job, None, Some(file.clone())).await?;
-        files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
+        let owned = files::Owned {
+            uuid: job.assignment.uuid,
+            loaded: job.assignment.desired == Desired::Load,
+        };
+        files::write_raw(&self.paths, &unit, owned, &file.text)?;
         progress(Progress::Starting);
-        if self.units.status(unit.as_str()).await?.needs_reload {
-            info!(
-                unit = unit.as_str(),
-                "a raw unit's text has changed: systemd reloads"
-            );
+        let name = unit.as_str();
+        let enabled = has_install_section(&file.text) && self.units.enable(name).await?;
+        if enabled || self.units.status(name).await?.needs_reload {
+            info!(unit = name, "a raw unit is enabled or has a new text: systemd reloads");
             self.units.reload().await?;
         }
-        self.units.start(unit.as_str()).await?;
-        info!(unit = unit.as_str(), uuid = %job.assignment.uuid, "unit started");
-        Ok(())
+        if owned.loaded {
+            info!(unit = name, uuid = %owned.uuid, "unit loaded");
+            return Ok(self.units.load(name).await?);
+        }
+        match self.units.start(name).await {
+            // It was started, as was wanted, and has failed: systemd's words tell, and what is to
+            // follow is up to its Restart=.
+            Err(UnitError::Job { result, .. }) if result == "failed" || result == "timeout" => {
+                warn!(unit = name, uuid = %owned.uuid, result, "unit started, and has failed");
+            }
+            Err(error) => return Err(error.into()),
+            Ok(()) => info!(unit = name, uuid = %owned.uuid, "unit started"),
+        }
+        Ok(self.units.load(name).await?)
+    }
+
+    /// Stops a raw unit that systemd is to know on.
+    pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
+        let unit: UnitFileName = name.parse().map_err(|_| StepError::Name { name: name.clone() })?;
+        self.units.stop(&name).await?;
+        self.units.reset_failed(&name).await?;
+        files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;
+        info!(unit = name, %uuid, "unit stopped, and known on");
+        Ok(self.units.load(&name).await?)
     }
 
     /// Stops a name's units and removes everything of it. Idempotent.
@@ -385,7 +409,13 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let Ok(process) = name.parse::<ProcessName>() else {
             self.units.stop(&name).await?;
             self.units.reset_failed(&name).await?;
+            let text = files::read_raw(&self.paths, &name)?;
+            let enabled = text.is_some_and(|text| has_install_section(&text));
+            let disabled = enabled && self.units.disable(&name).await?;
             files::remove_raw(&self.paths, &name)?;
+            if disabled {
+                self.units.reload().await?;
+            }
             cache::forget(&self.paths, &name)?;
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
@@ -487,6 +517,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let process = process_name(&name)?;
         Ok(oneoff::end_of(&self.paths, &process))
     }
+}
+
+/// Whether a unit's text asks to be enabled.
+fn has_install_section(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[Install]")
 }
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.

@@ -152,6 +152,33 @@ impl Systemd {
         }
     }
 
+    /// What systemd says of a unit that it has loaded.
+    async fn read_status(
+        &self,
+        connection: &Connection,
+        unit: &str,
+    ) -> Result<UnitStatus, UnitError> {
+        let of_unit = self.properties(connection, unit, proxies::UNIT).await?;
+        let mut status = UnitStatus {
+            active: signals::activity(&of_unit).unwrap_or_default(),
+            load: signals::text(&of_unit, "LoadState").unwrap_or_default(),
+            words: signals::words(&of_unit).unwrap_or_default(),
+            needs_reload: of_unit
+                .get("NeedDaemonReload")
+                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
+            ..UnitStatus::default()
+        };
+        if unit.ends_with(".service") {
+            let of_service = self
+                .properties(connection, unit, proxies::SERVICE_UNIT)
+                .await?;
+            let (exit, restarts) = signals::service(&of_service);
+            status.exit = exit.unwrap_or_default();
+            status.restarts = restarts.unwrap_or_default();
+        }
+        Ok(status)
+    }
+
     async fn properties(
         &self,
         connection: &Connection,
@@ -241,23 +268,28 @@ impl Units for Systemd {
             Err(error) if is_unknown(&error) => return Ok(UnitStatus::default()),
             Err(error) => return Err(error),
         }
-        let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
-        let mut status = UnitStatus {
-            active: signals::activity(&of_unit).unwrap_or_default(),
-            needs_reload: of_unit
-                .get("NeedDaemonReload")
-                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
-            ..UnitStatus::default()
-        };
-        if unit.ends_with(".service") {
-            let of_service = self
-                .properties(&connection, unit, proxies::SERVICE_UNIT)
-                .await?;
-            let (exit, restarts) = signals::service(&of_service);
-            status.exit = exit.unwrap_or_default();
-            status.restarts = restarts.unwrap_or_default();
-        }
-        Ok(status)
+        self.read_status(&connection, unit).await
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        let (connection, manager) = self.manager().await?;
+        bounded("load", unit, manager.load_unit(unit)).await?;
+        self.read_status(&connection, unit).await
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.enable_unit_files(&files, true, true);
+        let (_, changes) = bounded("enable", unit, call).await?;
+        Ok(!changes.is_empty())
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.disable_unit_files(&files, true);
+        Ok(!bounded("disable", unit, call).await?.is_empty())
     }
 
     async fn reload(&self) -> Result<(), UnitError> {

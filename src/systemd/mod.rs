@@ -113,6 +113,15 @@ fn signal_name(number: i32) -> String {
     name.to_owned()
 }
 
+/// systemd's own words for a unit's state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
+    /// ActiveState.
+    pub active: String,
+    /// SubState.
+    pub sub: String,
+}
+
 /// What is known of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnitStatus {
@@ -124,6 +133,10 @@ pub struct UnitStatus {
     pub restarts: u32,
     /// Its file is another than the one that systemd has loaded.
     pub needs_reload: bool,
+    /// LoadState; empty while it is not loaded.
+    pub load: String,
+    /// The same in systemd's words.
+    pub words: Words,
 }
 
 /// What a signal said of a unit; parts that it did not mention are `None`.
@@ -135,12 +148,15 @@ pub struct UnitChange {
     pub exit: Option<Exit>,
     /// How often systemd has restarted it.
     pub restarts: Option<u32>,
+    /// Its state in systemd's words.
+    pub words: Option<Words>,
 }
 
 impl UnitChange {
     fn merge(&mut self, later: Self) {
         self.active = later.active.or(self.active);
         self.restarts = later.restarts.or(self.restarts);
+        self.words = later.words.or_else(|| self.words.take());
         if let Some(exit) = later.exit {
             self.exit = Some(exit);
         }
@@ -152,6 +168,9 @@ impl UnitChange {
         status.restarts = self.restarts.unwrap_or(status.restarts);
         if let Some(exit) = self.exit {
             status.exit = exit;
+        }
+        if let Some(words) = self.words {
+            status.words = words;
         }
     }
 }
@@ -265,6 +284,12 @@ pub trait Units: Clone + Send + Sync + 'static {
     fn stop(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// What systemd knows of a unit; the default status when it is not loaded.
     fn status(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// Has systemd read a unit's file if it doesn't know the unit yet, and says what it knows then.
+    fn load(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// Does until the next boot what a unit's `[Install]` section says; whether that changed anything.
+    fn enable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
+    /// Takes that back; whether that changed anything.
+    fn disable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
     /// Makes systemd read all unit files again (for raw units only).
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use zbus::{Message, OwnedObjectPath, OwnedVariant};
 
-use super::{Active, Exit, UnitChange, proxies};
+use super::{Active, Exit, UnitChange, Words, proxies};
+use crate::model::UNIT_SUFFIXES;
 
 /// A signal that matters to us.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +29,8 @@ pub enum Signal {
 /// Properties of one interface as systemd sends them.
 pub type Properties = HashMap<String, OwnedVariant>;
 
-fn text(properties: &Properties, name: &str) -> Option<String> {
+/// One property that is a text.
+pub fn text(properties: &Properties, name: &str) -> Option<String> {
     <&str>::try_from(&**properties.get(name)?)
         .ok()
         .map(str::to_owned)
@@ -40,6 +42,14 @@ pub fn activity(properties: &Properties) -> Option<Active> {
         &text(properties, "ActiveState")?,
         &text(properties, "SubState")?,
     ))
+}
+
+/// The same in systemd's own words.
+pub fn words(properties: &Properties) -> Option<Words> {
+    Some(Words {
+        active: text(properties, "ActiveState")?,
+        sub: text(properties, "SubState")?,
+    })
 }
 
 /// What the properties of org.freedesktop.systemd1.Service say.
@@ -82,10 +92,7 @@ pub fn read(message: &Message) -> Option<Signal> {
         }
         "PropertiesChanged" => {
             let name = proxies::unit_of_path(header.path()?.as_str())?;
-            if !(name.ends_with(".service")
-                || name.ends_with(".socket")
-                || name.ends_with(".timer"))
-            {
+            if !UNIT_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
                 return None;
             }
             let (interface, changed, _): (String, Properties, Vec<String>) =
@@ -93,6 +100,7 @@ pub fn read(message: &Message) -> Option<Signal> {
             let change = match interface.as_str() {
                 proxies::UNIT => UnitChange {
                     active: Some(activity(&changed)?),
+                    words: words(&changed),
                     ..UnitChange::default()
                 },
                 proxies::SERVICE_UNIT => {
@@ -100,7 +108,7 @@ pub fn read(message: &Message) -> Option<Signal> {
                     UnitChange {
                         exit,
                         restarts,
-                        active: None,
+                        ..UnitChange::default()
                     }
                 }
                 _ => return None,

@@ -80,6 +80,7 @@ impl Asker {
 #[derive(Debug)]
 enum Ended {
     Started(UnitStatus),
+    Loaded(UnitStatus),
     Cancelled,
     Stopped,
     Published,
@@ -150,6 +151,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             let fenced = lease::is_fenced(&edges.paths, &found.name);
             world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
+            if let (Some(owned), Some(entry)) = (found.raw, world.entry_mut(&found.name)) {
+                entry.adopt_raw(owned.loaded);
+            }
         }
         let feed = edges
             .store
@@ -275,7 +279,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
-                    if assignment.desired != Desired::Run {
+                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
                         self.forget(name);
                     }
                     let assigned = Assigned {
@@ -444,6 +448,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                     up_since: Some(status.up_since),
+                    words: Some(status.words),
                 };
                 if let Some(name) =
                     self.world
@@ -522,6 +527,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         match ended {
             Ended::Started(status) => entry.started(status),
+            Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Suspended => {
                 entry.suspended();
@@ -575,9 +581,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     // Only for people: one that does not fit is left out.
                     let _ = events.try_send(Event::Progress(owned.clone(), progress));
                 };
+                let done = if job.assignment.desired == Desired::Load {
+                    Ended::Loaded
+                } else {
+                    Ended::Started
+                };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
+                    Ok(started.map_or(Ended::Cancelled, done))
                 })
             }
             Action::Publish => {
@@ -598,6 +609,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 self.tasks.spawn(unless_cancelled(cancel.clone(), async {
                     withdraw.await.map(Ended::Withdrawn)
                 }))
+            }
+            Action::Halt => {
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
+                self.tasks
+                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {

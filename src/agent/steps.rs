@@ -26,7 +26,7 @@ use super::{
 use crate::{
     logger::tell::Teller,
     model::{
-        Assignment, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+        Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
     },
     plan::units::Lease,
     render::{
@@ -492,20 +492,60 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         self.save(job, None, Some(file.clone())).await?;
         let _slot = self.starts.units.acquire().await;
-        files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
-        let status = match self.units.start(unit.as_str()).await {
-            Err(UnitError::OtherText { .. }) => {
-                info!(
-                    unit = unit.as_str(),
-                    "a raw unit's text has changed: systemd reloads"
-                );
-                self.units.reload().await?;
-                self.units.start(unit.as_str()).await?
-            }
-            result => result?,
+        let owned = files::Owned {
+            uuid: job.assignment.uuid,
+            loaded: job.assignment.desired == Desired::Load,
         };
-        info!(unit = unit.as_str(), uuid = %job.assignment.uuid, "unit started");
-        Ok(status)
+        files::write_raw(&self.paths, &unit, owned, &file.text)?;
+        let name = unit.as_str();
+        if has_install_section(&file.text) && self.units.enable(name).await? {
+            info!(unit = name, "a raw unit is enabled: systemd reloads");
+            self.units.reload().await?;
+        }
+        if owned.loaded {
+            let mut status = self.units.load(name).await?;
+            if status.needs_reload {
+                self.reload_for(name).await?;
+                status = self.units.load(name).await?;
+            }
+            info!(unit = name, uuid = %owned.uuid, "unit loaded");
+            return Ok(status);
+        }
+        let started = match self.units.start(name).await {
+            Err(UnitError::OtherText { .. }) => {
+                self.reload_for(name).await?;
+                self.units.start(name).await
+            }
+            result => result,
+        };
+        match started {
+            Ok(status) => {
+                info!(unit = name, uuid = %owned.uuid, "unit started");
+                Ok(status)
+            }
+            // It was started, as was wanted, and has failed: systemd's words tell, and what is to
+            // follow is up to its Restart=.
+            Err(UnitError::Job { result, .. }) if result == "failed" || result == "timeout" => {
+                warn!(unit = name, uuid = %owned.uuid, result, "unit started, and has failed");
+                Ok(self.units.load(name).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn reload_for(&self, unit: &str) -> Result<(), StepError> {
+        info!(unit, "a raw unit's text has changed: systemd reloads");
+        Ok(self.units.reload().await?)
+    }
+
+    /// Stops a raw unit that systemd is to know on.
+    pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
+        let unit: UnitFileName = name.parse().map_err(|_| StepError::Name { name: name.clone() })?;
+        self.units.stop(&name).await?;
+        self.units.reset_failed(&name).await?;
+        files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;
+        info!(unit = name, %uuid, "unit stopped, and known on");
+        Ok(self.units.load(&name).await?)
     }
 
     /// Stops a name's units and removes everything of it. Idempotent.
@@ -513,7 +553,13 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let Ok(process) = name.parse::<ProcessName>() else {
             self.units.stop(&name).await?;
             self.units.reset_failed(&name).await?;
+            let text = files::read_raw(&self.paths, &name)?;
+            let enabled = text.is_some_and(|text| has_install_section(&text));
+            let disabled = enabled && self.units.disable(&name).await?;
             files::remove_raw(&self.paths, &name)?;
+            if disabled {
+                self.units.reload().await?;
+            }
             cache::forget(&self.paths, &name)?;
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
@@ -611,6 +657,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let process = process_name(&name)?;
         Ok(oneoff::end_of(&self.paths, &process))
     }
+}
+
+/// Whether a unit's text asks to be enabled.
+fn has_install_section(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[Install]")
 }
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.

@@ -22,7 +22,7 @@ use crate::{
     logger::tell::Damper,
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
-        Work,
+        UnitTarget, UnitWords, Work,
     },
     plan::units::{Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan},
     systemd::{Active, Exit, UnitChange, UnitStatus},
@@ -354,7 +354,8 @@ impl World {
             entry.word = None;
             entry.ailing = false;
         }
-        if entry.seen.running == Running::Up {
+        // A unit that is loaded only may be started by another one, which is not us.
+        if entry.seen.running == Running::Up && !entry.seen.loaded {
             entry.seen.started = true;
         }
         // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
@@ -467,6 +468,7 @@ impl Entry {
                 uuid,
                 kind,
                 started: false,
+                loaded: false,
                 running: Running::No,
                 healthy: None,
                 published: Published::No,
@@ -493,7 +495,23 @@ impl Entry {
 
     /// Its start has gone well.
     pub fn started(&mut self, status: UnitStatus) {
-        self.seen.started = true;
+        (self.seen.started, self.seen.loaded) = (true, false);
+        self.found(status);
+    }
+
+    /// systemd knows it now, and we have not started it.
+    pub fn loaded(&mut self, status: UnitStatus) {
+        (self.seen.started, self.seen.loaded) = (false, true);
+        self.found(status);
+    }
+
+    /// A raw unit was found on the host: what was done with it is written down beside it.
+    pub fn adopt_raw(&mut self, loaded: bool) {
+        self.seen.loaded = loaded;
+        self.seen.started &= !loaded;
+    }
+
+    fn found(&mut self, status: UnitStatus) {
         self.seen.running = running_of(status.active);
         self.status = status;
     }
@@ -518,9 +536,34 @@ impl Entry {
                 Phase::Starting
             }
             (_, Active::Inactive) if self.error.is_some() => Phase::Error,
+            (_, Active::Inactive) if self.is_done() => Phase::Idle,
             (_, Active::Inactive) if self.seen.started => Phase::Stopping,
             (_, Active::Inactive) => Phase::Preparing,
         }
+    }
+
+    /// A raw unit of which all has been done that was wanted.
+    fn is_done(&self) -> bool {
+        self.seen.kind == Kind::Unit && (self.seen.started || self.seen.loaded)
+    }
+
+    /// A raw unit in systemd's words.
+    fn words(&self) -> Option<UnitWords> {
+        self.is_done().then(|| {
+            let or = |text: &str, default: &str| {
+                if text.is_empty() { default } else { text }.to_owned()
+            };
+            UnitWords {
+                done: if self.seen.loaded {
+                    UnitTarget::Loaded
+                } else {
+                    UnitTarget::Launched
+                },
+                load: or(&self.status.load, "loaded"),
+                active: or(&self.status.words.active, "inactive"),
+                sub: or(&self.status.words.sub, "dead"),
+            }
+        })
     }
 
     fn is_healthy(&self) -> bool {
@@ -552,7 +595,7 @@ impl Entry {
         match self.phase {
             Phase::Crashed => Some(self.status.exit.reason()),
             Phase::Starting | Phase::Up => self.word.clone(),
-            Phase::Preparing | Phase::Stopping | Phase::Error => None,
+            Phase::Preparing | Phase::Stopping | Phase::Error | Phase::Idle => None,
         }
     }
 
@@ -572,6 +615,7 @@ impl Entry {
             since: self.since,
             reason: self.reason(),
             log: self.log.clone(),
+            unit: self.words(),
         }
     }
 }

@@ -74,6 +74,7 @@ fn assignment(uuid: u128, desired: Desired, unit: bool) -> Assignment {
 
 fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessState {
     ProcessState {
+        unit: None,
         uuid: Uuid::from_u128(uuid),
         phase,
         ready: phase == Phase::Up,
@@ -539,6 +540,7 @@ async fn play_an_agent(store: Store) {
                 txn = txn.delete(&presence_key);
             } else {
                 let report = ProcessState {
+                    unit: None,
                     uuid: assignment.value.uuid,
                     ..report(0, Phase::Up, None)
                 };

@@ -29,8 +29,8 @@ mod report;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
-pub mod stats;
 pub mod stand_in;
+pub mod stats;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;

@@ -26,7 +26,8 @@ use super::{
 use crate::{
     logger::tell::Teller,
     model::{
-        Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+        Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile,
+        UnitFileName, Work,
     },
     plan::units::Lease,
     render::{
@@ -227,13 +228,18 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 
     async fn records(&self, name: &ProcessName, job: &Job) -> Result<Arc<Records>, StepError> {
-        let same = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
-        let saved = job.saved.as_ref().filter(same);
+        // A former app's process may have had the same name. Immutable, so what the cache has of this one
+        // is as good as what etcd has.
+        let own = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
+        let saved = job.saved.as_ref().filter(own);
         if let Some(records) = saved.and_then(|saved| saved.records.clone()) {
-            // Immutable, so what the cache has is as good as what etcd has.
-            self.records.put(name, Arc::new(records));
+            return Ok(Arc::new(records));
         }
-        Ok(self.records.get(&self.store, name).await?)
+        let rollout = match job.assignment.work {
+            Work::Process { rollout, .. } => rollout,
+            Work::Run { .. } | Work::Unit { .. } => None,
+        };
+        Ok(self.records.get(&self.store, name, rollout).await?)
     }
 
     async fn save(
@@ -540,7 +546,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
 
     /// Stops a raw unit that systemd is to know on.
     pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
-        let unit: UnitFileName = name.parse().map_err(|_| StepError::Name { name: name.clone() })?;
+        let unit: UnitFileName = name
+            .parse()
+            .map_err(|_| StepError::Name { name: name.clone() })?;
         self.units.stop(&name).await?;
         self.units.reset_failed(&name).await?;
         files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;

@@ -720,7 +720,10 @@ async fn an_agents_restart_leaves_singles_alone_and_a_boot_without_etcd_does_not
     host.until("adopted", |state| state.processes.len() == 2)
         .await;
     assert!(
-        !host.units.calls().contains(&format!("stop {CLOCK}.service")),
+        !host
+            .units
+            .calls()
+            .contains(&format!("stop {CLOCK}.service")),
         "{:?}",
         host.units.calls()
     );
@@ -732,9 +735,13 @@ async fn an_agents_restart_leaves_singles_alone_and_a_boot_without_etcd_does_not
     host.reboot().await;
     host.until_units("from the cache", |units| has(units, WEB))
         .await;
-    assert!(!has(&host.units.active().into_iter().collect::<Vec<_>>(), CLOCK));
+    assert!(!has(
+        &host.units.active().into_iter().collect::<Vec<_>>(),
+        CLOCK
+    ));
     host.memory.set_faults(Faults::default());
-    host.until_units("with etcd", |units| has(units, CLOCK)).await;
+    host.until_units("with etcd", |units| has(units, CLOCK))
+        .await;
     host.end().await;
 }
 
@@ -785,6 +792,9 @@ async fn what_was_moved_away_meanwhile_is_stopped() {
         .await;
     host.until("the report", |state| state.processes.len() == 1)
         .await;
-    assert!(!has(&host.units.active().into_iter().collect::<Vec<_>>(), WEB));
+    assert!(!has(
+        &host.units.active().into_iter().collect::<Vec<_>>(),
+        WEB
+    ));
     host.end().await;
 }

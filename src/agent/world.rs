@@ -24,7 +24,9 @@ use crate::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
         UnitTarget, UnitWords, Work,
     },
-    plan::units::{Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan},
+    plan::units::{
+        Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
+    },
     systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
@@ -550,9 +552,8 @@ impl Entry {
     /// A raw unit in systemd's words.
     fn words(&self) -> Option<UnitWords> {
         self.is_done().then(|| {
-            let or = |text: &str, default: &str| {
-                if text.is_empty() { default } else { text }.to_owned()
-            };
+            let or =
+                |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
             UnitWords {
                 done: if self.seen.loaded {
                     UnitTarget::Loaded

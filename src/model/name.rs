@@ -340,7 +340,9 @@ impl UnitFileName {
     /// What stands before the `@`, or the whole stem: `%p`.
     #[must_use]
     pub fn prefix(&self) -> &str {
-        self.stem().split_once('@').map_or(self.stem(), |(prefix, _)| prefix)
+        self.stem()
+            .split_once('@')
+            .map_or(self.stem(), |(prefix, _)| prefix)
     }
 
     /// What stands after the `@`; empty in a template, none in a plain unit: `%i`.
@@ -375,15 +377,40 @@ mod tests {
         let cases = [
             ("hello.service", "hello", "hello", None, None),
             ("hello@.service", "hello@", "hello", Some(""), None),
-            ("hello@1.service", "hello@1", "hello", Some("1"), Some("hello@.service")),
-            ("a.b@c@d.e.timer", "a.b@c@d.e", "a.b", Some("c@d.e"), Some("a.b@.timer")),
+            (
+                "hello@1.service",
+                "hello@1",
+                "hello",
+                Some("1"),
+                Some("hello@.service"),
+            ),
+            (
+                "a.b@c@d.e.timer",
+                "a.b@c@d.e",
+                "a.b",
+                Some("c@d.e"),
+                Some("a.b@.timer"),
+            ),
         ];
         for (name, stem, prefix, instance, template) in cases {
             let name: UnitFileName = name.parse().expect("name");
-            assert_eq!((name.stem(), name.prefix(), name.instance()), (stem, prefix, instance));
+            assert_eq!(
+                (name.stem(), name.prefix(), name.instance()),
+                (stem, prefix, instance)
+            );
             assert_eq!(name.template().as_ref().map(UnitFileName::as_str), template);
         }
-        for bad in ["@1.service", "-x.service", ".service", "x.scope", "x", "a/b.service", "a b.service", "a\n.service", "%i.service"] {
+        for bad in [
+            "@1.service",
+            "-x.service",
+            ".service",
+            "x.scope",
+            "x",
+            "a/b.service",
+            "a b.service",
+            "a\n.service",
+            "%i.service",
+        ] {
             assert!(bad.parse::<UnitFileName>().is_err(), "{bad}");
         }
     }

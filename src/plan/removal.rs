@@ -53,7 +53,9 @@ pub(super) fn retire(
         (Desired::Run, _) if proc.name.kind.is_routable() && !proc.is_one_off() => {
             put_desired(proc, Desired::Drain, batch);
         }
-        (Desired::Run | Desired::Load, _) | (Desired::Drain, None) => put_desired(proc, Desired::Stop, batch),
+        (Desired::Run | Desired::Load, _) | (Desired::Drain, None) => {
+            put_desired(proc, Desired::Stop, batch)
+        }
         (Desired::Drain, Some(Hold::Published)) => {
             waiting.push(format!("{}: its address is being withdrawn", proc.label()));
         }

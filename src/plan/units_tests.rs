@@ -378,27 +378,173 @@ fn singles_live_by_the_lease() {
     let does = |action| (Some(action), None);
     let cases = [
         ("new", Live, Held, Some(run), None, does(Action::Start)),
-        ("new, no lease", Live, Expired, Some(run), None, waits(Waiting::Lease)),
-        ("never from the cache", Cached, Held, Some(run), None, waits(Waiting::Etcd)),
+        (
+            "new, no lease",
+            Live,
+            Expired,
+            Some(run),
+            None,
+            waits(Waiting::Lease),
+        ),
+        (
+            "never from the cache",
+            Cached,
+            Held,
+            Some(run),
+            None,
+            waits(Waiting::Etcd),
+        ),
         ("serving", Live, Held, Some(run), Some(up), (None, None)),
-        ("the agent restarts, its lease holds", Cached, Held, Some(run), Some(up), (None, None)),
-        ("the lease runs out", Live, Expired, Some(run), Some(up), does(Action::Suspend)),
-        ("also without etcd", Cached, Expired, Some(run), Some(up), does(Action::Suspend)),
-        ("nothing known yet: the fence's own business", Nothing, Expired, None, Some(up), (None, None)),
-        ("draining", Live, Expired, Some(single(Desired::Drain)), Some(up), does(Action::Suspend)),
-        ("to be stopped", Live, Expired, Some(single(Desired::Stop)), Some(up), does(Action::Suspend)),
-        ("not assigned any more", Live, Expired, None, Some(up), does(Action::Suspend)),
-        ("starting", Live, Expired, Some(run), Some(busy(Busy::Starting)), does(Action::Cancel)),
-        ("publishing, to an etcd that is away", Live, Expired, Some(run), Some(busy(Busy::Publishing)), does(Action::Cancel)),
-        ("being stopped", Live, Expired, Some(run), Some(busy(Busy::Stopping)), waits(Waiting::Task(Busy::Stopping))),
-        ("stopped", Live, Expired, Some(run), Some(down), waits(Waiting::Lease)),
-        ("the lease is back: the old address goes", Live, Held, Some(run), Some(down), does(Action::Withdraw)),
-        ("and it starts", Live, Held, Some(run), Some(Seen { published: Published::No, ..down }), does(Action::Start)),
-        ("moved away meanwhile", Live, Held, None, Some(Seen { published: Published::No, ..down }), does(Action::Stop)),
-        ("marked while it runs", Live, Held, Some(run), Some(serving(1)), does(Action::Fence)),
-        ("no longer marked", Live, Held, Some(plain), Some(up), does(Action::Unfence)),
-        ("others run on", Live, Expired, Some(plain), Some(serving(1)), (None, None)),
-        ("others start", Cached, Expired, Some(plain), None, does(Action::Start)),
+        (
+            "the agent restarts, its lease holds",
+            Cached,
+            Held,
+            Some(run),
+            Some(up),
+            (None, None),
+        ),
+        (
+            "the lease runs out",
+            Live,
+            Expired,
+            Some(run),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "also without etcd",
+            Cached,
+            Expired,
+            Some(run),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "nothing known yet: the fence's own business",
+            Nothing,
+            Expired,
+            None,
+            Some(up),
+            (None, None),
+        ),
+        (
+            "draining",
+            Live,
+            Expired,
+            Some(single(Desired::Drain)),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "to be stopped",
+            Live,
+            Expired,
+            Some(single(Desired::Stop)),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "not assigned any more",
+            Live,
+            Expired,
+            None,
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "starting",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Starting)),
+            does(Action::Cancel),
+        ),
+        (
+            "publishing, to an etcd that is away",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Publishing)),
+            does(Action::Cancel),
+        ),
+        (
+            "being stopped",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Stopping)),
+            waits(Waiting::Task(Busy::Stopping)),
+        ),
+        (
+            "stopped",
+            Live,
+            Expired,
+            Some(run),
+            Some(down),
+            waits(Waiting::Lease),
+        ),
+        (
+            "the lease is back: the old address goes",
+            Live,
+            Held,
+            Some(run),
+            Some(down),
+            does(Action::Withdraw),
+        ),
+        (
+            "and it starts",
+            Live,
+            Held,
+            Some(run),
+            Some(Seen {
+                published: Published::No,
+                ..down
+            }),
+            does(Action::Start),
+        ),
+        (
+            "moved away meanwhile",
+            Live,
+            Held,
+            None,
+            Some(Seen {
+                published: Published::No,
+                ..down
+            }),
+            does(Action::Stop),
+        ),
+        (
+            "marked while it runs",
+            Live,
+            Held,
+            Some(run),
+            Some(serving(1)),
+            does(Action::Fence),
+        ),
+        (
+            "no longer marked",
+            Live,
+            Held,
+            Some(plain),
+            Some(up),
+            does(Action::Unfence),
+        ),
+        (
+            "others run on",
+            Live,
+            Expired,
+            Some(plain),
+            Some(serving(1)),
+            (None, None),
+        ),
+        (
+            "others start",
+            Cached,
+            Expired,
+            Some(plain),
+            None,
+            does(Action::Start),
+        ),
     ];
     for (what, knowledge, lease, wanted, seen, want) in cases {
         assert_eq!(with_lease(knowledge, lease, wanted, seen), want, "{what}");
@@ -483,7 +629,10 @@ fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
         (0u128..3, desired, kinds(), any::<bool>()).prop_map(|(uuid, desired, kind, single)| {
             // Neither one-offs nor raw units have a type that could be marked.
             let single = single && matches!(kind, Kind::Routable | Kind::Plain);
-            Wanted { single, ..wanted(uuid, desired, kind) }
+            Wanted {
+                single,
+                ..wanted(uuid, desired, kind)
+            }
         });
     prop::collection::btree_map("[a-e]", one, 0..5)
 }

@@ -416,7 +416,8 @@ impl Units for Systemd {
                     Active::Active if unit.ends_with(".service") => {
                         let restarts =
                             property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts");
-                        let up_since = property(connection, &unit, proxies::UNIT, signals::UP_SINCE);
+                        let up_since =
+                            property(connection, &unit, proxies::UNIT, signals::UP_SINCE);
                         let (restarts, up_since) = tokio::try_join!(restarts, up_since)?;
                         Ok(UnitStatus {
                             restarts: restarts.unwrap_or_default(),

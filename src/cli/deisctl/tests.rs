@@ -619,10 +619,17 @@ async fn only_absent_hosts_are_declared_lost() {
         .expect_err("deis-01 is there");
     assert_eq!(exit_code(&refused), 1, "{refused}");
     assert!(!is_lost(2).await, "all or none");
-    let unknown = declare(&["deis-09"], false).await.expect_err("no such host");
+    let unknown = declare(&["deis-09"], false)
+        .await
+        .expect_err("no such host");
     assert_eq!(exit_code(&unknown), 3, "{unknown}");
-    let said = declare(&["deis-02", "10.21.8.103"], false).await.expect("done");
-    assert!(said.contains("deis-02/10.21.8.102: declared lost"), "{said}");
+    let said = declare(&["deis-02", "10.21.8.103"], false)
+        .await
+        .expect("done");
+    assert!(
+        said.contains("deis-02/10.21.8.102: declared lost"),
+        "{said}"
+    );
     assert!(is_lost(2).await && is_lost(3).await);
     let said = declare(&["deis-02"], true).await.expect("done");
     assert!(said.contains("declared not lost"), "{said}");

@@ -224,7 +224,11 @@ pub(super) async fn mark_single(
     let marks = valid::single(&fields)?;
     let app = ops::single::mark(&ctl.store, &name, by, &marks).await?;
     for (kind, single) in &marks {
-        let what = if *single { "single" } else { "no longer single" };
+        let what = if *single {
+            "single"
+        } else {
+            "no longer single"
+        };
         ctl.tell(&name, &format!("{} made {kind} {what}", user.username));
     }
     Ok(Json(wire::Single::of(&app)))

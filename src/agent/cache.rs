@@ -75,7 +75,7 @@ pub fn amend(
         return Ok(());
     };
     (saved.assignment, saved.mod_revision) = (assignment, mod_revision);
-    save(paths, name, &saved)
+    save_all(paths, &[(name, &saved)])
 }
 
 /// Forgets an assignment.

@@ -29,6 +29,7 @@ use crate::{
         Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile,
         UnitFileName, Work,
     },
+    outside,
     plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,

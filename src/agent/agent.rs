@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files,
+    files, lease,
     metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
@@ -27,12 +27,12 @@ use super::{
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, World, kind_of},
+    world::{Assigned, World, is_single, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Plan, Published},
+    plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -80,11 +80,17 @@ impl Asker {
 #[derive(Debug)]
 enum Ended {
     Started(UnitStatus),
+    Loaded(UnitStatus),
     Cancelled,
     Stopped,
     Published,
     Withdrawn(Revision),
     Reported(End),
+    Suspended,
+    /// Behind the fence, or out of it.
+    Fenced(bool),
+    /// Left off, and whether the address was written or removed is not known.
+    Unknown,
 }
 
 struct Task {
@@ -104,6 +110,7 @@ pub struct Agent<U: Units, R: Runtime> {
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
+    lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
 }
@@ -142,7 +149,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            world.adopt(&found.name, found.uuid, found.port, status, now);
+            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
+            if let (Some(owned), Some(entry)) = (found.raw, world.entry_mut(&found.name)) {
+                entry.adopt_raw(owned.loaded);
+            }
         }
         let feed = edges
             .store
@@ -150,6 +161,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let metrics = Arc::new(Metrics::default());
         metrics.watches(feed.health_watch());
         Ok(Self {
+            lease: edges.standing.lease.subscribe(),
             edges,
             world,
             feed,
@@ -189,6 +201,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
+                () = flipped(&mut self.lease) => self.world.touch_all(),
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -219,38 +232,35 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     /// Plans what something happened to, begins what is to be done, and reports. What begins is planned
     /// once more; says when to plan again even if nothing happens.
     fn round(&mut self) -> Option<Duration> {
-        let begun = Instant::now();
-        let mut changed = false;
         loop {
             let now = self.clock.elapsed();
             let names = self.world.take_touched(now);
             if names.is_empty() {
                 break;
             }
-            let plan = self.world.plan(&names, now);
+            let begun = Instant::now();
+            let plan = self.world.plan(&names, *self.lease.borrow(), now);
+            self.metrics.rounds.observe(begun.elapsed());
             let texts = Arc::new(Texts::of(raw_starts(&plan)));
             for (name, action) in &plan.actions {
                 debug!(name, ?action, "begins");
                 self.begin(name, *action, &texts);
             }
             if self.world.knowledge != Knowledge::Nothing {
-                let (world, now) = (&mut self.world, outside::now());
-                changed |= self.states.send_if_modified(|state| {
+                let live = self.world.knowledge == Knowledge::Live;
+                let (world, metrics, now) = (&mut self.world, &self.metrics, outside::now());
+                self.states.send_if_modified(|state| {
                     let is_first = state.is_none();
                     let state = state.get_or_insert_with(|| MachineState {
                         schema: SCHEMA,
                         processes: BTreeMap::new(),
                     });
-                    world.report(&names, now, state) || is_first
+                    let changed = world.report(&names, now, state) || is_first;
+                    metrics.reported(state, live);
+                    changed
                 });
             }
         }
-        self.metrics.rounds.observe(begun.elapsed());
-        if changed && let Some(state) = &*self.states.borrow() {
-            let live = self.world.knowledge == Knowledge::Live;
-            self.metrics.reported(state, live);
-        }
-        self.world.wake_at()
     }
 
     async fn assignments(&mut self, update: Update) {
@@ -269,7 +279,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
-                    if assignment.desired != Desired::Run {
+                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
                         self.forget(name);
                     }
                     let assigned = Assigned {
@@ -438,6 +448,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                     up_since: Some(status.up_since),
+                    words: Some(status.words),
                 };
                 if let Some(name) =
                     self.world
@@ -516,7 +527,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         match ended {
             Ended::Started(status) => entry.started(status),
+            Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
+            Ended::Suspended => {
+                entry.suspended();
+                self.tell(name, &Happened::Suspended);
+            }
+            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
+            Ended::Unknown => entry.seen.published = Published::Unknown,
             Ended::Published => {
                 entry.seen.published = Published::Yes;
                 entry.withdrawn = None;
@@ -563,9 +581,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     // Only for people: one that does not fit is left out.
                     let _ = events.try_send(Event::Progress(owned.clone(), progress));
                 };
+                let done = if job.assignment.desired == Desired::Load {
+                    Ended::Loaded
+                } else {
+                    Ended::Started
+                };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
+                    Ok(started.map_or(Ended::Cancelled, done))
                 })
             }
             Action::Publish => {
@@ -575,18 +598,24 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let entry = self.world.entries().get(name);
                 let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
-                self.tasks.spawn(async move {
-                    edges
-                        .publish(owned, assigned.mod_revision, port, is_there)
-                        .await
-                        .map(|()| Ended::Published)
-                })
+                let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    publish.await.map(|()| Ended::Published)
+                }))
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let port = self.world.ports.get(name);
+                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    withdraw.await.map(Ended::Withdrawn)
+                }))
+            }
+            Action::Halt => {
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
                 self.tasks
-                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {
@@ -594,6 +623,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+            }
+            Action::Suspend => {
+                self.busy(name, Busy::Stopping);
+                self.tasks
+                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
+            }
+            Action::Fence | Action::Unfence => {
+                let Some(assigned) = assigned else { return };
+                self.busy(name, Busy::Fencing);
+                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
+                self.tasks
+                    .spawn(async move { fence.await.map(Ended::Fenced) })
             }
             Action::Report => {
                 self.busy(name, Busy::Reporting);
@@ -624,6 +665,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
+        entry.seen.fenced = is_single(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {
@@ -663,6 +705,25 @@ fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
         .filter(|(_, action)| **action == Action::Start);
     // What is no unit's name is a process's, or refused when it comes to that.
     starts.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Does what may wait for etcd, unless there is no time for that any more.
+async fn unless_cancelled(
+    cancel: CancellationToken,
+    work: impl Future<Output = Result<Ended, StepError>>,
+) -> Result<Ended, StepError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Ended::Unknown),
+        done = work => done,
+    }
+}
+
+/// Waits until the lease is another.
+async fn flipped(lease: &mut watch::Receiver<Lease>) {
+    if lease.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Waits until the channel says so; for ever when it never will.

@@ -50,6 +50,18 @@ impl Paths {
         self.at("/run/deis/agent.sock")
     }
 
+    /// Until when the host's lease holds.
+    #[must_use]
+    pub fn lease(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::LEASE)
+    }
+
+    /// Processes of single types, by name.
+    #[must_use]
+    pub fn fenced(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::FENCED)
+    }
+
     /// The cache: one file per assignment.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
@@ -78,6 +90,7 @@ impl Paths {
         }
         for dir in [
             self.at("/run/deis/units"),
+            self.fenced(),
             self.at("/var/lib/deis/agent"),
             self.cache(),
             self.started_runs(),

@@ -13,7 +13,7 @@ use super::{
     live,
     paths::Paths,
     records::RecordCache,
-    steps::{Edges, Starts},
+    steps::{Edges, Standing, Starts},
 };
 pub use super::{
     agent::Asker,
@@ -80,6 +80,7 @@ pub async fn run<U: Units, R: Runtime>(
         records: RecordCache::default(),
         starts: Starts::default(),
         keeper: Keeper::default(),
+        standing: Standing::default(),
     });
     let ready = |_, asker| {
         ready(asker);

@@ -16,6 +16,8 @@ pub mod host;
 pub mod hosts;
 #[cfg(test)]
 mod kv_tests;
+#[cfg(test)]
+mod loss_tests;
 mod removal;
 pub mod rollout;
 pub mod round;

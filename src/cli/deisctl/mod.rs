@@ -6,6 +6,7 @@
 //! | [`platform`], [`subject`] | what the words on the command line mean (pure) |
 //! | [`fleet`], [`show`], [`progress`] | what etcd tells, as text (`fleet` reads, the others are pure) |
 //! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
+//! | [`lost`] | which hosts are gone, when only a person can tell |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
 //! | [`failure`] | errors with a hint and an exit code |
@@ -18,6 +19,7 @@ pub mod inspect;
 pub mod known_hosts;
 pub mod lifecycle;
 pub mod local_cluster;
+pub mod lost;
 pub mod platform;
 pub mod progress;
 pub mod show;
@@ -142,6 +144,19 @@ pub enum FleetCommand {
         /// Show machine ids in full
         #[arg(short = 'l', long)]
         full: bool,
+    },
+    /// Say that absent hosts are gone for good, so that what ran there moves
+    ///
+    /// One lost host is found out by itself. When many go at once, that looks like a fault of the
+    /// network: then nothing moves until they are back, or declared lost.
+    #[command(after_help = "Example: deisctl declare-lost deis-02 deis-03")]
+    DeclareLost {
+        /// Hosts (name, address, beginning of the id)
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Take it back; what has moved meanwhile stays where it is
+        #[arg(long)]
+        undo: bool,
     },
     /// Show systemd's status of a unit, from its host
     #[command(after_help = UNITS_HELP)]
@@ -367,6 +382,9 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
             write!(out, "{}", show::list(&fleet))?;
         }
         FleetCommand::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
+        FleetCommand::DeclareLost { hosts, undo } => {
+            lost::declare(&store, &hosts, undo, &mut out).await?;
+        }
         FleetCommand::Status { unit } => {
             return inspect::status(context, &load().await?, &unit).await;
         }

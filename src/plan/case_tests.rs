@@ -18,7 +18,7 @@ use crate::{
 
 impl Sim {
     /// Leader and agents act for a while; routers only where told.
-    fn go(&mut self, rounds: usize, routers: &[&str]) {
+    pub(super) fn go(&mut self, rounds: usize, routers: &[&str]) {
         for _ in 0..rounds {
             self.now += Duration::from_secs(1);
             self.lead();
@@ -33,11 +33,11 @@ impl Sim {
         }
     }
 
-    fn waiting(&self) -> String {
+    pub(super) fn waiting(&self) -> String {
         self.last.waiting.iter().map(|w| format!("{w}\n")).collect()
     }
 
-    fn assignments(&self) -> BTreeMap<String, (MachineId, Assignment)> {
+    pub(super) fn assignments(&self) -> BTreeMap<String, (MachineId, Assignment)> {
         let all = self.kv.under("/deis/schedule/").map(|(key, entry)| {
             let (host, name) = keys::parse_assignment(key).expect("assignment");
             (name.to_owned(), (host, entry.decode().expect("assignment")))
@@ -45,7 +45,7 @@ impl Sim {
         all.collect()
     }
 
-    fn unit(&mut self, name: &str, text: &str) {
+    pub(super) fn unit(&mut self, name: &str, text: &str) {
         let unit = UnitFile {
             schema: 1,
             text: text.to_owned(),
@@ -56,7 +56,7 @@ impl Sim {
     }
 
     /// `deis-router@1.service` -> `[1]`, the hosts that it is assigned to.
-    fn hosts_of(&self, unit: &str) -> Vec<usize> {
+    pub(super) fn hosts_of(&self, unit: &str) -> Vec<usize> {
         let suffix = format!("/{unit}");
         let keys = self
             .kv

@@ -10,6 +10,7 @@ pub mod builder;
 pub mod cert;
 pub mod cli;
 pub mod controller;
+pub mod fleet_api;
 pub mod git;
 pub mod image;
 pub mod inner_http;

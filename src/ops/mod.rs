@@ -9,6 +9,7 @@ pub mod gone;
 mod names;
 pub mod release;
 pub mod single;
+pub mod units;
 
 use crate::{
     model::{AppName, InvalidName, ProcessType, ReleaseNumber, RolloutKind, Username},

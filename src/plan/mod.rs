@@ -12,6 +12,8 @@ pub mod certs;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
+#[cfg(test)]
+mod fleet_scheduling_tests;
 pub mod host;
 pub mod hosts;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::platform::{Instance, Part};
 use crate::{
     api::stats::{HostStats, ProcessFigures},
+    api::fleet::View,
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,
@@ -111,6 +112,30 @@ impl Fleet {
         names
             .filter_map(|n| Instance::of_unit(n.as_str()))
             .collect()
+    }
+
+    /// What it says of units.
+    #[must_use]
+    pub const fn view(&self) -> View<'_> {
+        View {
+            units: &self.units,
+            assignments: &self.assignments,
+            states: &self.states,
+        }
+    }
+
+    /// A host as fleetctl named it: `148a18ff.../10.21.8.101`.
+    #[must_use]
+    pub fn machine_label(&self, id: &MachineId, full: bool) -> String {
+        let shown = if full {
+            id.to_string()
+        } else {
+            format!("{}...", &id.as_str()[..8])
+        };
+        match self.address(id) {
+            Some(address) => format!("{shown}/{address}"),
+            None => shown,
+        }
     }
 
     /// A host's name and address for people: `deis-01/10.21.8.101`.

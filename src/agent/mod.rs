@@ -203,6 +203,8 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let registered = register(
         store.clone(),
         machine,
@@ -217,6 +219,11 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         standing.confirmed,
         ended.clone(),
     );
+    let reporter = async move {
+        if own.wait_for(|registered| *registered).await.is_ok() {
+            reporter.await;
+        }
+    };
     let mut registered = AbortOnDropHandle::new(tokio::spawn(registered));
     let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {

@@ -30,6 +30,8 @@ pub mod seal;
 pub mod session;
 pub mod settings;
 pub mod sidecar;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;

@@ -28,6 +28,8 @@ pub struct Found {
     pub port: Option<u16>,
     /// The digest of the templates that it was made from; none for a raw unit.
     pub template: Option<String>,
+    /// The image that it runs, by repository and digest.
+    pub image: Option<String>,
     /// A raw unit, not a process.
     pub raw: bool,
 }
@@ -163,7 +165,14 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
         else {
             continue;
         };
-        let text = fs::read_to_string(&path)?;
+        // One that can't be read is nobody's but its own trouble.
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                warn!(unit = file, %error, "a unit with a process's name can't be read: left alone");
+                continue;
+            }
+        };
         let field = |name: &str| {
             text.lines()
                 .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
@@ -180,6 +189,7 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
             uuid,
             port: field("X-Deis-Port").and_then(|port| port.parse().ok()),
             template: field("X-Deis-Template").map(str::to_owned),
+            image: field("X-Deis-Image").map(str::to_owned),
             raw: false,
         });
     }
@@ -194,6 +204,7 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
                 uuid,
                 port: None,
                 template: None,
+                image: None,
                 raw: true,
             });
         }

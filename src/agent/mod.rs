@@ -24,11 +24,13 @@ mod paths;
 mod ports;
 mod records;
 mod report;
+mod room;
 mod runtime;
 mod socket;
 mod spool;
 pub mod stats;
 mod steps;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -154,6 +156,12 @@ pub async fn run(
     tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
     notify_ready(&machine);
     let ended = stop.child_token();
+    tokio::spawn(room::keep(
+        store.clone(),
+        runtime.clone(),
+        paths.clone(),
+        ended.clone(),
+    ));
     tokio::spawn(images::sweep_often(
         store.clone(),
         runtime,

@@ -14,6 +14,7 @@ pub mod fleet;
 mod fleet_tests;
 pub mod host;
 pub mod hosts;
+pub mod images;
 #[cfg(test)]
 mod kv_tests;
 mod removal;

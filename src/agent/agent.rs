@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
@@ -16,7 +15,7 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files, journal,
+    files,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision},
+    outside,
     plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
@@ -109,7 +109,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 world.ports.remember(name, port);
             }
         }
-        let now = Timestamp::now();
+        let now = outside::now();
         for found in files::scan(&edges.paths)? {
             let unit = unit_of(&found.name);
             let status = match edges.units.status(&unit).await {
@@ -164,6 +164,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 at.saturating_sub(self.clock.elapsed())
             });
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
@@ -206,7 +207,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             self.begin(name, *action);
         }
         if self.world.knowledge != Knowledge::Nothing {
-            let state = self.world.report(Timestamp::now());
+            let state = self.world.report(outside::now());
             self.states.send_if_modified(|old| {
                 let changed = old.as_ref() != Some(&state);
                 if changed {
@@ -377,9 +378,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             restarts: entry.status.restarts,
         };
         self.tell(name, &happened);
-        let (events, name) = (self.events.0.clone(), name.to_owned());
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        let name = name.to_owned();
         tokio::spawn(async move {
-            let lines = journal::last_lines(&name).await;
+            let lines = edges.units.last_lines(&name).await;
             let _ = events.send(Event::Log(name, lines)).await;
         });
     }
@@ -566,7 +568,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let kind = kind_of(name, &assigned.assignment.work);
         let entry = self
             .world
-            .begin(name, assigned.assignment.uuid, kind, Timestamp::now());
+            .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
@@ -591,10 +593,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     fn take_port(&mut self, name: &str) -> Option<u16> {
-        let address = self.edges.host.address;
-        self.world.ports.take(name, |port| {
-            std::net::TcpListener::bind((address, port)).is_ok()
-        })
+        let (address, runtime) = (self.edges.host.address, &self.edges.runtime);
+        self.world
+            .ports
+            .take(name, |port| runtime.port_is_free((address, port).into()))
     }
 }
 

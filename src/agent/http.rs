@@ -13,7 +13,10 @@ use super::{
     cgroup::Cgroups,
     stats::{self, Sampler},
 };
-use crate::inner_http::{self, Answer};
+use crate::{
+    inner_http::{self, Answer},
+    link::links,
+};
 
 /// How long the agent's loop may take to answer.
 const LOOP_LIMIT: Duration = Duration::from_secs(1);
@@ -53,7 +56,7 @@ pub async fn serve(address: SocketAddr, asker: Asker) {
         let figures = figures.clone();
         async move { figures.answer(request.method(), request.uri().path()).await }
     };
-    inner_http::serve(listener, handler).await;
+    inner_http::serve(links().listen(listener), handler).await;
 }
 
 impl Figures {

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     model::{AppName, ProcessName},
     ops::needed,
+    outside,
     plan::images::{Image, Limits, Need, Why, plan},
     render::unit::local_image,
     store::{Store, keys},
@@ -162,7 +163,7 @@ impl<S: Storage> Room<S> {
     async fn images(&mut self, stored: &[Stored]) -> Option<Vec<Image>> {
         let found = self.found().await?;
         let paths = self.paths.clone();
-        let assigned = outside(move || cache::images(&paths)).await?;
+        let assigned = reading(move || cache::images(&paths)).await?;
         let mut used = names_of(&found);
         used.extend(assigned.iter().map(|image| local_image(image)));
         self.uses.keep(stored.iter().flat_map(|image| &image.names));
@@ -205,17 +206,17 @@ impl<S: Storage> Room<S> {
     /// The units of this host; notes that their images are in use.
     async fn found(&mut self) -> Option<Vec<Found>> {
         let paths = self.paths.clone();
-        let found = outside(move || files::scan(&paths)).await?;
+        let found = reading(move || files::scan(&paths)).await?;
         self.uses.note(names_of(&found));
         Some(found)
     }
 }
 
 /// Reads files where it holds nobody else up.
-async fn outside<T: Send + 'static>(
+async fn reading<T: Send + 'static>(
     read: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Option<T> {
-    match tokio::task::spawn_blocking(read).await.ok()? {
+    match outside::blocking(read).await.ok()? {
         Ok(read) => Some(read),
         Err(error) => {
             warn!(%error, "it can't be told which images are needed: none is removed");
@@ -250,7 +251,7 @@ impl Uses {
         if names.is_empty() {
             return;
         }
-        let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        let now = u64::try_from(outside::now().as_second()).unwrap_or_default();
         self.seconds.extend(names.into_iter().map(|name| (name, now)));
         self.save();
     }

@@ -1,6 +1,9 @@
 //! The container runtime: images by digest, and what is left of containers.
 
-use std::{collections::HashMap, future::Future, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, net::SocketAddr, process::Stdio, sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     process::Command,
@@ -10,6 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    link::in_clear,
     render::unit::local_image,
     store::{Store, keys},
 };
@@ -61,14 +65,16 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn images(&self) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
     /// Takes a name from an image, and removes the image with its last one, unless it is used.
     fn remove_image(&self, name: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
+    /// Whether a container could be published there.
+    fn port_is_free(&self, address: SocketAddr) -> bool {
+        std::net::TcpListener::bind(address).is_ok()
+    }
 }
 
 /// podman, called as a program.
 #[derive(Debug, Clone)]
 pub struct Podman {
     store: Store,
-    /// Registries without TLS are allowed (local clusters).
-    plain: bool,
     /// One pull per image at a time, by the image.
     pub(super) slots: Arc<Mutex<HashMap<String, Arc<Mutex<Slot>>>>>,
     /// A pull has found the disk full.
@@ -91,10 +97,9 @@ pub(super) struct Slot {
 impl Podman {
     /// A runtime that finds registries in `store`.
     #[must_use]
-    pub fn new(store: Store, plain: bool) -> Self {
+    pub fn new(store: Store) -> Self {
         Self {
             store,
-            plain,
             slots: Arc::default(),
             full: Arc::default(),
             root: Arc::default(),
@@ -185,14 +190,11 @@ impl Runtime for Podman {
         let mut last = ImageError::NoRegistry;
         // Hosts begin with different replicas, by chance of the image's digest and nothing more.
         for registry in &registries {
-            let from = format!("{registry}/{image}");
-            let tls = if self.plain {
-                "--tls-verify=false"
-            } else {
-                "--tls-verify=true"
-            };
+            // Where links are TLS they prove both ends; podman speaks with this host alone.
+            let from = format!("{}/{image}", in_clear(registry));
             let begun = Instant::now();
-            match self.call("pull", &["pull", "--quiet", tls, &from], PULL_LIMIT).await {
+            let pull = ["pull", "--quiet", "--tls-verify=false", &from];
+            match self.call("pull", &pull, PULL_LIMIT).await {
                 Ok(id) => {
                     self.call("tag", &["tag", &id, &local], CALL_LIMIT).await?;
                     info!(

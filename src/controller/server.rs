@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
@@ -28,7 +28,10 @@ use super::{
     body,
     error::{ApiError, REQUEST_ID},
 };
-use crate::api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason};
+use crate::{
+    api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason},
+    link::LinkListener,
+};
 
 /// Connections that are served at once; further ones wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -67,7 +70,7 @@ async fn spelling() -> Extensions {
 }
 
 /// Serves until `stop`; then begun requests are finished, within a limit.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(super) async fn serve(mut listener: LinkListener, router: Router, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let spelling = spelling().await;
@@ -89,7 +92,6 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
                 }
             },
         };
-        let _ = socket.set_nodelay(true);
         let (router, spelling) = (router.clone(), spelling.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, spelling) = (router.clone(), spelling.clone());

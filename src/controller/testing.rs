@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
 use crate::{
+    link::links,
     model::*,
     ops,
     plan::admission::admit,
@@ -85,14 +86,18 @@ impl Site {
             .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(
-            api,
+            links().listen(api),
             routes::router(state.clone()),
             stop.clone(),
         ));
-        tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
+        tokio::spawn(attach::serve(
+            links().listen(delivery),
+            state.clone(),
+            stop.clone(),
+        ));
         let machine = Machine {
             schema: SCHEMA,
             id: machine(),

@@ -11,15 +11,14 @@ mod election;
 use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use crate::{
     logger::tell::Teller,
     model::Revision,
+    outside,
     plan::{
         World,
         round::{Act, Context, Memory, Policy, Saying, round},
@@ -80,8 +79,20 @@ pub async fn run(
     store: Store,
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
-    let mut engine = Engine::new(store, settings.address.to_string());
-    engine.teller = Some(Teller::start(engine.store.clone()));
+    let teller = Teller::start(store.clone());
+    take_part(store, settings.address.to_string(), Some(teller), stop).await;
+    Ok(())
+}
+
+/// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can.
+pub(crate) async fn take_part(
+    store: Store,
+    address: String,
+    teller: Option<Teller>,
+    stop: CancellationToken,
+) {
+    let mut engine = Engine::new(store, address);
+    engine.teller = teller;
     loop {
         tokio::select! {
             biased;
@@ -91,7 +102,6 @@ pub async fn run(
         engine.turn().await;
     }
     engine.resign().await;
-    Ok(())
 }
 
 /// Leads until `until` holds, then gives the leadership back: how `deisctl` starts a platform that has
@@ -188,6 +198,7 @@ impl Engine {
         };
         let term = &self.term;
         let update = tokio::select! {
+            biased;
             update = self.feed.next() => Some(update),
             () = sleep_until(wake) => None,
             () = async {
@@ -284,11 +295,11 @@ impl Engine {
         let policy = Policy::of(&self.world);
         let context = Context {
             now: now - self.epoch,
-            wall: Timestamp::now(),
+            wall: outside::now(),
             view_since: unbroken.saturating_duration_since(self.epoch),
             fence: term.fence,
             policy: &policy,
-            new_id: &Uuid::new_v4,
+            new_id: &outside::uuid,
         };
         let changed = self.world.take_changed();
         let plan = round(&self.world, &changed, &mut self.memory, &context);

@@ -135,6 +135,10 @@ impl Units for FakeUnits {
         Ok(())
     }
 
+    async fn last_lines(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     fn inbox(&self) -> &Inbox {
         &self.shared.inbox
     }

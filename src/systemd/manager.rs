@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use zbus::{Connection, MatchRule, MessageStream, message};
 
 use super::{
-    Inbox, UnitError, UnitStatus, Units,
+    Inbox, UnitError, UnitStatus, Units, journal,
     proxies::{self, ManagerProxy},
     signals::{self, Properties, Signal},
 };
@@ -272,6 +272,10 @@ impl Units for Systemd {
             Err(error) if is_unknown(&error) => Ok(()),
             result => result,
         }
+    }
+
+    async fn last_lines(&self, process: &str) -> Vec<String> {
+        journal::last_lines(process).await
     }
 
     fn inbox(&self) -> &Inbox {

@@ -5,11 +5,12 @@
 //! called. A reload happens only for an operator's raw unit whose text has changed.
 
 mod fake;
+mod journal;
 mod manager;
 mod proxies;
 mod signals;
 
-use std::{collections::HashMap, future::Future, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Mutex, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -187,7 +188,7 @@ pub struct News {
     /// The bus was lost and is back: signals are missing, every unit has to be read again.
     pub resync: bool,
     /// Merged changes by unit.
-    pub units: HashMap<String, UnitChange>,
+    pub units: BTreeMap<String, UnitChange>,
 }
 
 /// Where changes wait for their reader.
@@ -198,7 +199,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    fn change(&self, unit: &str, change: UnitChange) {
+    pub(crate) fn change(&self, unit: &str, change: UnitChange) {
         let mut news = self
             .news
             .lock()
@@ -293,6 +294,8 @@ pub trait Units: Clone + Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.
     fn reset_failed(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
+    /// The last lines that a process printed; none when the journal does not answer.
+    fn last_lines(&self, process: &str) -> impl Future<Output = Vec<String>> + Send;
     /// Where changes are told.
     fn inbox(&self) -> &Inbox;
 }

@@ -40,7 +40,10 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::local::cli::{self as local, ClusterArgs};
-use crate::store::StoreError;
+use crate::{
+    link::{self, Links},
+    store::StoreError,
+};
 use config::ConfigCommand;
 use context::{Context, ContextArgs};
 use failure::{Failure, Kind};
@@ -258,6 +261,8 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     let context = Context::choose(&cli.context)?;
     enter_namespace(&context)?;
+    // Agents ask for the same certificate as etcd.
+    link::install(Links::new(context.etcd.tls.as_ref())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

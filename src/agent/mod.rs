@@ -31,7 +31,7 @@ pub mod stats;
 pub(crate) mod steps;
 mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod world;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -273,3 +273,225 @@ impl Uses {
         names.iter().filter_map(|name| self.seconds.get(name)).max().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        agent::{
+            runtime::{Podman, Runtime as _},
+            tests::stable::Disk,
+        },
+        model::{
+            Build, ImageKind, Outcome, OutcomeResult, Release, ReleaseNumber, SCHEMA, Username,
+        },
+        ops::app,
+        plan::images,
+        store::Txn,
+    };
+
+    const SIZE: usize = 6 << 20;
+
+    /// A storage of podman's own, on a small disk of its own.
+    struct Host {
+        disk: Disk,
+        paths: Paths,
+        store: Store,
+        podman: Podman,
+        options: Vec<String>,
+    }
+
+    impl Host {
+        fn new() -> Option<Self> {
+            let disk = Disk::mount("40m")?;
+            let at = |name: &str| disk.path().join(name).display().to_string();
+            let options = [
+                ["--root".to_owned(), at("graph")],
+                ["--runroot".to_owned(), at("run")],
+                ["--storage-driver".to_owned(), "vfs".to_owned()],
+            ]
+            .concat();
+            let store = Store::memory();
+            let paths = Paths::below(disk.path());
+            paths.prepare().expect("folders");
+            Some(Self {
+                podman: Podman::new(store.clone()).with_options(&options),
+                disk,
+                paths,
+                store,
+                options,
+            })
+        }
+
+        /// Puts an image there, of bytes that no other has.
+        fn import(&self, name: &str) {
+            let (tree, tar) = (tempfile::tempdir().expect("dir"), self.disk.path().join("tar"));
+            let mut bytes = vec![0; SIZE];
+            getrandom::fill(&mut bytes).expect("bytes");
+            std::fs::write(tree.path().join("blob"), bytes).expect("written");
+            let mut tarring = Command::new("tar");
+            tarring.arg("-cf").arg(&tar).arg("-C").arg(tree.path()).arg(".");
+            assert!(tarring.status().expect("tar").success());
+            let imported = Command::new("podman")
+                .args(&self.options)
+                .args(["import", "--quiet"])
+                .arg(&tar)
+                .arg(name)
+                .output()
+                .expect("podman");
+            assert!(imported.status.success(), "{imported:?}");
+            std::fs::remove_file(tar).expect("removed");
+        }
+
+        fn names(&self) -> BTreeSet<String> {
+            let listed = Command::new("podman")
+                .args(&self.options)
+                .args(["images", "--format", "{{.Repository}}:{{.Tag}}"])
+                .output()
+                .expect("podman");
+            let text = String::from_utf8(listed.stdout).expect("text");
+            text.lines().map(str::to_owned).collect()
+        }
+
+        fn room(&self) -> Room<Podman> {
+            Room::new(self.store.clone(), self.podman.clone(), self.paths.clone())
+        }
+
+        async fn limits(&self, start: u32, stop: u32) {
+            let set = |name, value: u32| (keys::platform(name), value.to_string());
+            let (a, b) = (set(images::START, start), set(images::STOP, stop));
+            let txn = Txn::new().put(&a.0, &a.1).put(&b.0, &b.1);
+            self.store.commit(txn).await.expect("stored");
+        }
+
+        /// Makes an app with two releases that succeeded, of these images.
+        async fn app(&self, name: &AppName, id: impl Fn(Uuid) -> [String; 2]) -> [String; 2] {
+            let owner: Username = "ada".parse().expect("user");
+            let made = app::create(&self.store, &owner, Some(name.clone())).await;
+            let uuid = made.expect("made").1.uuid;
+            let mut record = self.store.get(&keys::app(name)).await.expect("read").expect("there").value;
+            record.active = ReleaseNumber(3);
+            let mut txn = Txn::new().put(&keys::app(name), &record);
+            let images = id(uuid);
+            for (version, image) in (2..).map(ReleaseNumber).zip(&images) {
+                let (build, config) = (Uuid::new_v4(), Uuid::new_v4());
+                let created = jiff::Timestamp::UNIX_EPOCH;
+                txn = txn
+                    .put(
+                        &keys::release(name, version),
+                        &Release {
+                            schema: SCHEMA,
+                            uuid: Uuid::new_v4(),
+                            app: name.clone(),
+                            owner: owner.clone(),
+                            version,
+                            summary: String::new(),
+                            config,
+                            build: Some(build),
+                            created,
+                        },
+                    )
+                    .put(
+                        &keys::outcome(name, version),
+                        &Outcome {
+                            schema: SCHEMA,
+                            version,
+                            result: OutcomeResult::Succeeded,
+                            reason: None,
+                            log: Vec::new(),
+                            finished: created,
+                        },
+                    )
+                    .put(
+                        &keys::build(name, build),
+                        &Build {
+                            source: None,
+                            schema: SCHEMA,
+                            uuid: build,
+                            app: name.clone(),
+                            owner: owner.clone(),
+                            image: image.clone(),
+                            kind: ImageKind::Slug,
+                            port: 5000,
+                            sha: String::new(),
+                            procfile: BTreeMap::new(),
+                            dockerfile: false,
+                            created,
+                        },
+                    );
+            }
+            self.store.commit(txn).await.expect("stored");
+            images
+        }
+    }
+
+    #[tokio::test]
+    async fn podmans_storage_stays_below_the_limit() {
+        let Some(host) = Host::new() else { return };
+        let blog: AppName = "blog".parse().expect("app");
+        let digest = |n: u8| format!("sha256:{}", format!("{n:x}").repeat(64));
+        let image = |app: &str, uuid: Uuid, n: u8| format!("{app}/{uuid}@{}", digest(n));
+        let [rollback, active] = host
+            .app(&blog, |uuid| [image("blog", uuid, 1), image("blog", uuid, 2)])
+            .await;
+        let (_, uuid) = owner(&local_image(&active)).expect("its owner");
+        let (older, shop) = (image("blog", uuid, 3), image("shop", Uuid::new_v4(), 4));
+        let stack = "localhost/deis/stack:latest".to_owned();
+        for image in [&rollback, &active, &older, &shop] {
+            host.import(&local_image(image));
+        }
+        host.import(&stack);
+        // The active release runs; so did the older one before it, later than the rollback's.
+        let unit = |image: &str| {
+            let text = format!("[X-Deis]\nX-Deis-Uuid={}\nX-Deis-Image={image}\n", Uuid::nil());
+            std::fs::write(host.paths.unit("blog_v3.web.1.service"), text).expect("written");
+        };
+        let mut room = host.room();
+        unit(&older);
+        room.note().await;
+        unit(&active);
+        room.note().await;
+        let all = host.names();
+        assert_eq!(all.len(), 5, "{all:?}");
+
+        // There is room as long as nobody says otherwise, or is about to need them.
+        host.limits(90, 80).await;
+        room.note().await;
+        room.look(true).await.expect("looked");
+        assert_eq!(host.names(), all);
+        host.limits(60, 57).await;
+        room.note().await;
+        for image in [&older, &shop] {
+            host.podman.ensure_image(image).await.expect("it is there");
+        }
+        let stored = host.podman.stored().await.expect("listed");
+        let of = |image: &str| {
+            let name = local_image(image);
+            stored.iter().find(|stored| stored.names.contains(&name)).expect("stored")
+        };
+        assert!(!host.podman.discard(of(&older)).await.expect("asked"));
+        assert_eq!(host.names(), all);
+
+        // First what nobody needs: the one that never ran here before the one that did.
+        host.podman.forget_who_asked().await;
+        room.look(false).await.expect("looked");
+        let kept = |images: &[&String]| {
+            let names = images.iter().map(|image| local_image(image));
+            names.chain([stack.clone()]).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(host.names(), kept(&[&rollback, &active]));
+        // Then what a rollback needs, and never what runs or is no app's.
+        host.limits(20, 10).await;
+        room.note().await;
+        room.look(false).await.expect("looked");
+        assert_eq!(host.names(), kept(&[&active]));
+        assert!(room.said, "that nothing more can go");
+        // What is gone is pulled again when it is needed: nobody believes that it is there.
+        let missing = host.podman.ensure_image(&rollback).await.expect_err("gone");
+        assert!(matches!(missing, ImageError::NoRegistry), "{missing}");
+    }
+}

@@ -77,6 +77,9 @@ async fn figures_and_how_the_last_run_ended() {
     let address = free_address();
     let asker = host.life.as_ref().expect("alive").asker.clone();
     let server = tokio::spawn(http::serve(address, asker));
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        time::sleep(Duration::from_millis(5)).await;
+    }
     // One that takes connections and says nothing, and one that refuses them.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let ask = async |limit| {

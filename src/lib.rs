@@ -17,6 +17,7 @@ pub mod leader;
 pub mod link;
 pub mod local;
 pub mod logger;
+pub mod metrics;
 pub mod model;
 pub mod ops;
 pub mod outside;

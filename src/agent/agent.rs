@@ -16,6 +16,7 @@ use super::{
     cache,
     events::Happened,
     files,
+    metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
@@ -48,17 +49,25 @@ enum Event {
 
 /// Asks a running agent's loop about its processes.
 #[derive(Debug, Clone)]
-pub struct Asker(mpsc::Sender<Event>);
+pub struct Asker {
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+}
 
 impl Asker {
     /// What the loop knows; none when it does not answer in time or has ended.
     pub async fn ask(&self, limit: Duration) -> Option<Vec<Vital>> {
         let (sender, receiver) = oneshot::channel();
         let asked = async {
-            self.0.send(Event::Ask(sender)).await.ok()?;
+            self.events.send(Event::Ask(sender)).await.ok()?;
             receiver.await.ok()
         };
         time::timeout(limit, asked).await.ok()?
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 }
 
@@ -76,6 +85,7 @@ enum Ended {
 struct Task {
     name: String,
     uuid: Uuid,
+    begun: Instant,
     cancel: CancellationToken,
 }
 
@@ -90,6 +100,7 @@ pub struct Agent<U: Units, R: Runtime> {
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
     pub(super) clock: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -132,6 +143,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let feed = edges
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
+        let metrics = Arc::new(Metrics::default());
+        metrics.watches(feed.health_watch());
         Ok(Self {
             edges,
             world,
@@ -142,12 +155,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             running: HashMap::new(),
             states,
             clock: Instant::now(),
+            metrics,
         })
     }
 
     /// Through this the loop can be asked while it runs.
     pub fn asker(&self) -> Asker {
-        Asker(self.events.0.clone())
+        Asker {
+            events: self.events.0.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
@@ -196,18 +213,22 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Plans, begins what is to be done, and reports.
     fn round(&mut self) -> Option<Duration> {
+        let begun = Instant::now();
         let plan = plan(
             self.world.knowledge,
             &self.world.wanted(),
             &self.world.seen(),
             self.clock.elapsed(),
         );
+        self.metrics.rounds.observe(begun.elapsed());
         for (name, action) in &plan.actions {
             debug!(name, ?action, "begins");
             self.begin(name, *action);
         }
         if self.world.knowledge != Knowledge::Nothing {
             let state = self.world.report(outside::now());
+            let live = self.world.knowledge == Knowledge::Live;
+            self.metrics.reported(&state, live);
             self.states.send_if_modified(|old| {
                 let changed = old.as_ref() != Some(&state);
                 if changed {
@@ -338,6 +359,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         if news.resync {
+            self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
             for name in self.world.entries.keys() {
                 let unit = unit_of(name);
@@ -364,6 +386,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let Some(entry) = self.world.entries.get(name) else {
             return;
         };
+        self.metrics.crashes.inc();
         warn!(
             name,
             restarts = entry.status.restarts,
@@ -424,9 +447,21 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(Task { name, uuid, .. }) = self.running.remove(&id) else {
+        let Some(Task {
+            name, uuid, begun, ..
+        }) = self.running.remove(&id)
+        else {
             return;
         };
+        match &result {
+            Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
+            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
+            Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
+            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(Err(error)) => self.metrics.failed(error),
+            Err(_) => self.metrics.failed(&StepError::Broken),
+        }
         if self
             .world
             .entries
@@ -558,6 +593,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Task {
                 name: name.to_owned(),
                 uuid,
+                begun: Instant::now(),
                 cancel,
             },
         );

@@ -10,8 +10,22 @@ use std::{
 const ROOT: &str = "/sys/fs/cgroup";
 /// Controllers whose names can't begin a cgroup's name before a dot (systemd's cg_escape).
 const CONTROLLERS: [&str; 16] = [
-    "cgroup", "cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids", "freezer",
-    "net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc",
+    "cgroup",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "io",
+    "blkio",
+    "memory",
+    "devices",
+    "pids",
+    "freezer",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "hugetlb",
+    "rdma",
+    "misc",
 ];
 
 /// What a cgroup has used; none where it can't be told.
@@ -74,7 +88,11 @@ impl Cgroups {
             let at = root.join(controller).join(base(controller));
             let own = root.join(controller).join(base("name=systemd"));
             // The namespace may show a whole hierarchy, or systemd's part of it alone.
-            if at.join("system.slice").exists() { at } else { own }
+            if at.join("system.slice").exists() {
+                at
+            } else {
+                own
+            }
         };
         Self::Legacy {
             memory: of("memory"),
@@ -95,8 +113,13 @@ impl Cgroups {
                 }
             }
             Self::Legacy { memory: m, cpu } => Usage {
-                memory_bytes: memory(&m.join(&below), "memory.usage_in_bytes", "total_inactive_file"),
-                cpu_micros: number(&cpu.join(&below).join("cpuacct.usage")).map(|nanos| nanos / 1000),
+                memory_bytes: memory(
+                    &m.join(&below),
+                    "memory.usage_in_bytes",
+                    "total_inactive_file",
+                ),
+                cpu_micros: number(&cpu.join(&below).join("cpuacct.usage"))
+                    .map(|nanos| nanos / 1000),
             },
         }
     }
@@ -121,7 +144,11 @@ fn place(unit: &str) -> PathBuf {
         .split_once('.')
         .is_some_and(|(first, _)| CONTROLLERS.contains(&first));
     let escaped = controller || unit.starts_with(['_', '.']);
-    place.push(if escaped { format!("_{unit}") } else { unit.to_owned() });
+    place.push(if escaped {
+        format!("_{unit}")
+    } else {
+        unit.to_owned()
+    });
     place
 }
 
@@ -182,30 +209,50 @@ mod tests {
     fn version_one() {
         let dir = tempfile::tempdir().expect("dir");
         let unit = r"system.slice/system-deis\x2drouter.slice/deis-router@1.service";
-        write(dir.path(), &format!("memory/{unit}/memory.usage_in_bytes"), "500\n");
+        write(
+            dir.path(),
+            &format!("memory/{unit}/memory.usage_in_bytes"),
+            "500\n",
+        );
         write(
             dir.path(),
             &format!("memory/{unit}/memory.stat"),
             "inactive_file 1\ntotal_inactive_file 100\n",
         );
-        write(dir.path(), &format!("cpuacct/{unit}/cpuacct.usage"), "9000\n");
+        write(
+            dir.path(),
+            &format!("cpuacct/{unit}/cpuacct.usage"),
+            "9000\n",
+        );
         let used = Usage {
             memory_bytes: Some(400),
             cpu_micros: Some(9),
         };
         // Whether the host's own part of the hierarchies is shown alone, or all of them.
         let alone = "5:memory:/init.scope\n3:cpu,cpuacct:/init.scope\n1:name=systemd:/init.scope\n";
-        assert_eq!(Cgroups::find(dir.path(), alone).usage("deis-router@1.service"), used);
+        assert_eq!(
+            Cgroups::find(dir.path(), alone).usage("deis-router@1.service"),
+            used
+        );
         let outside = "5:memory:/../..\n3:cpuacct:/\n1:name=systemd:/../init.scope\n";
-        assert_eq!(Cgroups::find(dir.path(), outside).usage("deis-router@1.service"), used);
+        assert_eq!(
+            Cgroups::find(dir.path(), outside).usage("deis-router@1.service"),
+            used
+        );
     }
 
     #[test]
     fn places() {
         for (unit, want) in [
-            ("blog_v7.web.1.service", "system.slice/blog_v7.web.1.service"),
+            (
+                "blog_v7.web.1.service",
+                "system.slice/blog_v7.web.1.service",
+            ),
             ("memory.service", "system.slice/_memory.service"),
-            ("memory_v1.web.1.service", "system.slice/memory_v1.web.1.service"),
+            (
+                "memory_v1.web.1.service",
+                "system.slice/memory_v1.web.1.service",
+            ),
             (
                 "deis-logger@2.service",
                 r"system.slice/system-deis\x2dlogger.slice/deis-logger@2.service",

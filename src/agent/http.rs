@@ -16,6 +16,7 @@ use super::{
 use crate::{
     inner_http::{self, Answer},
     link::links,
+    metrics,
 };
 
 /// How long the agent's loop may take to answer.
@@ -66,7 +67,11 @@ impl Figures {
         }
         match path {
             stats::PATH => self.stats().await,
-            _ => inner_http::text(StatusCode::NOT_FOUND, "try /v1/stats\n"),
+            "/metrics" => {
+                let page = self.asker.metrics().page();
+                inner_http::answer(StatusCode::OK, metrics::CONTENT_TYPE, page)
+            }
+            _ => inner_http::text(StatusCode::NOT_FOUND, "try /v1/stats or /metrics\n"),
         }
     }
 
@@ -78,9 +83,7 @@ impl Figures {
         let stats = self.sampler.read(vitals, &DISKS).await;
         match serde_json::to_vec(&stats) {
             Ok(body) => inner_http::answer(StatusCode::OK, "application/json", body),
-            Err(error) => {
-                inner_http::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
-            }
+            Err(error) => inner_http::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
 }

@@ -18,6 +18,7 @@ mod http;
 mod images;
 mod isolation;
 mod machine;
+mod metrics;
 mod oneoff;
 pub(crate) mod paths;
 mod ports;
@@ -28,6 +29,7 @@ pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
 pub mod stats;
+pub mod stand_in;
 pub(crate) mod steps;
 mod storage;
 #[cfg(test)]
@@ -49,6 +51,7 @@ use crate::{
     store::{Presence, PresenceError, Store, keys},
     systemd::{Systemd, Units},
 };
+use agent::Asker;
 use runtime::Runtime;
 
 /// How long the host's lease lives without a sign of life.
@@ -145,13 +148,14 @@ pub async fn run(
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
     let figures = SocketAddr::new(settings.address, stats::PORT);
-    let ready = |Alive { states, asker }| {
+    let ready = |states, asker| {
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
-        tokio::spawn(until(ended.clone(), http::serve(figures, asker)));
+        let serving = http::serve(figures, asker);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
         let room = room::keep(store.clone(), runtime.clone(), paths.clone(), ended.clone());
         tokio::spawn(room);
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
@@ -160,29 +164,13 @@ pub async fn run(
     live(edges.clone(), machine.clone(), words, ready, stop.clone()).await
 }
 
-/// What others may know of a life of the agent.
-pub(crate) struct Alive {
-    /// The host's reports.
-    pub states: watch::Receiver<Option<MachineState>>,
-    /// Asks the loop.
-    pub asker: agent::Asker,
-}
-
-/// Works until it is time to stop.
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = work => {}
-    }
-}
-
 /// One life of the agent on whatever edges: adopts what runs, then is `ready`, registers, follows its
 /// assignments and reports, until `stop` or until it can't go on.
 pub(crate) async fn live<U: Units, R: Runtime>(
     edges: Arc<steps::Edges<U, R>>,
     machine: Machine,
     words: mpsc::Receiver<socket::Word>,
-    ready: impl FnOnce(Alive) -> Result<(), AgentError>,
+    ready: impl FnOnce(watch::Receiver<Option<MachineState>>, Asker) -> Result<(), AgentError>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let (states, state_receiver) = watch::channel(None);
@@ -191,10 +179,7 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     let agent = agent::Agent::new(edges, words, states)
         .await
         .map_err(host("what runs on this host can't be read"))?;
-    ready(Alive {
-        states: state_receiver.clone(),
-        asker: agent.asker(),
-    })?;
+    ready(state_receiver.clone(), agent.asker())?;
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();

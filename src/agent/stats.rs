@@ -126,7 +126,9 @@ impl Sampler {
             .collect();
         // Hundreds of small files: not on a thread that others wait for.
         let read = outside::blocking(move || {
-            let usages = units.iter().map(|(uuid, unit)| (*uuid, cgroups.usage(unit)));
+            let usages = units
+                .iter()
+                .map(|(uuid, unit)| (*uuid, cgroups.usage(unit)));
             usages.collect()
         });
         Sample {

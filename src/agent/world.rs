@@ -335,7 +335,10 @@ impl World {
             name: name.clone(),
             uuid: entry.seen.uuid,
             up_since: (entry.seen.running == Running::Up).then_some(entry.status.up_since),
-            memory_limit_bytes: self.assigned.get(name).and_then(|a| memory_of(&a.assignment)),
+            memory_limit_bytes: self
+                .assigned
+                .get(name)
+                .and_then(|a| memory_of(&a.assignment)),
             restarts: entry.status.restarts,
             exit: entry.exit.clone(),
         };

@@ -78,8 +78,17 @@ mod tests {
         ] {
             assert_eq!(bytes(number), want);
         }
-        assert_eq!((percent(0), percent(123), percent(2000)), ("0.0%".into(), "12.3%".into(), "200.0%".into()));
-        for (secs, want) in [(0, "0s"), (59, "59s"), (200, "3m 20s"), (7500, "2h 5m"), (360_000, "4d 4h")] {
+        assert_eq!(
+            (percent(0), percent(123), percent(2000)),
+            ("0.0%".into(), "12.3%".into(), "200.0%".into())
+        );
+        for (secs, want) in [
+            (0, "0s"),
+            (59, "59s"),
+            (200, "3m 20s"),
+            (7500, "2h 5m"),
+            (360_000, "4d 4h"),
+        ] {
             assert_eq!(duration(secs), want);
         }
     }

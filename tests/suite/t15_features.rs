@@ -47,7 +47,13 @@ fn states(app: &App<'_>) -> BTreeSet<String> {
     let out = app.deis(&["ps"]).ok().out;
     let lines = out.lines().filter(|line| line.contains(" (v"));
     // Without the figures.
-    let state = |line: &str| line.split_inclusive(')').next().unwrap_or(line).trim().to_owned();
+    let state = |line: &str| {
+        line.split_inclusive(')')
+            .next()
+            .unwrap_or(line)
+            .trim()
+            .to_owned()
+    };
     lines.map(state).collect()
 }
 

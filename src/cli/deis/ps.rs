@@ -63,7 +63,8 @@ pub fn show(ui: &mut Ui, app: &AppName, page: &wire::Page<wire::Container>) {
         }
         for (kind, processes) in by_type {
             let heading = format!("--- {kind}:");
-            let line = |p: &wire::Container| format!("{kind}.{} {} ({})", p.num, p.state, p.release);
+            let line =
+                |p: &wire::Container| format!("{kind}.{} {} ({})", p.num, p.state, p.release);
             if processes.iter().all(|p| p.stats.is_none()) {
                 ui.line(&heading);
                 processes.iter().for_each(|p| ui.line(&line(p)));

@@ -31,7 +31,8 @@ impl Shared {
         app: &str,
         filter: Filter<'_>,
     ) -> Result<Vec<wire::Container>, ApiError> {
-        self.containers_with(user, app, filter, Figures(false)).await
+        self.containers_with(user, app, filter, Figures(false))
+            .await
     }
 
     async fn containers_with(

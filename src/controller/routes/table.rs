@@ -19,7 +19,8 @@
 
 use axum::{
     Router,
-    middleware::from_fn_with_state,
+    middleware::{from_fn_with_state, map_response},
+    response::Response,
     routing::{MethodFilter, MethodRouter, on},
 };
 use http::Method;
@@ -35,7 +36,7 @@ use crate::{
         openapi::{Nothing, One, Operation, Pages, Shape, Text},
         wire,
     },
-    controller::{State, error::ApiError, gate::gate},
+    controller::{State, error::ApiError, gate::gate, metrics::Route},
     model::Scope,
 };
 
@@ -162,7 +163,14 @@ pub(in crate::controller) fn router(state: State) -> Router {
         .fold(Router::new(), |router, Row { operation, handler }| {
             let rule = (state.clone(), operation.access);
             let gate = from_fn_with_state(rule, gate);
-            router.route(operation.path, handler.route_layer(gate))
+            let route = Route(operation.path);
+            // Outside of the gate: whom it refuses has asked for this route, too.
+            let mark = map_response(move |mut response: Response| {
+                response.extensions_mut().insert(route);
+                std::future::ready(response)
+            });
+            let handler = handler.route_layer(gate).route_layer(mark);
+            router.route(operation.path, handler)
         })
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method.to_string()))

@@ -26,14 +26,16 @@ pub(crate) mod paths;
 mod ports;
 pub(crate) mod records;
 mod report;
+mod room;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
 pub mod stand_in;
 pub mod stats;
 pub(crate) mod steps;
+mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod texts;
 mod world;
 
@@ -168,6 +170,8 @@ pub async fn run(
         notify_ready(&machine);
         let serving = http::serve(figures, asker);
         tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
+        let room = room::keep(store.clone(), runtime.clone(), paths.clone(), ended.clone());
+        tokio::spawn(room);
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
         Ok(())
     };

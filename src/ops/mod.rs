@@ -7,6 +7,7 @@ pub mod change;
 pub mod follow;
 pub mod gone;
 mod names;
+pub mod needed;
 pub mod release;
 pub mod single;
 pub mod units;

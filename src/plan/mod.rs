@@ -16,6 +16,7 @@ mod fleet_tests;
 mod fleet_scheduling_tests;
 pub mod host;
 pub mod hosts;
+pub mod images;
 #[cfg(test)]
 mod kv_tests;
 #[cfg(test)]

@@ -46,6 +46,7 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::local::cli::{self as local, ClusterArgs};
+use crate::link::{self, Links};
 use crate::model::UnitTarget;
 use crate::store::StoreError;
 use aim::{Aim, UnitWord};
@@ -419,6 +420,8 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     let context = Context::choose(&cli.context)?;
     enter_namespace(&context)?;
+    // Agents ask for the same certificate as etcd.
+    link::install(Links::new(context.etcd.tls.as_ref())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -17,6 +17,7 @@ mod files;
 mod http;
 mod images;
 mod isolation;
+pub(crate) mod keeper;
 mod lease;
 mod machine;
 mod metrics;
@@ -25,14 +26,17 @@ pub(crate) mod paths;
 mod ports;
 pub(crate) mod records;
 mod report;
+mod room;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
 pub mod stand_in;
 pub mod stats;
 pub(crate) mod steps;
+mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod texts;
 mod world;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -45,6 +49,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
+    fleet_api,
     logger::tell::Teller,
     model::{Machine, MachineId, MachineState},
     plan::units::Lease,
@@ -147,7 +152,8 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
         standing: steps::Standing::default(),
     });
@@ -158,10 +164,18 @@ pub async fn run(
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
+        fleet_api::serve(
+            &paths.at("/run/deis/fleet.sock"),
+            store.clone(),
+            stop.clone(),
+        )
+        .map_err(host("fleet.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
         let serving = http::serve(figures, asker);
         tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
+        let room = room::keep(store.clone(), runtime.clone(), paths.clone(), ended.clone());
+        tokio::spawn(room);
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
         Ok(())
     };

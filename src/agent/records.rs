@@ -6,9 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::cache::Records;
@@ -22,7 +23,7 @@ use crate::{
 const KEPT_MAX: usize = 256;
 
 /// Why a release's records can't be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RecordsError {
     /// etcd failed.
     #[error(transparent)]
@@ -43,15 +44,18 @@ pub enum RecordsError {
     },
 }
 
-/// Records by app and release, read at most once in a rollout.
+/// Records by app and release, read at most once in a rollout, also when many ask at the same time.
 #[derive(Debug, Default)]
 pub struct RecordCache {
-    known: Mutex<BTreeMap<(AppName, ReleaseNumber), Known>>,
+    known: Mutex<BTreeMap<Id, Known>>,
 }
 
-#[derive(Debug, Clone)]
+type Id = (AppName, ReleaseNumber);
+type Answer = Result<Arc<Records>, RecordsError>;
+
+#[derive(Debug)]
 struct Known {
-    records: Arc<Records>,
+    answer: Arc<OnceCell<Answer>>,
     /// The rollout that they were last read for.
     rollout: Option<Uuid>,
 }
@@ -68,56 +72,74 @@ impl RecordCache {
         process: &ProcessName,
         rollout: Option<Uuid>,
     ) -> Result<Arc<Records>, RecordsError> {
-        let known = self.known(process);
-        if let Some(known) = &known
-            && rollout.is_some()
-            && known.rollout == rollout
-        {
-            return Ok(known.records.clone());
+        let id = (process.app.clone(), process.release);
+        let (answer, former) = self.begin(&id, rollout);
+        let read = || read(store, &id, former);
+        let records = answer.get_or_init(read).await;
+        if records.is_err() {
+            // Those who asked meanwhile have their answer; whoever asks later asks again.
+            let mut known = self.lock();
+            let is_it = |known: &Known| Arc::ptr_eq(&known.answer, &answer);
+            if known.get(&id).is_some_and(is_it) {
+                known.remove(&id);
+            }
         }
-        let missing = |key: String| RecordsError::Missing { key };
-        let (app, version) = (&process.app, process.release);
-        let key = keys::release(app, version);
-        let release = store
-            .get(&key)
-            .await?
-            .ok_or_else(|| missing(key.to_string()))?
-            .value;
-        let same = known.filter(|known| known.records.release.uuid == release.uuid);
-        let records = if let Some(known) = same {
-            known.records
-        } else {
-            let build = release.build.ok_or_else(|| RecordsError::NoBuild {
-                app: app.clone(),
-                release: version,
-            })?;
-            let (build_key, config_key) =
-                (keys::build(app, build), keys::config(app, release.config));
-            let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
-            Arc::new(Records {
-                release,
-                build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
-                config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
-            })
-        };
-        self.put(process, rollout, records.clone());
-        Ok(records)
+        records.clone()
     }
 
-    fn known(&self, process: &ProcessName) -> Option<Known> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(process.app.clone(), process.release)).cloned()
-    }
-
-    /// Notes records that came from elsewhere (the host's own cache).
-    pub fn put(&self, process: &ProcessName, rollout: Option<Uuid>, records: Arc<Records>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Where the answer is to be found, and what was known before if it has to be looked at again.
+    fn begin(
+        &self,
+        id: &Id,
+        rollout: Option<Uuid>,
+    ) -> (Arc<OnceCell<Answer>>, Option<Arc<Records>>) {
+        let mut known = self.lock();
+        let former = known.get(id);
+        if let Some(former) = former.filter(|former| rollout.is_some() && former.rollout == rollout)
+        {
+            return (former.answer.clone(), None);
+        }
+        let former = former.and_then(|former| former.answer.get()?.clone().ok());
         if known.len() >= KEPT_MAX {
             known.pop_first();
         }
-        let id = (process.app.clone(), process.release);
-        known.insert(id, Known { records, rollout });
+        let answer = Arc::new(OnceCell::new());
+        let new = Known {
+            answer: answer.clone(),
+            rollout,
+        };
+        known.insert(id.clone(), new);
+        (answer, former)
     }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a release's records, or the release alone when it is the one that was known.
+async fn read(store: &Store, (app, version): &Id, former: Option<Arc<Records>>) -> Answer {
+    let missing = |key: String| RecordsError::Missing { key };
+    let key = keys::release(app, *version);
+    let release = store
+        .get(&key)
+        .await?
+        .ok_or_else(|| missing(key.to_string()))?
+        .value;
+    if let Some(former) = former.filter(|former| former.release.uuid == release.uuid) {
+        return Ok(former);
+    }
+    let build = release.build.ok_or_else(|| RecordsError::NoBuild {
+        app: app.clone(),
+        release: *version,
+    })?;
+    let (build_key, config_key) = (keys::build(app, build), keys::config(app, release.config));
+    let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
+    Ok(Arc::new(Records {
+        release,
+        build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
+        config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
+    }))
 }
 
 /// Opens a config's values.

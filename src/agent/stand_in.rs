@@ -8,10 +8,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AgentError, host, live,
+    AgentError, host,
+    keeper::Keeper,
+    live,
     paths::Paths,
     records::RecordCache,
-    steps::{Edges, Standing},
+    steps::{Edges, Standing, Starts},
 };
 pub use super::{
     agent::Asker,
@@ -76,7 +78,8 @@ pub async fn run<U: Units, R: Runtime>(
         paths,
         machine: place.machine.id.clone(),
         records: RecordCache::default(),
-        starts: Edges::<U, R>::starts(),
+        starts: Starts::default(),
+        keeper: Keeper::default(),
         standing: Standing::default(),
     });
     let ready = |_, asker| {

@@ -20,6 +20,7 @@ fn serving(uuid: u128) -> Seen {
         uuid: Uuid::from_u128(uuid),
         kind: Kind::Routable,
         started: true,
+        loaded: false,
         running: Running::Up,
         healthy: Some(true),
         published: Published::Yes,
@@ -560,7 +561,10 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
                 "only a start is for what is not there"
             );
             let w = wanted[name];
+            let load = w.desired == Desired::Load;
             let new = Seen {
+                started: !load,
+                loaded: load,
                 kind: w.kind,
                 uuid: w.uuid,
                 published: Published::No,
@@ -571,10 +575,13 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
             continue;
         };
         match action {
+            Action::Start if wanted[name].desired == Desired::Load => s.loaded = true,
             Action::Start => {
-                s.fenced = wanted[name].single;
                 (s.running, s.started, s.healthy) = (Running::Up, true, Some(true));
+                s.loaded = false;
+                s.fenced = wanted[name].single;
             }
+            Action::Halt => (s.running, s.started, s.loaded) = (Running::No, false, true),
             Action::Cancel => s.busy = None,
             Action::Publish => s.published = Published::Yes,
             Action::Withdraw => s.published = Published::No,
@@ -614,6 +621,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
 fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
     let desired = prop_oneof![
         Just(Desired::Run),
+        Just(Desired::Load),
         Just(Desired::Drain),
         Just(Desired::Stop)
     ];
@@ -667,6 +675,7 @@ fn hosts() -> impl Strategy<Value = BTreeMap<String, Seen>> {
                 uuid: Uuid::from_u128(uuid),
                 kind,
                 started,
+                loaded: kind == Kind::Unit && !started && reported,
                 running,
                 healthy,
                 published,
@@ -707,7 +716,12 @@ proptest! {
                 }
                 (Desired::Run, None) => prop_assert!(false, "{name} does not run"),
                 (Desired::Drain, Some(s)) => prop_assert!(s.kind != Kind::Routable || s.published == Published::No),
-                (Desired::Drain, None) => {}
+                (Desired::Load, Some(s)) if w.kind == Kind::Unit => {
+                    prop_assert_eq!((s.uuid, s.loaded, s.started), (w.uuid, true, false));
+                }
+                (Desired::Load, None) if w.kind == Kind::Unit => prop_assert!(false, "{name} is not loaded"),
+                (Desired::Load, Some(s)) => prop_assert!(s.kind != Kind::Routable || s.published == Published::No),
+                (Desired::Drain | Desired::Load, None) => {}
                 (Desired::Stop, s) => prop_assert!(s.is_none(), "{name} is still there"),
             }
         }
@@ -718,7 +732,7 @@ proptest! {
     fn nothing_is_stopped_without_fresh_knowledge(wanted in wishes(), seen in hosts()) {
         for knowledge in [Knowledge::Nothing, Knowledge::Cached] {
             let plan = plan(knowledge, Lease::Held, &wanted, &seen, NOW);
-            let harm = plan.actions.values().find(|a| matches!(a, Action::Stop | Action::Withdraw | Action::Cancel));
+            let harm = plan.actions.values().find(|a| matches!(a, Action::Stop | Action::Halt | Action::Withdraw | Action::Cancel));
             prop_assert_eq!(harm, None);
         }
     }

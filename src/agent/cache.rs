@@ -200,10 +200,7 @@ mod tests {
         bytes[last] ^= 1;
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
-        assert_eq!(
-            load(&paths),
-            BTreeMap::from([("a".to_owned(), saved())])
-        );
+        assert_eq!(load(&paths), BTreeMap::from([("a".to_owned(), saved())]));
         assert!(
             file("b.damaged").exists(),
             "the damaged file is kept for a person to look at"

@@ -17,7 +17,7 @@ mod files;
 mod http;
 mod images;
 mod isolation;
-mod keeper;
+pub(crate) mod keeper;
 mod lease;
 mod machine;
 mod metrics;

@@ -44,7 +44,7 @@ impl Sim {
         self.rest();
     }
 
-    fn host(&mut self, n: usize, change: impl FnOnce(&mut HostRecord)) {
+    fn amend(&mut self, n: usize, change: impl FnOnce(&mut HostRecord)) {
         let key = keys::host(&machine(n));
         let mut record = self.kv.get(&key).expect("a host").0;
         change(&mut record);
@@ -53,7 +53,7 @@ impl Sim {
     }
 
     fn label(&mut self, n: usize, key: &str, value: &str) {
-        self.host(n, |host| drop(host.labels.insert(key.into(), value.into())));
+        self.amend(n, |host| drop(host.labels.insert(key.into(), value.into())));
     }
 
     #[track_caller]

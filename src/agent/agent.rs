@@ -382,16 +382,17 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            for name in self.world.entries().keys() {
-                let unit = unit_of(name);
-                let (edges, events, name) =
-                    (self.edges.clone(), self.events.0.clone(), name.clone());
-                tokio::spawn(async move {
-                    if let Ok(status) = edges.units.status(&unit).await {
-                        let _ = events.send(Event::Status(name, status)).await;
-                    }
-                });
-            }
+            let names: Vec<String> = self.world.entries().keys().cloned().collect();
+            let (edges, events) = (self.edges.clone(), self.events.0.clone());
+            tokio::spawn(async move {
+                let units: Vec<String> = names.iter().map(|name| unit_of(name)).collect();
+                let Ok(statuses) = edges.units.statuses(&units).await else {
+                    return;
+                };
+                for (name, status) in names.into_iter().zip(statuses) {
+                    let _ = events.send(Event::Status(name, status)).await;
+                }
+            });
         }
     }
 
@@ -479,11 +480,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         };
         match &result {
-            Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
-            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Started(_) | Ended::Loaded(_))) => {
+                self.metrics.starts.observe(begun.elapsed())
+            }
+            Ok(Ok(Ended::Stopped | Ended::Suspended)) => self.metrics.stops.inc(),
             Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
             Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(Ok(_) | Err(StepError::Outdated)) => {}
+            Ok(
+                Ok(Ended::Cancelled | Ended::Reported(_) | Ended::Fenced(_) | Ended::Unknown)
+                | Err(StepError::Outdated),
+            ) => {}
             Ok(Err(error)) => self.metrics.failed(error),
             Err(_) => self.metrics.failed(&StepError::Broken),
         }

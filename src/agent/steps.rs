@@ -480,23 +480,25 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        let file = match job.texts.get(&self.store, &unit).await {
-            Ok(Some(file)) => file,
-            Ok(None) => {
-                return Err(StepError::NoUnitFile {
-                    unit: job.name.clone(),
-                });
-            }
-            Err(error) => match job.saved.as_ref().and_then(|s| s.unit.clone()) {
-                Some(file) => file,
-                None => return Err(error.into()),
+        // The text that is assigned is known by its hash, wherever it comes from.
+        let is_it = |file: &UnitFile| sha256(&file.text) == hash;
+        let kept = job.saved.as_ref().and_then(|saved| saved.unit.clone());
+        let file = match kept.filter(is_it) {
+            Some(kept) => kept,
+            None => match job.texts.get(&self.store, &unit).await? {
+                Some(file) if is_it(&file) => file,
+                Some(_) => {
+                    return Err(StepError::OtherHash {
+                        unit: job.name.clone(),
+                    });
+                }
+                None => {
+                    return Err(StepError::NoUnitFile {
+                        unit: job.name.clone(),
+                    });
+                }
             },
         };
-        if sha256(&file.text) != hash {
-            return Err(StepError::OtherHash {
-                unit: job.name.clone(),
-            });
-        }
         self.save(job, None, Some(file.clone())).await?;
         let _slot = self.starts.units.acquire().await;
         let owned = files::Owned {

@@ -1,14 +1,18 @@
 //! The agent's loop: everything that happens comes in here, the plan is made anew, and its actions go
 //! out as tasks. The loop itself waits for nothing else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
     time::{self, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
@@ -22,18 +26,21 @@ use super::{
     socket::Word,
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
+    texts::Texts,
     world::{Assigned, World, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision},
+    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName, Work},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
+    plan::units::{Action, Busy, Kind, Knowledge, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
 
 /// How long etcd is waited for at the start before the cache has to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to keep on disk what it has refused.
+const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// Things that may wait for the loop; it never waits itself, so this is never full for long.
 const EVENTS_MAX: usize = 1024;
 
@@ -45,6 +52,8 @@ enum Event {
     Status(String, UnitStatus),
     /// Somebody wants to know how the processes are.
     Ask(oneshot::Sender<Vec<Vital>>),
+    /// What the disk has refused was tried again.
+    Kept,
 }
 
 /// Asks a running agent's loop about its processes.
@@ -101,6 +110,8 @@ pub struct Agent<U: Units, R: Runtime> {
     states: watch::Sender<Option<MachineState>>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
+    /// Tries again to keep what the disk has refused.
+    keeping: Option<AbortOnDropHandle<()>>,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -121,12 +132,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         let now = outside::now();
-        for found in files::scan(&edges.paths)? {
-            let unit = unit_of(&found.name);
-            let status = match edges.units.status(&unit).await {
-                Ok(status) => status,
-                Err(error) => return Err(std::io::Error::other(error)),
-            };
+        let all = files::scan(&edges.paths)?;
+        let units: Vec<String> = all.iter().map(|found| unit_of(&found.name)).collect();
+        let statuses = edges.units.statuses(&units).await;
+        let statuses = statuses.map_err(std::io::Error::other)?;
+        for ((found, unit), status) in all.into_iter().zip(units).zip(statuses) {
             info!(unit, uuid = %found.uuid, active = ?status.active, "adopted");
             if found
                 .template
@@ -156,6 +166,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             states,
             clock: Instant::now(),
             metrics,
+            keeping: None,
         })
     }
 
@@ -195,7 +206,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 }
                 () = time::sleep(alarm) => {}
             }
-            // What has come in meanwhile belongs to the same round.
+            // What has come in meanwhile belongs to the same round; a unit's signals before the end of
+            // the task that has caused them.
             while let Ok(word) = self.words.try_recv() {
                 self.heard(word);
             }
@@ -211,39 +223,46 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.tasks.abort_all();
     }
 
-    /// Plans, begins what is to be done, and reports.
+    /// Plans what something happened to, begins what is to be done, and reports. What begins is planned
+    /// once more; says when to plan again even if nothing happens.
     fn round(&mut self) -> Option<Duration> {
-        let begun = Instant::now();
-        let plan = plan(
-            self.world.knowledge,
-            &self.world.wanted(),
-            &self.world.seen(),
-            self.clock.elapsed(),
-        );
-        self.metrics.rounds.observe(begun.elapsed());
-        for (name, action) in &plan.actions {
-            debug!(name, ?action, "begins");
-            self.begin(name, *action);
+        loop {
+            let now = self.clock.elapsed();
+            let names = self.world.take_touched(now);
+            if names.is_empty() {
+                return self.world.wake_at();
+            }
+            let begun = Instant::now();
+            let plan = self.world.plan(&names, now);
+            self.metrics.rounds.observe(begun.elapsed());
+            let texts = Arc::new(Texts::of(raw_starts(&plan)));
+            for (name, action) in &plan.actions {
+                debug!(name, ?action, "begins");
+                self.begin(name, *action, &texts);
+            }
+            if self.world.knowledge != Knowledge::Nothing {
+                let (world, metrics) = (&mut self.world, &self.metrics);
+                let (now, live) = (outside::now(), world.knowledge == Knowledge::Live);
+                self.states.send_if_modified(|state| {
+                    let is_first = state.is_none();
+                    let state = state.get_or_insert_with(|| MachineState {
+                        schema: SCHEMA,
+                        processes: BTreeMap::new(),
+                    });
+                    let changed = world.report(&names, now, state) || is_first;
+                    if changed {
+                        metrics.reported(state, live);
+                    }
+                    changed
+                });
+            }
         }
-        if self.world.knowledge != Knowledge::Nothing {
-            let state = self.world.report(outside::now());
-            let live = self.world.knowledge == Knowledge::Live;
-            self.metrics.reported(&state, live);
-            self.states.send_if_modified(|old| {
-                let changed = old.as_ref() != Some(&state);
-                if changed {
-                    *old = Some(state);
-                }
-                changed
-            });
-        }
-        plan.wake_at()
     }
 
     async fn assignments(&mut self, update: Update) {
         if update.first {
             // The first view is whole: what it does not hold is not assigned.
-            self.world.assigned.clear();
+            self.world.unassign_all();
             if self.world.knowledge != Knowledge::Live {
                 self.recall().await;
             }
@@ -256,66 +275,77 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
+                    let before = self.world.assigned().get(name);
+                    if before.is_some_and(|before| before.assignment.uuid != assignment.uuid) {
+                        self.edges.forget_records(name);
+                    }
                     if assignment.desired != Desired::Run {
                         self.forget(name);
                     }
-                    self.world.assigned.insert(
-                        name.to_owned(),
-                        Assigned {
-                            assignment,
-                            mod_revision,
-                        },
-                    );
+                    let assigned = Assigned {
+                        assignment,
+                        mod_revision,
+                    };
+                    self.world.assign(name, Some(assigned));
                 }
-                Some((Err(error), _)) => {
+                Some((Err(error), mod_revision)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
                     error!(key, %error, "an assignment can't be read and is left as it was");
-                    self.keep_unreadable(name);
+                    self.keep_unreadable(name, mod_revision);
                 }
                 None => {
-                    self.world.assigned.remove(name);
+                    self.world.assign(name, None);
                     self.forget(name);
+                    self.edges.forget_records(name);
                 }
             }
         }
         if self.world.knowledge != Knowledge::Live {
             self.forget_unassigned();
         }
-        self.world.knowledge = Knowledge::Live;
+        self.world.learn(Knowledge::Live);
     }
 
-    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
+    /// Removes a name from the cache.
     fn forget(&mut self, name: &str) {
         self.world.saved.remove(name);
-        if let Err(error) = cache::forget(&self.edges.paths, name) {
-            warn!(name, %error, "the cache of an assignment can't be removed");
-        }
+        self.edges.forget(name);
     }
 
     /// Forgets what went while the agent was away.
     fn forget_unassigned(&mut self) {
-        let gone = |name: &&String| !self.world.assigned.contains_key(*name);
+        let gone = |name: &&String| !self.world.assigned().contains_key(*name);
         let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
         for name in gone {
             self.forget(&name);
-            if !self.world.entries.contains_key(&name) {
+            if !self.world.entries().contains_key(&name) {
                 self.world.ports.release(&name);
             }
         }
     }
 
     /// Leaves a name as it is whose assignment can't be read.
-    fn keep_unreadable(&mut self, name: &str) {
-        if self.world.assigned.contains_key(name) {
+    fn keep_unreadable(&mut self, name: &str, mod_revision: Revision) {
+        if self.world.assigned().contains_key(name) {
             return;
         }
-        if let Some(saved) = self.world.saved.get(name) {
-            let assigned = Assigned {
-                assignment: saved.assignment.clone(),
-                mod_revision: saved.mod_revision,
-            };
-            self.world.assigned.insert(name.to_owned(), assigned);
-        }
+        let (saved, found) = (self.world.saved.get(name), self.world.entries().get(name));
+        let assignment = match (saved, found) {
+            (Some(saved), _) => saved.assignment.clone(),
+            // It runs, and nothing says that it is not to.
+            (None, Some(entry)) => Assignment {
+                schema: SCHEMA,
+                uuid: entry.seen.uuid,
+                desired: Desired::Run,
+                work: work_of(entry.seen.kind),
+            },
+            (None, None) => return,
+        };
+        let assigned = Assigned {
+            assignment,
+            mod_revision,
+        };
+        self.world.assign(name, Some(assigned));
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
@@ -342,14 +372,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             patience_secs = PATIENCE.as_secs(),
             "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
         );
-        for (name, saved) in &self.world.saved {
+        for (name, saved) in self.world.saved.clone() {
             let assigned = Assigned {
-                assignment: saved.assignment.clone(),
+                assignment: saved.assignment,
                 mod_revision: saved.mod_revision,
             };
-            self.world.assigned.insert(name.clone(), assigned);
+            self.world.assign(&name, Some(assigned));
         }
-        self.world.knowledge = Knowledge::Cached;
+        self.world.learn(Knowledge::Cached);
     }
 
     fn news(&mut self, news: News) {
@@ -361,7 +391,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            for name in self.world.entries.keys() {
+            for name in self.world.entries().keys() {
                 let unit = unit_of(name);
                 let (edges, events, name) =
                     (self.edges.clone(), self.events.0.clone(), name.clone());
@@ -383,7 +413,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
-        let Some(entry) = self.world.entries.get(name) else {
+        let Some(entry) = self.world.entries().get(name) else {
             return;
         };
         self.metrics.crashes.inc();
@@ -412,12 +442,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(name, progress) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.progress = progress;
                 }
             }
             Event::Log(name, lines) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.log = lines;
                 }
             }
@@ -435,6 +465,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.crashed(&name);
                 }
             }
+            Event::Kept => {
+                let entries = self.world.entries().iter();
+                let unkept = entries.filter(|(_, entry)| entry.unkept.is_some());
+                let names: Vec<String> = unkept.map(|(name, _)| name.clone()).collect();
+                for name in names {
+                    if let Some(entry) = self.world.entry_mut(&name) {
+                        entry.unkept = self.edges.keeper.trouble(&name);
+                    }
+                }
+            }
             Event::Ask(sender) => {
                 // Whoever asked may have gone.
                 let _ = sender.send(self.world.vitals());
@@ -443,6 +483,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<Ended, StepError>), tokio::task::JoinError>) {
+        // Its unit's signals came before: they are not to be overtaken.
+        let news = self.edges.units.inbox().take();
+        self.news(news);
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
@@ -464,7 +507,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
         if self
             .world
-            .entries
+            .entries()
             .get(&name)
             .is_none_or(|entry| entry.seen.uuid != uuid)
         {
@@ -501,7 +544,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         };
         match ended {
-            Ended::Started(status) => entry.started(status),
+            Ended::Started(status) => {
+                entry.started(status);
+                entry.unkept = self.edges.keeper.trouble(name);
+                if entry.unkept.is_some() {
+                    self.keep_again();
+                }
+            }
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Published => {
                 entry.seen.published = Published::Yes;
@@ -522,14 +571,36 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
     }
 
+    /// Tries to keep on disk what it has refused, until it takes it.
+    fn keep_again(&mut self) {
+        if self
+            .keeping
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        let keeping = tokio::spawn(async move {
+            loop {
+                time::sleep(KEEP_RETRY).await;
+                let left = edges.keeper.try_again(&edges.paths).await;
+                if events.send(Event::Kept).await.is_err() || !left {
+                    return;
+                }
+            }
+        });
+        self.keeping = Some(AbortOnDropHandle::new(keeping));
+    }
+
     /// Begins an action of the plan.
-    fn begin(&mut self, name: &str, action: Action) {
-        let assigned = self.world.assigned.get(name).cloned();
+    fn begin(&mut self, name: &str, action: Action, texts: &Arc<Texts>) {
+        let assigned = self.world.assigned().get(name).cloned();
         if action == Action::Cancel {
             for task in self.running.values().filter(|task| task.name == name) {
                 task.cancel.cancel();
             }
-            if let Some(entry) = self.world.entries.get_mut(name) {
+            if let Some(entry) = self.world.entry_mut(name) {
                 entry.seen.busy = Some(Busy::Cancelling);
             }
             return;
@@ -539,7 +610,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let spawned = match action {
             Action::Cancel => return,
             Action::Start => {
-                let Some(job) = assigned.and_then(|assigned| self.job(name, assigned)) else {
+                let Some(job) =
+                    assigned.and_then(|assigned| self.job(name, assigned, texts.clone()))
+                else {
                     return;
                 };
                 let (events, cancel) = (self.events.0.clone(), cancel.clone());
@@ -556,10 +629,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else {
                     return;
                 };
+                let entry = self.world.entries().get(name);
+                let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
                 self.tasks.spawn(async move {
                     edges
-                        .publish(owned, assigned.mod_revision, port)
+                        .publish(owned, assigned.mod_revision, port, is_there)
                         .await
                         .map(|()| Ended::Published)
                 })
@@ -585,7 +660,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         let uuid = self
             .world
-            .entries
+            .entries()
             .get(name)
             .map_or(Uuid::nil(), |entry| entry.seen.uuid);
         self.running.insert(
@@ -600,7 +675,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// What a start needs; none when there is no port to publish it on.
-    fn job(&mut self, name: &str, assigned: Assigned) -> Option<Job> {
+    fn job(&mut self, name: &str, assigned: Assigned, texts: Arc<Texts>) -> Option<Job> {
         let kind = kind_of(name, &assigned.assignment.work);
         let entry = self
             .world
@@ -619,11 +694,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             mod_revision: assigned.mod_revision,
             port: port.flatten(),
             saved: self.world.saved.get(name).cloned(),
+            texts,
         })
     }
 
     fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {
-        let entry = self.world.entries.get_mut(name)?;
+        let entry = self.world.entry_mut(name)?;
         entry.seen.busy = Some(busy);
         Some(entry.seen.uuid)
     }
@@ -633,6 +709,31 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world
             .ports
             .take(name, |port| runtime.port_is_free((address, port).into()))
+    }
+}
+
+/// The raw units that a plan starts.
+fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
+    let starts = plan
+        .actions
+        .iter()
+        .filter(|(_, action)| **action == Action::Start);
+    // What is no unit's name is a process's, or refused when it comes to that.
+    starts.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Work of a kind of which nothing else is known.
+fn work_of(kind: Kind) -> Work {
+    match kind {
+        Kind::Unit => Work::Unit {
+            hash: String::new(),
+        },
+        Kind::Routable | Kind::Plain | Kind::Run => Work::Process {
+            rollout: None,
+            memory_bytes: 0,
+            cpu_shares: 0,
+            single: false,
+        },
     }
 }
 

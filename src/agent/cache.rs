@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use super::paths::{Durability, NEW, Paths, remove, write_atomic};
+use super::paths::{NEW, Paths, remove, write_all_atomic};
 use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
 
 /// End of the name of a file that was set aside.
@@ -53,15 +53,19 @@ fn checksum(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Writes what is kept of an assignment.
+/// Writes what is kept of assignments; the disk is waited for once.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn save(paths: &Paths, name: &str, saved: &Saved) -> io::Result<()> {
-    let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
-    let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
-    bytes.extend(body);
-    write_atomic(&paths.cache().join(name), &bytes, 0o600, Durability::Disk)
+pub fn save_all(paths: &Paths, entries: &[(&str, &Saved)]) -> io::Result<()> {
+    let mut files = Vec::with_capacity(entries.len());
+    for (name, saved) in entries {
+        let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
+        let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
+        bytes.extend(body);
+        files.push((*name, bytes));
+    }
+    write_all_atomic(&paths.cache(), &files, 0o600)
 }
 
 /// Forgets an assignment.
@@ -171,7 +175,7 @@ mod tests {
         let paths = Paths::below(dir.path());
         paths.prepare().expect("folders");
         for name in ["a", "b", "c"] {
-            save(&paths, name, &saved()).expect("saved");
+            save_all(&paths, &[(name, &saved())]).expect("saved");
         }
         let file = |name: &str| paths.cache().join(name);
         let mut bytes = fs::read(file("b")).expect("read");
@@ -179,10 +183,7 @@ mod tests {
         bytes[last] ^= 1;
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
-        assert_eq!(
-            load(&paths),
-            BTreeMap::from([("a".to_owned(), saved())])
-        );
+        assert_eq!(load(&paths), BTreeMap::from([("a".to_owned(), saved())]));
         assert!(
             file("b.damaged").exists(),
             "the damaged file is kept for a person to look at"

@@ -17,6 +17,7 @@ mod files;
 mod http;
 mod images;
 mod isolation;
+mod keeper;
 mod machine;
 mod metrics;
 mod oneoff;
@@ -28,12 +29,13 @@ mod room;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
-pub mod stats;
 pub mod stand_in;
+pub mod stats;
 pub(crate) mod steps;
 mod storage;
 #[cfg(test)]
 pub(crate) mod tests;
+mod texts;
 mod world;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -142,7 +144,8 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
     });
     let ended = stop.child_token();

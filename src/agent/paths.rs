@@ -117,6 +117,9 @@ fn private_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Files that are flushed one by one.
+const FEW_FILES: usize = 3;
+
 /// Whether a file's bytes must be on the disk before it counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -136,12 +139,13 @@ pub fn write_atomic(
     mode: u32,
     durability: Durability,
 ) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(NEW);
-    let new = path.with_file_name(name);
-    // A former attempt may have left one with other permissions.
-    remove(&new)?;
-    let written = write_new(&new, bytes, mode, durability).and_then(|()| fs::rename(&new, path));
+    let new = new_name(path);
+    let written = write_new(&new, bytes, mode).and_then(|file| {
+        if durability == Durability::Disk {
+            file.sync_all()?;
+        }
+        fs::rename(&new, path)
+    });
     if let Err(error) = written {
         // A disk that is full is not made fuller.
         let _ = remove(&new);
@@ -153,17 +157,61 @@ pub fn write_atomic(
     Ok(())
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+/// The same with several files of one folder, all of them on the disk in the end. Few are flushed one
+/// by one; with many it costs less to have the whole file system flushed once.
+///
+/// # Errors
+/// When one can't be written; each then is what it was, or new.
+pub fn write_all_atomic(dir: &Path, files: &[(&str, Vec<u8>)], mode: u32) -> io::Result<()> {
+    let folder = fs::File::open(dir)?;
+    let written = write_all_new(&folder, dir, files, mode);
+    if written.is_err() {
+        for (name, _) in files {
+            let _ = remove(&new_name(&dir.join(name)));
+        }
+    }
+    written
+}
+
+fn write_all_new(
+    folder: &fs::File,
+    dir: &Path,
+    files: &[(&str, Vec<u8>)],
+    mode: u32,
+) -> io::Result<()> {
+    let is_few = files.len() <= FEW_FILES;
+    for (name, bytes) in files {
+        let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
+        if is_few {
+            file.sync_all()?;
+        }
+    }
+    if !is_few {
+        rustix::fs::syncfs(folder)?;
+    }
+    for (name, _) in files {
+        let path = dir.join(name);
+        fs::rename(new_name(&path), path)?;
+    }
+    folder.sync_all()
+}
+
+fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(NEW);
+    path.with_file_name(name)
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<fs::File> {
+    // A former attempt may have left one with other permissions.
+    remove(path)?;
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)?;
     file.write_all(bytes)?;
-    if durability == Durability::Disk {
-        file.sync_all()?;
-    }
-    Ok(())
+    Ok(file)
 }
 
 /// Removes a file; one that is not there is removed.

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use tokio::sync::OnceCell;
 
 use super::cache::Records;
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
 const KEPT_MAX: usize = 256;
 
 /// Why a release's records can't be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RecordsError {
     /// etcd failed.
     #[error(transparent)]
@@ -37,11 +39,14 @@ pub enum RecordsError {
     },
 }
 
-/// Records by app and release, read at most once.
+/// Records by app and release, read at most once, also when many ask at the same time.
 #[derive(Debug, Default)]
 pub struct RecordCache {
-    known: Mutex<BTreeMap<(AppName, ReleaseNumber), Arc<Records>>>,
+    known: Mutex<BTreeMap<Id, Arc<OnceCell<Answer>>>>,
 }
+
+type Id = (AppName, ReleaseNumber);
+type Answer = Result<Arc<Records>, RecordsError>;
 
 impl RecordCache {
     /// The records of a process's release: three reads for the first process of it, none for others.
@@ -54,45 +59,63 @@ impl RecordCache {
         process: &ProcessName,
     ) -> Result<Arc<Records>, RecordsError> {
         let id = (process.app.clone(), process.release);
-        if let Some(known) = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-        {
-            return Ok(known.clone());
+        let cell = {
+            let mut known = self.lock();
+            if known.len() >= KEPT_MAX && !known.contains_key(&id) {
+                known.pop_first();
+            }
+            known.entry(id.clone()).or_default().clone()
+        };
+        let answer = cell.get_or_init(|| read(store, &id)).await;
+        if answer.is_err() {
+            // Those who asked meanwhile have their answer; whoever asks later asks again.
+            let mut known = self.lock();
+            if known
+                .get(&id)
+                .is_some_and(|other| Arc::ptr_eq(other, &cell))
+            {
+                known.remove(&id);
+            }
         }
-        let missing = |key: String| RecordsError::Missing { key };
-        let (app, version) = &id;
-        let key = keys::release(app, *version);
-        let release = store
-            .get(&key)
-            .await?
-            .ok_or_else(|| missing(key.to_string()))?
-            .value;
-        let build = release.build.ok_or_else(|| RecordsError::NoBuild {
-            app: app.clone(),
-            release: *version,
-        })?;
-        let (build_key, config_key) = (keys::build(app, build), keys::config(app, release.config));
-        let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
-        let records = Arc::new(Records {
-            release,
-            build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
-            config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
-        });
-        self.put(process, records.clone());
-        Ok(records)
+        answer.clone()
     }
 
     /// Notes records that came from elsewhere (the host's own cache).
     pub fn put(&self, process: &ProcessName, records: Arc<Records>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= KEPT_MAX {
-            known.pop_first();
-        }
-        known.insert((process.app.clone(), process.release), records);
+        let id = (process.app.clone(), process.release);
+        let cell = Arc::new(OnceCell::new_with(Some(Ok(records))));
+        self.lock().entry(id).or_insert(cell);
     }
+
+    /// Forgets a process's release: an app of the same name that comes later has others of that number.
+    pub fn forget(&self, process: &ProcessName) {
+        self.lock().remove(&(process.app.clone(), process.release));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Arc<OnceCell<Answer>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn read(store: &Store, (app, version): &Id) -> Answer {
+    let missing = |key: String| RecordsError::Missing { key };
+    let key = keys::release(app, *version);
+    let release = store
+        .get(&key)
+        .await?
+        .ok_or_else(|| missing(key.to_string()))?
+        .value;
+    let build = release.build.ok_or_else(|| RecordsError::NoBuild {
+        app: app.clone(),
+        release: *version,
+    })?;
+    let (build_key, config_key) = (keys::build(app, build), keys::config(app, release.config));
+    let (build, config) = tokio::try_join!(store.get(&build_key), store.get(&config_key))?;
+    Ok(Arc::new(Records {
+        release,
+        build: build.ok_or_else(|| missing(build_key.to_string()))?.value,
+        config: config.ok_or_else(|| missing(config_key.to_string()))?.value,
+    }))
 }
 
 /// Opens a config's values.

@@ -7,12 +7,12 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::{AgentError, host, live, paths::Paths, records::RecordCache, steps::Edges};
 pub use super::{
     agent::Asker,
     runtime::{ImageError, Runtime},
     socket::Word,
 };
-use super::{AgentError, host, live, paths::Paths, records::RecordCache, steps::Edges};
 use crate::{
     logger::tell::Teller,
     model::Machine,
@@ -71,7 +71,8 @@ pub async fn run<U: Units, R: Runtime>(
         paths,
         machine: place.machine.id.clone(),
         records: RecordCache::default(),
-        starts: Edges::<U, R>::starts(),
+        starts: Default::default(),
+        keeper: Default::default(),
     });
     let ready = |_, asker| {
         ready(asker);

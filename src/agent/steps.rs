@@ -10,18 +10,20 @@ use uuid::Uuid;
 
 use super::{
     cache::{self, Records, Saved},
-    files, oneoff,
+    files,
+    keeper::Keeper,
+    oneoff,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
     runtime::{ImageError, Runtime},
     spool,
+    texts::Texts,
 };
 use crate::{
     logger::tell::Teller,
     model::{
         Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
     },
-    outside,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
         unit::{Manner, announcer, log, log_socket, service},
@@ -33,8 +35,11 @@ use crate::{
     systemd::{UnitError, UnitStatus, Units},
 };
 
-/// Starts at once: more than the processors can do in parallel only makes each of them slower.
-const STARTS_MAX: usize = 8;
+/// Containers started at once: more than the processors can do in parallel only makes each of them
+/// slower.
+const CONTAINERS_MAX: usize = 8;
+/// Raw units started at once: each is little work, and most of its time is systemd's answer.
+const UNITS_MAX: usize = 64;
 
 /// All edges that tasks need.
 pub struct Edges<U, R> {
@@ -47,13 +52,24 @@ pub struct Edges<U, R> {
     pub paths: Paths,
     pub machine: MachineId,
     pub records: RecordCache,
-    pub starts: Semaphore,
+    pub starts: Starts,
+    pub keeper: Keeper,
     pub teller: Teller,
 }
 
-impl<U: Units, R: Runtime> Edges<U, R> {
-    pub fn starts() -> Semaphore {
-        Semaphore::new(STARTS_MAX)
+/// How many may be started at once.
+#[derive(Debug)]
+pub struct Starts {
+    containers: Semaphore,
+    units: Semaphore,
+}
+
+impl Default for Starts {
+    fn default() -> Self {
+        Self {
+            containers: Semaphore::new(CONTAINERS_MAX),
+            units: Semaphore::new(UNITS_MAX),
+        }
     }
 }
 
@@ -138,6 +154,8 @@ pub struct Job {
     pub port: Option<u16>,
     /// What the cache holds, for a start without etcd.
     pub saved: Option<Saved>,
+    /// The files of the raw units that start in the same moment.
+    pub texts: Arc<Texts>,
 }
 
 fn process_name(name: &str) -> Result<ProcessName, StepError> {
@@ -157,23 +175,18 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Option<UnitStatus>, StepError> {
         let work = async {
-            let _slot = self.starts.acquire().await;
-            progress(Progress::Preparing);
             match &job.assignment.work {
-                Work::Process { .. } => self.start_process(&job, &progress).await?,
+                Work::Process { .. } => self.start_process(&job, &progress).await,
                 Work::Run {
                     order,
                     attach,
                     memory_bytes,
                 } => {
                     let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
-                    self.start_run(&job, &errand, &progress).await?
+                    self.start_run(&job, &errand, &progress).await
                 }
-                Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
+                Work::Unit { hash } => self.start_raw(&job, hash).await,
             }
-            // The end of the start's job may be known before the signals that tell what it made of the
-            // unit: so it is read once.
-            Ok(self.units.status(&unit_of(&job.name)).await?)
         };
         tokio::select! {
             biased;
@@ -182,31 +195,17 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    async fn records(
-        &self,
-        name: &ProcessName,
-        saved: Option<&Saved>,
-    ) -> Result<Arc<Records>, StepError> {
-        match self.records.get(&self.store, name).await {
-            Ok(records) => Ok(records),
-            Err(error) => match saved.and_then(|s| s.records.clone()) {
-                // Immutable, so what the cache has is as good as what etcd has.
-                Some(records) => {
-                    let records = Arc::new(records);
-                    self.records.put(name, records.clone());
-                    Ok(records)
-                }
-                None => Err(error.into()),
-            },
+    async fn records(&self, name: &ProcessName, job: &Job) -> Result<Arc<Records>, StepError> {
+        let same = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
+        let saved = job.saved.as_ref().filter(same);
+        if let Some(records) = saved.and_then(|saved| saved.records.clone()) {
+            // Immutable, so what the cache has is as good as what etcd has.
+            self.records.put(name, Arc::new(records));
         }
+        Ok(self.records.get(&self.store, name).await?)
     }
 
-    async fn save(
-        &self,
-        job: &Job,
-        records: Option<&Records>,
-        unit: Option<UnitFile>,
-    ) -> io::Result<()> {
+    async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) {
         let saved = Saved {
             assignment: job.assignment.clone(),
             mod_revision: job.mod_revision,
@@ -214,24 +213,19 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             records: records.cloned(),
             unit,
         };
-        if job.saved.as_ref() == Some(&saved) {
-            return Ok(());
+        if job.saved.as_ref() != Some(&saved) {
+            self.keeper.keep(&self.paths, &job.name, saved).await;
         }
-        let (paths, name) = (self.paths.clone(), job.name.clone());
-        // It waits for the disk.
-        outside::blocking(move || cache::save(&paths, &name, &saved))
-            .await
-            .map_err(io::Error::other)?
     }
 
     async fn start_process(
         &self,
         job: &Job,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    ) -> Result<UnitStatus, StepError> {
         let begun = Instant::now();
         let name = process_name(&job.name)?;
-        let records = self.records(&name, job.saved.as_ref()).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {
@@ -246,23 +240,29 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         let units = self.templates.process(&spec, &self.host)?;
         self.runtime.ensure_image(&records.build.image).await?;
-        self.save(job, Some(&records), None).await?;
+        self.save(job, Some(&records), None).await;
+        let _slot = self.starts.containers.acquire().await;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
         progress(Progress::Starting);
         let unit = service(&name);
-        if let Err(error) = self.units.start(&unit).await {
-            // A process that crashed at once is systemd's to restart, and the report's to tell.
-            if !self.units.status(&unit).await?.active.is_live() {
-                return Err(error.into());
+        let status = match self.units.start(&unit).await {
+            Ok(status) => status,
+            Err(error) => {
+                // A process that crashed at once is systemd's to restart, and the report's to tell.
+                let status = self.units.status(&unit).await?;
+                if !status.active.is_live() {
+                    return Err(error.into());
+                }
+                status
             }
-        }
+        };
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         info!(
             unit, uuid = %job.assignment.uuid, prepared_ms = millis(prepared),
             started_ms = millis(begun.elapsed()), "process started"
         );
-        Ok(())
+        Ok(status)
     }
 
     /// What the sidecar of a one-off is told.
@@ -299,9 +299,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         job: &Job,
         errand: &Errand,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    ) -> Result<UnitStatus, StepError> {
         let name = process_name(&job.name)?;
-        let records = self.records(&name, None).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {
@@ -323,24 +323,21 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             .templates
             .run(&spec, &self.host, errand.memory_bytes, &manner)?;
         self.runtime.ensure_image(&records.build.image).await?;
+        let _slot = self.starts.containers.acquire().await;
         files::write_errand(&self.paths, &name, errand)?;
         files::write_process(&self.paths, &name, &units, &environment)?;
         // From here on it counts as started, whatever happens to this host.
+        let unit = service(&name);
         if !oneoff::mark_started(&self.paths, job.assignment.uuid)? {
-            return Ok(());
+            return Ok(self.units.status(&unit).await?);
         }
         progress(Progress::Starting);
-        self.units.start(&service(&name)).await?;
-        info!(unit = service(&name), uuid = %job.assignment.uuid, "one-off started");
-        Ok(())
+        let status = self.units.start(&unit).await?;
+        info!(unit, uuid = %job.assignment.uuid, "one-off started");
+        Ok(status)
     }
 
-    async fn start_raw(
-        &self,
-        job: &Job,
-        hash: &str,
-        progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    async fn start_raw(&self, job: &Job, hash: &str) -> Result<UnitStatus, StepError> {
         let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
             name: job.name.clone(),
         })?;
@@ -349,8 +346,8 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        let file = match self.store.get(&keys::unit(&unit)).await {
-            Ok(Some(file)) => file.value,
+        let file = match job.texts.get(&self.store, &unit).await {
+            Ok(Some(file)) => file,
             Ok(None) => {
                 return Err(StepError::NoUnitFile {
                     unit: job.name.clone(),
@@ -366,19 +363,38 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        self.save(job, None, Some(file.clone())).await?;
+        self.save(job, None, Some(file.clone())).await;
+        let _slot = self.starts.units.acquire().await;
         files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
-        progress(Progress::Starting);
-        if self.units.status(unit.as_str()).await?.needs_reload {
-            info!(
-                unit = unit.as_str(),
-                "a raw unit's text has changed: systemd reloads"
-            );
-            self.units.reload().await?;
-        }
-        self.units.start(unit.as_str()).await?;
+        let status = match self.units.start(unit.as_str()).await {
+            Err(UnitError::OtherText { .. }) => {
+                info!(
+                    unit = unit.as_str(),
+                    "a raw unit's text has changed: systemd reloads"
+                );
+                self.units.reload().await?;
+                self.units.start(unit.as_str()).await?
+            }
+            result => result?,
+        };
         info!(unit = unit.as_str(), uuid = %job.assignment.uuid, "unit started");
-        Ok(())
+        Ok(status)
+    }
+
+    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out. A
+    /// disk that can't be written holds nothing up.
+    pub fn forget(&self, name: &str) {
+        self.keeper.forget(name);
+        if let Err(error) = cache::forget(&self.paths, name) {
+            warn!(name, %error, "the cache of an assignment can't be removed");
+        }
+    }
+
+    /// Forgets the records of a process's release.
+    pub fn forget_records(&self, name: &str) {
+        if let Ok(process) = name.parse::<ProcessName>() {
+            self.records.forget(&process);
+        }
     }
 
     /// Stops a name's units and removes everything of it. Idempotent.
@@ -387,7 +403,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             self.units.stop(&name).await?;
             self.units.reset_failed(&name).await?;
             files::remove_raw(&self.paths, &name)?;
-            cache::forget(&self.paths, &name)?;
+            self.forget(&name);
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
         };
@@ -405,33 +421,42 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
-        cache::forget(&self.paths, &name)?;
-        super::paths::remove(&self.paths.started_runs().join(uuid.to_string()))?;
+        self.forget(&name);
+        let mark = self.paths.started_runs().join(uuid.to_string());
+        if let Err(error) = super::paths::remove(&mark) {
+            warn!(%uuid, %error, "the mark of a one-off that has ended can't be removed");
+        }
         info!(unit = service(&process), %uuid, "process stopped");
         Ok(())
     }
 
-    /// Publishes a process's address, as long as its assignment is the one that we know.
+    /// Publishes a process's address, as long as its assignment is the one that we know; `is_there` when
+    /// a former life of the agent may have done so.
     pub async fn publish(
         self: Arc<Self>,
         name: String,
         mod_revision: Revision,
         port: u16,
+        is_there: bool,
     ) -> Result<(), StepError> {
         let process = process_name(&name)?;
         let key = keys::service(&process.app, &process);
         let address = std::net::SocketAddr::new(self.host.address, port).to_string();
         let assignment = keys::assignment(&self.machine, &name);
-        let txn = match self.store.get(&key).await? {
-            Some(old) if old.value == address => return Ok(()),
-            Some(old) => Txn::new().unchanged(&key, old.mod_revision),
-            None => Txn::new().absent(&key),
-        };
-        match self
-            .store
-            .commit(txn.unchanged(&assignment, mod_revision).put(&key, &address))
-            .await
+        if is_there
+            && self
+                .store
+                .get(&key)
+                .await?
+                .is_some_and(|old| old.value == address)
         {
+            return Ok(());
+        }
+        // Whatever stood there: as long as the assignment is ours, so is the name.
+        let txn = Txn::new()
+            .unchanged(&assignment, mod_revision)
+            .put(&key, &address);
+        match self.store.commit(txn).await {
             Ok(revision) => {
                 info!(process = name, address, revision, "published");
                 Ok(())

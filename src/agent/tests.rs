@@ -149,7 +149,8 @@ impl Host {
             paths,
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
-            starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
+            starts: steps::Starts::default(),
+            keeper: super::keeper::Keeper::default(),
             teller: crate::logger::tell::Teller::start(self.store.clone()),
         });
         let (words, receiver) = mpsc::channel(8);

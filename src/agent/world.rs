@@ -1,7 +1,10 @@
 //! What the agent knows: assignments, and each name's condition on this host. Takes in everything
 //! that happens and gives out the host's report. No IO: [`super::agent`] carries out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -19,9 +22,9 @@ use crate::{
     logger::tell::Damper,
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
-        SCHEMA, Work,
+        Work,
     },
-    plan::units::{Busy, Kind, Knowledge, Published, Running, Seen, Wanted},
+    plan::units::{Busy, Kind, Knowledge, Plan, Published, Running, Seen, Waiting, Wanted, plan},
     systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
@@ -62,6 +65,8 @@ pub struct Entry {
     pub end: Option<End>,
     /// How its last run ended, in few words.
     pub exit: Option<String>,
+    /// Why it can't be kept on this host's disk.
+    pub unkept: Option<String>,
     phase: Phase,
     since: Timestamp,
 }
@@ -105,10 +110,15 @@ fn running_of(active: Active) -> Running {
 #[derive(Debug)]
 pub struct World {
     pub knowledge: Knowledge,
-    pub assigned: BTreeMap<String, Assigned>,
-    pub entries: BTreeMap<String, Entry>,
+    assigned: BTreeMap<String, Assigned>,
+    entries: BTreeMap<String, Entry>,
     pub saved: BTreeMap<String, Saved>,
     pub ports: Ports,
+    /// Names of which anything has changed since they were planned last: a host has hundreds, and
+    /// what happens concerns one.
+    touched: BTreeSet<String>,
+    /// Names that wait for a time.
+    alarms: BTreeMap<String, Duration>,
 }
 
 impl World {
@@ -120,35 +130,102 @@ impl World {
             entries: BTreeMap::new(),
             saved: BTreeMap::new(),
             ports: Ports::default(),
+            touched: BTreeSet::new(),
+            alarms: BTreeMap::new(),
         }
     }
 
-    /// The planner's view of what is wanted.
-    pub fn wanted(&self) -> BTreeMap<String, Wanted> {
-        let wanted = |(name, a): (&String, &Assigned)| {
-            let kind = kind_of(name, &a.assignment.work);
-            (
-                name.clone(),
-                Wanted {
-                    uuid: a.assignment.uuid,
-                    desired: a.assignment.desired,
-                    kind,
-                },
-            )
-        };
-        self.assigned.iter().map(wanted).collect()
+    /// What is assigned to this host.
+    pub const fn assigned(&self) -> &BTreeMap<String, Assigned> {
+        &self.assigned
     }
 
-    /// The planner's view of what is there.
-    pub fn seen(&self) -> BTreeMap<String, Seen> {
-        self.entries
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.seen))
-            .collect()
+    /// Notes what is wanted of a name; nothing when it is no longer assigned.
+    pub fn assign(&mut self, name: &str, assigned: Option<Assigned>) {
+        self.touched.insert(name.to_owned());
+        match assigned {
+            Some(assigned) => drop(self.assigned.insert(name.to_owned(), assigned)),
+            None => drop(self.assigned.remove(name)),
+        }
+    }
+
+    /// Forgets all assignments.
+    pub fn unassign_all(&mut self) {
+        self.touched
+            .extend(std::mem::take(&mut self.assigned).into_keys());
+    }
+
+    /// What is known of this host's names.
+    pub const fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// One name's condition, to be changed.
+    pub fn entry_mut(&mut self, name: &str) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(name)?;
+        if !self.touched.contains(name) {
+            self.touched.insert(name.to_owned());
+        }
+        Some(entry)
+    }
+
+    /// Another knowledge of the assignments changes what is done about every name.
+    pub fn learn(&mut self, knowledge: Knowledge) {
+        if self.knowledge != knowledge {
+            self.knowledge = knowledge;
+            self.touched.extend(self.assigned.keys().cloned());
+            self.touched.extend(self.entries.keys().cloned());
+        }
+    }
+
+    /// Takes the names that have to be planned now.
+    pub fn take_touched(&mut self, now: Duration) -> BTreeSet<String> {
+        let mut names = std::mem::take(&mut self.touched);
+        let due = self.alarms.iter().filter(|(_, at)| **at <= now);
+        names.extend(due.map(|(name, _)| name.clone()));
+        names
+    }
+
+    /// Plans these names.
+    pub fn plan(&mut self, names: &BTreeSet<String>, now: Duration) -> Plan {
+        let plan = plan(self.knowledge, &self.wanted(names), &self.seen(names), now);
+        for name in names {
+            match plan.waiting.get(name) {
+                Some(Waiting::Retry(at)) => drop(self.alarms.insert(name.clone(), *at)),
+                _ => drop(self.alarms.remove(name)),
+            }
+        }
+        plan
+    }
+
+    /// When something has to be planned again even if nothing happens.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.alarms.values().min().copied()
+    }
+
+    /// The planner's view of what is wanted of some names.
+    fn wanted(&self, names: &BTreeSet<String>) -> BTreeMap<String, Wanted> {
+        let wanted = |name: &String| {
+            let Assigned { assignment, .. } = self.assigned.get(name)?;
+            let wanted = Wanted {
+                uuid: assignment.uuid,
+                desired: assignment.desired,
+                kind: kind_of(name, &assignment.work),
+            };
+            Some((name.clone(), wanted))
+        };
+        names.iter().filter_map(wanted).collect()
+    }
+
+    /// The planner's view of what is there under some names.
+    fn seen(&self, names: &BTreeSet<String>) -> BTreeMap<String, Seen> {
+        let seen = |name: &String| Some((name.clone(), self.entries.get(name)?.seen));
+        names.iter().filter_map(seen).collect()
     }
 
     /// A new entry: something is being started under this name.
     pub fn begin(&mut self, name: &str, uuid: Uuid, kind: Kind, now: Timestamp) -> &mut Entry {
+        self.touched.insert(name.to_owned());
         let fresh = || Entry::new(uuid, kind, now);
         let entry = self.entries.entry(name.to_owned()).or_insert_with(fresh);
         if entry.seen.uuid != uuid {
@@ -176,16 +253,13 @@ impl World {
             self.ports.remember(name, port);
         }
         self.entries.insert(name.to_owned(), entry);
+        self.touched.insert(name.to_owned());
     }
 
     /// What the host's last report said of processes that are still the same.
     pub fn recall(&mut self, state: &MachineState) {
         for (name, old) in &state.processes {
-            if let Some(entry) = self
-                .entries
-                .get_mut(name)
-                .filter(|e| e.seen.uuid == old.uuid)
-            {
+            if let Some(entry) = self.entry_mut(name).filter(|e| e.seen.uuid == old.uuid) {
                 entry.withdrawn = old.withdrawn;
                 (entry.phase, entry.since) = (old.phase, old.since);
                 entry.log.clone_from(&old.log);
@@ -219,8 +293,7 @@ impl World {
     /// An announcer has spoken. Returns what its app's owner is to know.
     pub fn hear(&mut self, word: Word) -> Option<Happened> {
         let entry = self
-            .entries
-            .get_mut(&word.unit)
+            .entry_mut(&word.unit)
             .filter(|e| e.seen.uuid == word.uuid)?;
         let up = entry.seen.running == Running::Up;
         let happened = match (word.healthy, entry.ailing) {
@@ -253,7 +326,7 @@ impl World {
             .strip_suffix(".service")
             .filter(|stem| self.entries.contains_key(*stem))
             .unwrap_or(unit);
-        let entry = self.entries.get_mut(name)?;
+        let entry = self.entry_mut(name)?;
         let before = entry.status.clone();
         // The next run's start clears what systemd says of the last one.
         if let Some(exit) = change.exit.as_ref().and_then(Exit::brief) {
@@ -289,7 +362,7 @@ impl World {
     /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
     /// was away.
     pub fn failed(&mut self, name: &str, error: &StepError, now: Duration) {
-        let Some(entry) = self.entries.get_mut(name) else {
+        let Some(entry) = self.entry_mut(name) else {
             return;
         };
         entry.seen.busy = None;
@@ -307,14 +380,14 @@ impl World {
 
     /// An assignment has changed: whatever failed before may go well now.
     pub fn try_again(&mut self, name: &str) {
-        if let Some(entry) = self.entries.get_mut(name) {
+        if let Some(entry) = self.entry_mut(name) {
             (entry.seen.retry_at, entry.failures) = (None, 0);
         }
     }
 
     /// A task has gone well.
     pub fn done(&mut self, name: &str) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(name)?;
+        let entry = self.entry_mut(name)?;
         entry.seen.busy = None;
         entry.seen.retry_at = None;
         entry.error = None;
@@ -325,6 +398,7 @@ impl World {
     /// Everything of a name is gone.
     pub fn gone(&mut self, name: &str) {
         self.entries.remove(name);
+        self.touched.insert(name.to_owned());
         self.saved.remove(name);
         self.ports.release(name);
     }
@@ -345,22 +419,32 @@ impl World {
         self.entries.iter().map(vital).collect()
     }
 
-    /// The host's report; notes since when each process has been in its phase.
-    pub fn report(&mut self, now: Timestamp) -> MachineState {
-        let mut processes = BTreeMap::new();
-        for (name, entry) in &mut self.entries {
+    /// Brings what the report says of some names up to date, and notes since when each has been in its
+    /// phase; whether anything changed.
+    pub fn report(
+        &mut self,
+        names: &BTreeSet<String>,
+        now: Timestamp,
+        report: &mut MachineState,
+    ) -> bool {
+        let mut changed = false;
+        for name in names {
+            let Some(entry) = self.entries.get_mut(name) else {
+                changed |= report.processes.remove(name).is_some();
+                continue;
+            };
             let phase = entry.current_phase();
             if phase != entry.phase {
                 (entry.phase, entry.since) = (phase, now);
             }
-            let port = self.ports.get(name);
             let desired = self.assigned.get(name).map(|a| a.assignment.desired);
-            processes.insert(name.clone(), entry.state(port, desired));
+            let state = entry.state(self.ports.get(name), desired);
+            if report.processes.get(name) != Some(&state) {
+                report.processes.insert(name.clone(), state);
+                changed = true;
+            }
         }
-        MachineState {
-            schema: SCHEMA,
-            processes,
-        }
+        changed
     }
 }
 
@@ -389,6 +473,7 @@ impl Entry {
             damper: Damper::default(),
             end: None,
             exit: None,
+            unkept: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -446,7 +531,12 @@ impl Entry {
         }
         match self.phase {
             Phase::Crashed => Some(self.status.exit.reason()),
-            Phase::Starting | Phase::Up => self.word.clone(),
+            Phase::Starting | Phase::Up => self.word.clone().or_else(|| {
+                let why = self.unkept.as_ref()?;
+                Some(format!(
+                    "this host's disk does not keep it ({why}): without etcd it would not start again"
+                ))
+            }),
             Phase::Preparing | Phase::Stopping | Phase::Error => None,
         }
     }

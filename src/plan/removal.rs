@@ -128,7 +128,7 @@ pub(super) fn take_away(
                 retire(proc, hold, cx, &mut batch, &mut waiting);
             }
         }
-        batch.pack(app.as_str(), &base, plan);
+        batch.pack(app.as_str(), world, &base, plan);
         for why in waiting {
             plan.wait(app.as_str(), format!("being destroyed: {why}"));
         }

@@ -91,7 +91,7 @@ impl FakeUnits {
 }
 
 impl Units for FakeUnits {
-    async fn start(&self, unit: &str) -> Result<(), UnitError> {
+    async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         let broken = self.world(|w| {
             w.calls.push(format!("start {unit}"));
             w.broken.contains(unit)
@@ -104,7 +104,7 @@ impl Units for FakeUnits {
             });
         }
         self.set(unit, Active::Active);
-        Ok(())
+        self.status(unit).await
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {

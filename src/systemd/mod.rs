@@ -217,15 +217,20 @@ impl Inbox {
         self.wake.notify_one();
     }
 
+    /// Takes what there is.
+    pub fn take(&self) -> News {
+        std::mem::take(
+            &mut *self
+                .news
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
     /// Waits until there is news and takes it. Cancel safe.
     pub async fn next(&self) -> News {
         loop {
-            let news = std::mem::take(
-                &mut *self
-                    .news
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
+            let news = self.take();
             if news.resync || !news.units.is_empty() {
                 return news;
             }
@@ -284,12 +289,26 @@ pub enum UnitError {
 
 /// The service manager, as far as the agent needs it.
 pub trait Units: Clone + Send + Sync + 'static {
-    /// Starts a unit and waits until it is up. Refuses a unit that has another text loaded.
-    fn start(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
+    /// Starts a unit, waits until it is up, and says what is known of it then. Refuses a unit that has
+    /// another text loaded.
+    fn start(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
     /// Stops a unit and waits until it is down. A unit that is not there is down.
     fn stop(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// What systemd knows of a unit; the default status when it is not loaded.
     fn status(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// The same of many, in their order.
+    fn statuses(
+        &self,
+        units: &[String],
+    ) -> impl Future<Output = Result<Vec<UnitStatus>, UnitError>> + Send {
+        async move {
+            let mut all = Vec::with_capacity(units.len());
+            for unit in units {
+                all.push(self.status(unit).await?);
+            }
+            Ok(all)
+        }
+    }
     /// Makes systemd read all unit files again (for raw units only).
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.

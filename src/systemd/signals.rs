@@ -25,6 +25,9 @@ pub enum Signal {
     },
 }
 
+/// The property that says since when a unit is up.
+pub const UP_SINCE: &str = "ActiveEnterTimestampMonotonic";
+
 /// Properties of one interface as systemd sends them.
 pub type Properties = HashMap<String, OwnedVariant>;
 
@@ -44,7 +47,7 @@ pub fn activity(properties: &Properties) -> Option<Active> {
 
 /// Since when a unit is up, by the same properties.
 pub fn up_since(properties: &Properties) -> Option<u64> {
-    u64::try_from(&**properties.get("ActiveEnterTimestampMonotonic")?).ok()
+    u64::try_from(&**properties.get(UP_SINCE)?).ok()
 }
 
 /// What the properties of org.freedesktop.systemd1.Service say.

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
     super::{
-        cache,
-        http,
+        cache, http,
         paths::{Durability, Paths, write_atomic},
         stats::{self, Way},
     },
@@ -99,7 +98,13 @@ async fn figures_and_how_the_last_run_ended() {
     let stats = &answers["host"];
     assert!(stats.host.memory_bytes > 1 << 20 && stats.host.cpus > 0);
     assert!(stats.host.memory_available_bytes <= stats.host.memory_bytes);
-    assert!(stats.host.disks.iter().any(|disk| disk.path == "/" && disk.bytes > 0));
+    assert!(
+        stats
+            .host
+            .disks
+            .iter()
+            .any(|disk| disk.path == "/" && disk.bytes > 0)
+    );
     let web = &stats.processes[WEB];
     assert_eq!((web.uuid, web.restarts), (Uuid::from_u128(1), 0));
     assert_eq!((web.memory_limit_bytes, &web.exit), (Some(1 << 20), &None));
@@ -107,18 +112,24 @@ async fn figures_and_how_the_last_run_ended() {
     host.units.crash("blog_v1.web.1.service", exit(1, 3));
     let told = |p: &ProcessState| p.exit.as_deref() == Some("exit code 3");
     host.until_process(WEB, "how it ended", told).await;
-    host.units.set("blog_v1.web.1.service", crate::systemd::Active::Active);
+    host.units
+        .set("blog_v1.web.1.service", crate::systemd::Active::Active);
     host.say(WEB, 1, true).await;
-    host.until_process(WEB, "up again, and still told", |p| p.ready && told(p)).await;
+    host.until_process(WEB, "up again, and still told", |p| p.ready && told(p))
+        .await;
     let (answers, _) = ask(Duration::from_secs(2)).await;
-    assert_eq!(answers["host"].processes[WEB].exit.as_deref(), Some("exit code 3"));
+    assert_eq!(
+        answers["host"].processes[WEB].exit.as_deref(),
+        Some("exit code 3")
+    );
     server.abort();
 
     // The next agent knows it, too; and that it does not know of a run that ended meanwhile.
     host.end().await;
     host.boot().await;
     host.serve("blog_v1.worker.1", 2).await;
-    host.until_process(WEB, "told by the next agent", told).await;
+    host.until_process(WEB, "told by the next agent", told)
+        .await;
     host.end().await;
     host.units.crash("blog_v1.web.1.service", Exit::default());
     host.boot().await;
@@ -129,7 +140,9 @@ async fn figures_and_how_the_last_run_ended() {
 
 #[test]
 fn a_full_disk_leaves_no_half_of_a_file() {
-    let Some(disk) = Disk::mount("64k") else { return };
+    let Some(disk) = Disk::mount("64k") else {
+        return;
+    };
     let file = disk.path().join("f");
     let write = |bytes: &[u8]| write_atomic(&file, bytes, 0o600, Durability::Disk);
     write(b"old").expect("written");
@@ -172,11 +185,20 @@ fn whatever_is_in_the_cache_harms_only_itself() {
     assert_eq!(records.build.image, IMAGE);
     let names = std::fs::read_dir(paths.cache()).expect("dir");
     let names: Vec<String> = names
-        .map(|entry| entry.expect("entry").file_name().into_string().expect("text"))
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .into_string()
+                .expect("text")
+        })
         .collect();
     let damaged = names.iter().filter(|name| name.ends_with(".damaged"));
     assert_eq!((damaged.count(), names.len()), (6, 7), "{names:?}");
-    assert_eq!(cache::images(&paths).expect("read"), [IMAGE.to_owned()].into());
+    assert_eq!(
+        cache::images(&paths).expect("read"),
+        [IMAGE.to_owned()].into()
+    );
     // Without the folder the agent knows nothing, and lives.
     std::fs::remove_dir_all(paths.cache()).expect("removed");
     assert_eq!(cache::load(&paths), BTreeMap::new());
@@ -186,4 +208,98 @@ fn whatever_is_in_the_cache_harms_only_itself() {
 fn sum(body: &[u8]) -> Vec<u8> {
     let text = std::str::from_utf8(body).expect("text");
     format!("{}\n{text}", steps::sha256(text)).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_nothing_from_starting_or_stopping() {
+    let Some(disk) = Disk::mount("128k") else {
+        return;
+    };
+    let mut host = Host::new().await;
+    let place = host.paths().at("/var/lib/deis");
+    std::fs::create_dir_all(&place).expect("made");
+    std::os::unix::fs::symlink(disk.path(), place.join("agent")).expect("linked");
+    host.boot().await;
+    disk.fill();
+    let told = host.serve(WEB, 1).await;
+    let reason = told.reason.clone().expect("a reason");
+    assert!(reason.contains("No space left"), "{reason}");
+    assert!(
+        reason.contains("without etcd it would not start again"),
+        "{reason}"
+    );
+    assert_eq!(
+        std::fs::read_dir(host.paths().cache())
+            .expect("dir")
+            .count(),
+        0
+    );
+    // The next agent adopts it as it is, and what is to go goes.
+    host.end().await;
+    host.boot().await;
+    host.serve("blog_v1.worker.1", 2).await;
+    host.assign("blog_v1.worker.1", 2, Desired::Stop).await;
+    host.until("one alone", |s| s.processes.keys().eq([WEB]))
+        .await;
+    let starts = host.units.calls();
+    let starts = starts
+        .iter()
+        .filter(|call| *call == "start blog_v1.web.1.service");
+    assert_eq!(starts.count(), 1);
+    // With room again, what is started is kept, without anybody's help.
+    host.serve("blog_v1.worker.2", 3).await;
+    disk.empty();
+    let kept = |p: &ProcessState| p.ready && p.reason.is_none();
+    host.until_process("blog_v1.worker.2", "kept", kept).await;
+    assert_eq!(
+        cache::load(&host.paths()).keys().collect::<Vec<_>>(),
+        ["blog_v1.worker.2"]
+    );
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_that_cannot_be_read_stops_nothing() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    host.end().await;
+    std::fs::remove_dir_all(host.paths().cache()).expect("removed");
+    let key = keys::setting(&format!("schedule/{}", host.machine), WEB);
+    let txn = Txn::new().put(&key, &"no record".to_owned());
+    host.store.commit(txn).await.expect("stored");
+    host.boot().await;
+    host.serve("blog_v1.worker.1", 2).await;
+    host.until_process(WEB, "still there", |p| p.ready).await;
+    let calls = host.units.calls();
+    assert!(
+        !calls.iter().any(|call| call.starts_with("stop")),
+        "{calls:?}"
+    );
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_of_the_same_name_has_its_own_releases() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    let unit = host.paths().unit("blog_v1.web.1.service");
+    let text = || std::fs::read_to_string(&unit).expect("unit");
+    assert!(text().contains(IMAGE));
+    // Destroyed and made again while this host hears nothing: one change of the same key.
+    let build = keys::build(&app(), Uuid::from_u128(0xb));
+    let mut other = host
+        .store
+        .get(&build)
+        .await
+        .expect("read")
+        .expect("there")
+        .value;
+    other.image = IMAGE.replace("0123", "4567");
+    let txn = Txn::new().put(&build, &other);
+    host.store.commit(txn).await.expect("stored");
+    host.serve(WEB, 2).await;
+    assert!(text().contains(&other.image), "{}", text());
+    host.end().await;
 }

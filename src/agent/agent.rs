@@ -27,7 +27,7 @@ use super::{
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, World, kind_of},
+    world::{Assigned, Entry, World, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName, Work},
@@ -304,6 +304,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             self.forget_unassigned();
         }
         self.world.learn(Knowledge::Live);
+        if update.first {
+            self.keep_adopted();
+        }
     }
 
     /// Removes a name from the cache.
@@ -468,11 +471,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Event::Kept => {
                 let entries = self.world.entries().iter();
                 let unkept = entries.filter(|(_, entry)| entry.unkept.is_some());
-                let names: Vec<String> = unkept.map(|(name, _)| name.clone()).collect();
+                let mut names = self.edges.keeper.troubled();
+                let is_left = !names.is_empty();
+                names.extend(unkept.map(|(name, _)| name.clone()));
                 for name in names {
                     if let Some(entry) = self.world.entry_mut(&name) {
                         entry.unkept = self.edges.keeper.trouble(&name);
                     }
+                }
+                if is_left {
+                    self.keep_again();
                 }
             }
             Event::Ask(sender) => {
@@ -569,6 +577,46 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 entry.end = Some(end);
             }
         }
+    }
+
+    /// Keeps what was found running and is not in the cache: its file was damaged, or the disk was full.
+    fn keep_adopted(&mut self) {
+        let lacks = |(name, assigned): &(&String, &Assigned)| {
+            let uuid = assigned.assignment.uuid;
+            let runs = |entry: &&Entry| entry.seen.uuid == uuid && entry.seen.kind != Kind::Run;
+            let entry = self.world.entries().get(*name).filter(runs);
+            let saved = self.world.saved.get(*name);
+            assigned.assignment.desired == Desired::Run
+                && entry.is_some_and(|entry| entry.seen.started)
+                && saved.is_none_or(|saved| saved.assignment.uuid != uuid)
+        };
+        let job = |(name, assigned): (&String, &Assigned)| Job {
+            name: name.clone(),
+            assignment: assigned.assignment.clone(),
+            mod_revision: assigned.mod_revision,
+            port: self.world.ports.get(name),
+            saved: None,
+            texts: Arc::new(Texts::default()),
+        };
+        let jobs: Vec<Job> = self
+            .world
+            .assigned()
+            .iter()
+            .filter(lacks)
+            .map(job)
+            .collect();
+        if jobs.is_empty() {
+            return;
+        }
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        tokio::spawn(async move {
+            for job in jobs {
+                if let Err(error) = edges.keep_adopted(&job).await {
+                    warn!(name = job.name, %error, "it runs, and is not kept on this host's disk");
+                }
+            }
+            let _ = events.send(Event::Kept).await;
+        });
     }
 
     /// Tries to keep on disk what it has refused, until it takes it.

@@ -72,6 +72,11 @@ impl Keeper {
         self.unkept().get(name).map(|unkept| unkept.why.clone())
     }
 
+    /// All names that are not on the disk.
+    pub fn troubled(&self) -> Vec<String> {
+        self.unkept().keys().cloned().collect()
+    }
+
     /// A name need not be kept any more.
     pub fn forget(&self, name: &str) {
         self.unkept().remove(name);

@@ -265,6 +265,26 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(status)
     }
 
+    /// Keeps what runs already and is not on the disk.
+    pub async fn keep_adopted(&self, job: &Job) -> Result<(), StepError> {
+        match &job.assignment.work {
+            Work::Process { .. } => {
+                let records = self.records(&process_name(&job.name)?, job).await?;
+                self.save(job, Some(&records), None).await;
+            }
+            Work::Unit { hash } => {
+                let unit = job.name.parse().map_err(|_| StepError::Name {
+                    name: job.name.clone(),
+                })?;
+                let file = self.unit_file(job, &unit, hash).await?;
+                self.save(job, None, Some(file)).await;
+            }
+            // One-offs never start from the cache.
+            Work::Run { .. } => {}
+        }
+        Ok(())
+    }
+
     /// What the sidecar of a one-off is told.
     fn errand(
         &self,
@@ -337,6 +357,28 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(status)
     }
 
+    /// A raw unit's file: the host's own, or etcd's.
+    async fn unit_file(
+        &self,
+        job: &Job,
+        unit: &UnitFileName,
+        hash: &str,
+    ) -> Result<UnitFile, StepError> {
+        let saved = job.saved.as_ref().and_then(|saved| saved.unit.clone());
+        if let Some(file) = saved.filter(|file| sha256(&file.text) == hash) {
+            return Ok(file);
+        }
+        match job.texts.get(&self.store, unit).await? {
+            None => Err(StepError::NoUnitFile {
+                unit: job.name.clone(),
+            }),
+            Some(file) if sha256(&file.text) != hash => Err(StepError::OtherHash {
+                unit: job.name.clone(),
+            }),
+            Some(file) => Ok(file),
+        }
+    }
+
     async fn start_raw(&self, job: &Job, hash: &str) -> Result<UnitStatus, StepError> {
         let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
             name: job.name.clone(),
@@ -346,23 +388,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        let file = match job.texts.get(&self.store, &unit).await {
-            Ok(Some(file)) => file,
-            Ok(None) => {
-                return Err(StepError::NoUnitFile {
-                    unit: job.name.clone(),
-                });
-            }
-            Err(error) => match job.saved.as_ref().and_then(|s| s.unit.clone()) {
-                Some(file) => file,
-                None => return Err(error.into()),
-            },
-        };
-        if sha256(&file.text) != hash {
-            return Err(StepError::OtherHash {
-                unit: job.name.clone(),
-            });
-        }
+        let file = self.unit_file(job, &unit, hash).await?;
         self.save(job, None, Some(file.clone())).await;
         let _slot = self.starts.units.acquire().await;
         files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;

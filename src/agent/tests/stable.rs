@@ -246,15 +246,18 @@ async fn a_full_disk_keeps_nothing_from_starting_or_stopping() {
         .iter()
         .filter(|call| *call == "start blog_v1.web.1.service");
     assert_eq!(starts.count(), 1);
-    // With room again, what is started is kept, without anybody's help.
+    let again = |p: &ProcessState| p.reason.as_ref() == Some(&reason);
+    host.until_process(WEB, "told by the next agent, too", again)
+        .await;
+    // With room again, all that runs is kept, without anybody's help.
     host.serve("blog_v1.worker.2", 3).await;
     disk.empty();
     let kept = |p: &ProcessState| p.ready && p.reason.is_none();
     host.until_process("blog_v1.worker.2", "kept", kept).await;
-    assert_eq!(
-        cache::load(&host.paths()).keys().collect::<Vec<_>>(),
-        ["blog_v1.worker.2"]
-    );
+    host.until_process(WEB, "kept", kept).await;
+    let all = cache::load(&host.paths());
+    assert_eq!(all.keys().collect::<Vec<_>>(), [WEB, "blog_v1.worker.2"]);
+    assert_eq!(all[WEB].port, told.port);
     host.end().await;
 }
 

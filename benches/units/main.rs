@@ -3,7 +3,7 @@
 //! runs. Five times each, in turns; `BENCH_ROUNDS`, `BENCH_IDLE_SECS` and `BENCH_ONLY` (plain,
 //! containers, idle) make it shorter.
 
-#[path = "../../tests/suite/support.rs"]
+#[path = "../../tests/support/mod.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod suite;
 #[path = "../support/mod.rs"]

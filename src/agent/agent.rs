@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files,
+    files, lease,
     metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
@@ -27,12 +27,12 @@ use super::{
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, Entry, World, kind_of},
+    world::{Assigned, Entry, World, is_single, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName, Work},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Plan, Published},
+    plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -84,11 +84,17 @@ impl Asker {
 #[derive(Debug)]
 enum Ended {
     Started(UnitStatus),
+    Loaded(UnitStatus),
     Cancelled,
     Stopped,
     Published,
     Withdrawn(Revision),
     Reported(End),
+    Suspended,
+    /// Behind the fence, or out of it.
+    Fenced(bool),
+    /// Left off, and whether the address was written or removed is not known.
+    Unknown,
 }
 
 struct Task {
@@ -108,6 +114,7 @@ pub struct Agent<U: Units, R: Runtime> {
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
+    lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
     /// Tries again to keep what the disk has refused.
@@ -148,7 +155,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            world.adopt(&found.name, found.uuid, found.port, status, now);
+            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
+            if let (Some(owned), Some(entry)) = (found.raw, world.entry_mut(&found.name)) {
+                entry.adopt_raw(owned.loaded);
+            }
         }
         let feed = edges
             .store
@@ -156,6 +167,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let metrics = Arc::new(Metrics::default());
         metrics.watches(feed.health_watch());
         Ok(Self {
+            lease: edges.standing.lease.subscribe(),
             edges,
             world,
             feed,
@@ -196,6 +208,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
+                () = flipped(&mut self.lease) => self.world.touch_all(),
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -233,7 +246,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 return self.world.wake_at();
             }
             let begun = Instant::now();
-            let plan = self.world.plan(&names, now);
+            let plan = self.world.plan(&names, *self.lease.borrow(), now);
             self.metrics.rounds.observe(begun.elapsed());
             let texts = Arc::new(Texts::of(raw_starts(&plan)));
             for (name, action) in &plan.actions {
@@ -241,8 +254,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 self.begin(name, *action, &texts);
             }
             if self.world.knowledge != Knowledge::Nothing {
-                let (world, metrics) = (&mut self.world, &self.metrics);
-                let (now, live) = (outside::now(), world.knowledge == Knowledge::Live);
+                let live = self.world.knowledge == Knowledge::Live;
+                let (world, metrics, now) = (&mut self.world, &self.metrics, outside::now());
                 self.states.send_if_modified(|state| {
                     let is_first = state.is_none();
                     let state = state.get_or_insert_with(|| MachineState {
@@ -250,9 +263,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                         processes: BTreeMap::new(),
                     });
                     let changed = world.report(&names, now, state) || is_first;
-                    if changed {
-                        metrics.reported(state, live);
-                    }
+                    metrics.reported(state, live);
                     changed
                 });
             }
@@ -275,11 +286,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
-                    let before = self.world.assigned().get(name);
-                    if before.is_some_and(|before| before.assignment.uuid != assignment.uuid) {
-                        self.edges.forget_records(name);
-                    }
-                    if assignment.desired != Desired::Run {
+                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
                         self.forget(name);
                     }
                     let assigned = Assigned {
@@ -296,7 +303,6 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 None => {
                     self.world.assign(name, None);
                     self.forget(name);
-                    self.edges.forget_records(name);
                 }
             }
         }
@@ -460,6 +466,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                     up_since: Some(status.up_since),
+                    words: Some(status.words),
                 };
                 if let Some(name) =
                     self.world
@@ -509,7 +516,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
             Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
             Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(Ok(_) | Err(StepError::Outdated)) => {}
             Ok(Err(error)) => self.metrics.failed(error),
             Err(_) => self.metrics.failed(&StepError::Broken),
         }
@@ -559,7 +566,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.keep_again();
                 }
             }
+            Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
+            Ended::Suspended => {
+                entry.suspended();
+                self.tell(name, &Happened::Suspended);
+            }
+            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
+            Ended::Unknown => entry.seen.published = Published::Unknown,
             Ended::Published => {
                 entry.seen.published = Published::Yes;
                 entry.withdrawn = None;
@@ -668,9 +682,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     // Only for people: one that does not fit is left out.
                     let _ = events.try_send(Event::Progress(owned.clone(), progress));
                 };
+                let done = if job.assignment.desired == Desired::Load {
+                    Ended::Loaded
+                } else {
+                    Ended::Started
+                };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
+                    Ok(started.map_or(Ended::Cancelled, done))
                 })
             }
             Action::Publish => {
@@ -680,18 +699,24 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let entry = self.world.entries().get(name);
                 let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
-                self.tasks.spawn(async move {
-                    edges
-                        .publish(owned, assigned.mod_revision, port, is_there)
-                        .await
-                        .map(|()| Ended::Published)
-                })
+                let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    publish.await.map(|()| Ended::Published)
+                }))
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let port = self.world.ports.get(name);
+                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    withdraw.await.map(Ended::Withdrawn)
+                }))
+            }
+            Action::Halt => {
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
                 self.tasks
-                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {
@@ -699,6 +724,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+            }
+            Action::Suspend => {
+                self.busy(name, Busy::Stopping);
+                self.tasks
+                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
+            }
+            Action::Fence | Action::Unfence => {
+                let Some(assigned) = assigned else { return };
+                self.busy(name, Busy::Fencing);
+                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
+                self.tasks
+                    .spawn(async move { fence.await.map(Ended::Fenced) })
             }
             Action::Report => {
                 self.busy(name, Busy::Reporting);
@@ -729,6 +766,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
+        entry.seen.fenced = is_single(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {
@@ -782,6 +820,25 @@ fn work_of(kind: Kind) -> Work {
             cpu_shares: 0,
             single: false,
         },
+    }
+}
+
+/// Does what may wait for etcd, unless there is no time for that any more.
+async fn unless_cancelled(
+    cancel: CancellationToken,
+    work: impl Future<Output = Result<Ended, StepError>>,
+) -> Result<Ended, StepError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Ended::Unknown),
+        done = work => done,
+    }
+}
+
+/// Waits until the lease is another.
+async fn flipped(lease: &mut watch::Receiver<Lease>) {
+    if lease.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

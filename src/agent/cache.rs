@@ -68,6 +68,23 @@ pub fn save_all(paths: &Paths, entries: &[(&str, &Saved)]) -> io::Result<()> {
     write_all_atomic(&paths.cache(), &files, 0o600)
 }
 
+/// Changes an assignment in what is kept of it, if anything is.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn amend(
+    paths: &Paths,
+    name: &str,
+    assignment: Assignment,
+    mod_revision: Revision,
+) -> io::Result<()> {
+    let Ok(mut saved) = read(&paths.cache().join(name)) else {
+        return Ok(());
+    };
+    (saved.assignment, saved.mod_revision) = (assignment, mod_revision);
+    save_all(paths, &[(name, &saved)])
+}
+
 /// Forgets an assignment.
 ///
 /// # Errors

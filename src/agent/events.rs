@@ -17,6 +17,8 @@ pub enum Happened {
     Unhealthy(String),
     /// It takes requests again.
     Healthy,
+    /// Its type is single, and its host's lease has run out.
+    Suspended,
 }
 
 impl Happened {
@@ -34,6 +36,9 @@ impl Happened {
             Self::Unhealthy(reason) if reason.is_empty() => "is unhealthy".to_owned(),
             Self::Unhealthy(reason) => format!("is unhealthy: {reason}"),
             Self::Healthy => "is healthy again".to_owned(),
+            Self::Suspended => {
+                "is stopped: its host can't reach etcd, and its type is single".to_owned()
+            }
         }
     }
 }

@@ -55,6 +55,18 @@ impl Paths {
         self.at("/run/deis/agent.sock")
     }
 
+    /// Until when the host's lease holds.
+    #[must_use]
+    pub fn lease(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::LEASE)
+    }
+
+    /// Processes of single types, by name.
+    #[must_use]
+    pub fn fenced(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::FENCED)
+    }
+
     /// The cache: one file per assignment.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
@@ -90,6 +102,7 @@ impl Paths {
         }
         private_dir(&self.at("/run/deis/units"), 0o700)?;
         for dir in [
+            self.fenced(),
             self.at("/var/lib/deis/agent"),
             self.cache(),
             self.started_runs(),
@@ -140,12 +153,12 @@ pub fn write_atomic(
     durability: Durability,
 ) -> io::Result<()> {
     let new = new_name(path);
-    let written = write_new(&new, bytes, mode).and_then(|file| {
-        if durability == Durability::Disk {
-            file.sync_all()?;
-        }
-        fs::rename(&new, path)
-    });
+    let written = write_new(&new, bytes, mode)
+        .and_then(|file| match durability {
+            Durability::Disk => file.sync_all(),
+            Durability::Runtime => Ok(()),
+        })
+        .and_then(|()| fs::rename(&new, path));
     if let Err(error) = written {
         // A disk that is full is not made fuller.
         let _ = remove(&new);
@@ -164,34 +177,29 @@ pub fn write_atomic(
 /// When one can't be written; each then is what it was, or new.
 pub fn write_all_atomic(dir: &Path, files: &[(&str, Vec<u8>)], mode: u32) -> io::Result<()> {
     let folder = fs::File::open(dir)?;
-    let written = write_all_new(&folder, dir, files, mode);
-    if written.is_err() {
+    let is_few = files.len() <= FEW_FILES;
+    let write = || {
+        for (name, bytes) in files {
+            let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
+            if is_few {
+                file.sync_all()?;
+            }
+        }
+        if !is_few {
+            rustix::fs::syncfs(&folder)?;
+        }
+        for (name, _) in files {
+            let path = dir.join(name);
+            fs::rename(new_name(&path), path)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = write() {
+        // A disk that is full is not made fuller.
         for (name, _) in files {
             let _ = remove(&new_name(&dir.join(name)));
         }
-    }
-    written
-}
-
-fn write_all_new(
-    folder: &fs::File,
-    dir: &Path,
-    files: &[(&str, Vec<u8>)],
-    mode: u32,
-) -> io::Result<()> {
-    let is_few = files.len() <= FEW_FILES;
-    for (name, bytes) in files {
-        let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
-        if is_few {
-            file.sync_all()?;
-        }
-    }
-    if !is_few {
-        rustix::fs::syncfs(folder)?;
-    }
-    for (name, _) in files {
-        let path = dir.join(name);
-        fs::rename(new_name(&path), path)?;
+        return Err(error);
     }
     folder.sync_all()
 }

@@ -7,7 +7,14 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentError, host, live, paths::Paths, records::RecordCache, steps::Edges};
+use super::{
+    AgentError, host,
+    keeper::Keeper,
+    live,
+    paths::Paths,
+    records::RecordCache,
+    steps::{Edges, Standing, Starts},
+};
 pub use super::{
     agent::Asker,
     runtime::{ImageError, Runtime},
@@ -71,8 +78,9 @@ pub async fn run<U: Units, R: Runtime>(
         paths,
         machine: place.machine.id.clone(),
         records: RecordCache::default(),
-        starts: Default::default(),
-        keeper: Default::default(),
+        starts: Starts::default(),
+        keeper: Keeper::default(),
+        standing: Standing::default(),
     });
     let ready = |_, asker| {
         ready(asker);

@@ -3,7 +3,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -12,18 +15,22 @@ use super::{
     cache::{self, Records, Saved},
     files,
     keeper::Keeper,
-    oneoff,
+    lease, oneoff,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
     runtime::{ImageError, Runtime},
     spool,
     texts::Texts,
+    world::is_single,
 };
 use crate::{
     logger::tell::Teller,
     model::{
-        Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+        Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile,
+        UnitFileName, Work,
     },
+    outside,
+    plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
         unit::{Manner, announcer, log, log_socket, service},
@@ -41,6 +48,9 @@ const CONTAINERS_MAX: usize = 8;
 /// Raw units started at once: each is little work, and most of its time is systemd's answer.
 const UNITS_MAX: usize = 64;
 
+/// How long a start waits until the host's report that names the process stands in etcd.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
+
 /// All edges that tasks need.
 pub struct Edges<U, R> {
     pub units: U,
@@ -55,6 +65,25 @@ pub struct Edges<U, R> {
     pub starts: Starts,
     pub keeper: Keeper,
     pub teller: Teller,
+    pub standing: Standing,
+}
+
+/// How this host stands with the rest of the cluster; the agent's life keeps it up to date.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whether its lease is held.
+    pub lease: watch::Sender<Lease>,
+    /// Its report as it stands in etcd.
+    pub confirmed: watch::Sender<Option<MachineState>>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            lease: watch::Sender::new(Lease::Expired),
+            confirmed: watch::Sender::new(None),
+        }
+    }
 }
 
 /// How many may be started at once.
@@ -106,6 +135,10 @@ pub enum StepError {
     HostsOwn { unit: String },
     #[error("the assignment has changed meanwhile")]
     Outdated,
+    #[error("its type is single, and this host's lease is not held")]
+    Lease,
+    #[error("its type is single, and the host's report that names it can't be written")]
+    Unclaimed,
     #[error("the agent broke off: a bug, see its log")]
     Broken,
     #[error("the order of {name} makes no sense: {what}")]
@@ -118,7 +151,7 @@ impl StepError {
         match self {
             Self::Store(error) | Self::Records(RecordsError::Store(error)) => error.is_transient(),
             Self::Unit(error) => matches!(error, UnitError::NoBus),
-            Self::Outdated => true,
+            Self::Outdated | Self::Lease | Self::Unclaimed => true,
             Self::Records(_)
             | Self::Seal(_)
             | Self::Value(_)
@@ -196,13 +229,18 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     }
 
     async fn records(&self, name: &ProcessName, job: &Job) -> Result<Arc<Records>, StepError> {
-        let same = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
-        let saved = job.saved.as_ref().filter(same);
+        // A former app's process may have had the same name. Immutable, so what the cache has of this one
+        // is as good as what etcd has.
+        let own = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
+        let saved = job.saved.as_ref().filter(own);
         if let Some(records) = saved.and_then(|saved| saved.records.clone()) {
-            // Immutable, so what the cache has is as good as what etcd has.
-            self.records.put(name, Arc::new(records));
+            return Ok(Arc::new(records));
         }
-        Ok(self.records.get(&self.store, name).await?)
+        let rollout = match job.assignment.work {
+            Work::Process { rollout, .. } => rollout,
+            Work::Run { .. } | Work::Unit { .. } => None,
+        };
+        Ok(self.records.get(&self.store, name, rollout).await?)
     }
 
     async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) {
@@ -244,6 +282,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let _slot = self.starts.containers.acquire().await;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
+        if is_single(&job.assignment.work) {
+            self.claim(job).await?;
+        } else {
+            lease::set_fenced(&self.paths, &job.name, false)?;
+        }
         progress(Progress::Starting);
         let unit = service(&name);
         let status = match self.units.start(&unit).await {
@@ -281,6 +324,91 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             }
             // One-offs never start from the cache.
             Work::Run { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a process of a single type may be started: nobody else starts it, and the fence
+    /// stands around it.
+    ///
+    /// The leader places another one only in a transaction that compares that this host is absent, or
+    /// once the host's report doesn't name this one any more. So the report names it first. If then the
+    /// assignment is still what it was, and this host is present, what the leader decides from now on
+    /// it decides on having seen that report.
+    async fn claim(&self, job: &Job) -> Result<(), StepError> {
+        let uuid = job.assignment.uuid;
+        let names_it = |state: &Option<MachineState>| {
+            let processes = state.as_ref().map(|state| &state.processes);
+            let process = processes.and_then(|processes| processes.get(&job.name));
+            process.is_some_and(|process| process.uuid == uuid)
+        };
+        let mut confirmed = self.standing.confirmed.subscribe();
+        match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
+        }
+        let unchanged = Txn::new()
+            .unchanged(
+                &keys::assignment(&self.machine, &job.name),
+                job.mod_revision,
+            )
+            .present(&keys::machine(&self.machine));
+        match self.store.commit(unchanged).await {
+            Ok(_) => {}
+            Err(CommitError::Conflict) => return Err(StepError::Outdated),
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+        lease::set_fenced(&self.paths, &job.name, true)?;
+        self.units.start(lease::FENCE_UNIT).await?;
+        match *self.standing.lease.borrow() {
+            Lease::Held => Ok(()),
+            Lease::Expired => Err(StepError::Lease),
+        }
+    }
+
+    /// Puts a process that runs behind the fence, or takes it out, as its assignment says now.
+    pub async fn fence(
+        self: Arc<Self>,
+        name: String,
+        assignment: Assignment,
+        mod_revision: Revision,
+    ) -> Result<bool, StepError> {
+        let fenced = is_single(&assignment.work);
+        lease::set_fenced(&self.paths, &name, fenced)?;
+        if fenced {
+            self.units.start(lease::FENCE_UNIT).await?;
+        }
+        let paths = self.paths.clone();
+        outside::blocking(move || cache::amend(&paths, &name, assignment, mod_revision))
+            .await
+            .map_err(io::Error::other)??;
+        Ok(fenced)
+    }
+
+    /// Stops a process's units and keeps all else of it.
+    pub async fn suspend(self: Arc<Self>, name: String) -> Result<(), StepError> {
+        let process = process_name(&name)?;
+        self.stop_units(&process).await?;
+        info!(
+            unit = service(&process),
+            "process stopped: its type is single, and the host's lease has run out"
+        );
+        Ok(())
+    }
+
+    async fn stop_units(&self, process: &ProcessName) -> Result<(), StepError> {
+        let begun = Instant::now();
+        self.units.stop(&service(process)).await?;
+        // The log sidecar goes last: it still has what the process said in its last second.
+        self.units.stop(&announcer(process)).await?;
+        self.units.stop(&log_socket(process)).await?;
+        self.units.stop(&log(process)).await?;
+        let grace = Duration::from_secs(u64::from(crate::render::unit::STOP_GRACE_SECS));
+        if begun.elapsed() >= grace
+            && let Err(error) = self.runtime.remove(&process.to_string()).await
+        {
+            // It had to be killed, and podman's own tidying with it.
+            warn!(container = %process, %error, "a container was left behind");
         }
         Ok(())
     }
@@ -391,20 +519,62 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let file = self.unit_file(job, &unit, hash).await?;
         self.save(job, None, Some(file.clone())).await;
         let _slot = self.starts.units.acquire().await;
-        files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
-        let status = match self.units.start(unit.as_str()).await {
-            Err(UnitError::OtherText { .. }) => {
-                info!(
-                    unit = unit.as_str(),
-                    "a raw unit's text has changed: systemd reloads"
-                );
-                self.units.reload().await?;
-                self.units.start(unit.as_str()).await?
-            }
-            result => result?,
+        let owned = files::Owned {
+            uuid: job.assignment.uuid,
+            loaded: job.assignment.desired == Desired::Load,
         };
-        info!(unit = unit.as_str(), uuid = %job.assignment.uuid, "unit started");
-        Ok(status)
+        files::write_raw(&self.paths, &unit, owned, &file.text)?;
+        let name = unit.as_str();
+        if has_install_section(&file.text) && self.units.enable(name).await? {
+            info!(unit = name, "a raw unit is enabled: systemd reloads");
+            self.units.reload().await?;
+        }
+        if owned.loaded {
+            let mut status = self.units.load(name).await?;
+            if status.needs_reload {
+                self.reload_for(name).await?;
+                status = self.units.load(name).await?;
+            }
+            info!(unit = name, uuid = %owned.uuid, "unit loaded");
+            return Ok(status);
+        }
+        let started = match self.units.start(name).await {
+            Err(UnitError::OtherText { .. }) => {
+                self.reload_for(name).await?;
+                self.units.start(name).await
+            }
+            result => result,
+        };
+        match started {
+            Ok(status) => {
+                info!(unit = name, uuid = %owned.uuid, "unit started");
+                Ok(status)
+            }
+            // It was started, as was wanted, and has failed: systemd's words tell, and what is to
+            // follow is up to its Restart=.
+            Err(UnitError::Job { result, .. }) if result == "failed" || result == "timeout" => {
+                warn!(unit = name, uuid = %owned.uuid, result, "unit started, and has failed");
+                Ok(self.units.load(name).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn reload_for(&self, unit: &str) -> Result<(), StepError> {
+        info!(unit, "a raw unit's text has changed: systemd reloads");
+        Ok(self.units.reload().await?)
+    }
+
+    /// Stops a raw unit that systemd is to know on.
+    pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
+        let unit: UnitFileName = name
+            .parse()
+            .map_err(|_| StepError::Name { name: name.clone() })?;
+        self.units.stop(&name).await?;
+        self.units.reset_failed(&name).await?;
+        files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;
+        info!(unit = name, %uuid, "unit stopped, and known on");
+        Ok(self.units.load(&name).await?)
     }
 
     /// Removes a name from the cache: a start without etcd must not bring back what is on its way out. A
@@ -416,35 +586,24 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    /// Forgets the records of a process's release.
-    pub fn forget_records(&self, name: &str) {
-        if let Ok(process) = name.parse::<ProcessName>() {
-            self.records.forget(&process);
-        }
-    }
-
     /// Stops a name's units and removes everything of it. Idempotent.
     pub async fn stop(self: Arc<Self>, name: String, uuid: Uuid) -> Result<(), StepError> {
         let Ok(process) = name.parse::<ProcessName>() else {
             self.units.stop(&name).await?;
             self.units.reset_failed(&name).await?;
+            let text = files::read_raw(&self.paths, &name)?;
+            let enabled = text.is_some_and(|text| has_install_section(&text));
+            let disabled = enabled && self.units.disable(&name).await?;
             files::remove_raw(&self.paths, &name)?;
+            if disabled {
+                self.units.reload().await?;
+            }
             self.forget(&name);
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
         };
-        let begun = Instant::now();
-        self.units.stop(&service(&process)).await?;
-        // The log sidecar goes last: it still has what the process said in its last second.
-        self.units.stop(&announcer(&process)).await?;
-        self.units.stop(&log_socket(&process)).await?;
-        self.units.stop(&log(&process)).await?;
-        if begun.elapsed() >= Duration::from_secs(u64::from(crate::render::unit::STOP_GRACE_SECS))
-            && let Err(error) = self.runtime.remove(&name).await
-        {
-            // It had to be killed, and podman's own tidying with it.
-            warn!(container = name, %error, "a container was left behind");
-        }
+        self.stop_units(&process).await?;
+        lease::set_fenced(&self.paths, &name, false)?;
         tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
         self.forget(&name);
@@ -539,6 +698,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let process = process_name(&name)?;
         Ok(oneoff::end_of(&self.paths, &process))
     }
+}
+
+/// Whether a unit's text asks to be enabled.
+fn has_install_section(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[Install]")
 }
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.

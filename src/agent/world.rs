@@ -22,9 +22,11 @@ use crate::{
     logger::tell::Damper,
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
-        Work,
+        UnitTarget, UnitWords, Work,
     },
-    plan::units::{Busy, Kind, Knowledge, Plan, Published, Running, Seen, Waiting, Wanted, plan},
+    plan::units::{
+        Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
+    },
     systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
@@ -96,6 +98,11 @@ fn memory_of(assignment: &Assignment) -> Option<u64> {
         Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => Some(*memory_bytes),
         Work::Unit { .. } => None,
     }
+}
+
+/// Whether there must never be two of it.
+pub const fn is_single(work: &Work) -> bool {
+    matches!(work, Work::Process { single: true, .. })
 }
 
 fn running_of(active: Active) -> Running {
@@ -173,9 +180,14 @@ impl World {
     pub fn learn(&mut self, knowledge: Knowledge) {
         if self.knowledge != knowledge {
             self.knowledge = knowledge;
-            self.touched.extend(self.assigned.keys().cloned());
-            self.touched.extend(self.entries.keys().cloned());
+            self.touch_all();
         }
+    }
+
+    /// Has everything planned anew.
+    pub fn touch_all(&mut self) {
+        self.touched.extend(self.assigned.keys().cloned());
+        self.touched.extend(self.entries.keys().cloned());
     }
 
     /// Takes the names that have to be planned now.
@@ -187,8 +199,9 @@ impl World {
     }
 
     /// Plans these names.
-    pub fn plan(&mut self, names: &BTreeSet<String>, now: Duration) -> Plan {
-        let plan = plan(self.knowledge, &self.wanted(names), &self.seen(names), now);
+    pub fn plan(&mut self, names: &BTreeSet<String>, lease: Lease, now: Duration) -> Plan {
+        let (wanted, seen) = (self.wanted(names), self.seen(names));
+        let plan = plan(self.knowledge, lease, &wanted, &seen, now);
         for name in names {
             match plan.waiting.get(name) {
                 Some(Waiting::Retry(at)) => drop(self.alarms.insert(name.clone(), *at)),
@@ -211,6 +224,7 @@ impl World {
                 uuid: assignment.uuid,
                 desired: assignment.desired,
                 kind: kind_of(name, &assignment.work),
+                single: is_single(&assignment.work),
             };
             Some((name.clone(), wanted))
         };
@@ -240,10 +254,12 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
+        fenced: bool,
         status: UnitStatus,
         now: Timestamp,
     ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.fenced = fenced;
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
@@ -342,7 +358,8 @@ impl World {
             entry.word = None;
             entry.ailing = false;
         }
-        if entry.seen.running == Running::Up {
+        // A unit that is loaded only may be started by another one, which is not us.
+        if entry.seen.running == Running::Up && !entry.seen.loaded {
             entry.seen.started = true;
         }
         // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
@@ -455,10 +472,12 @@ impl Entry {
                 uuid,
                 kind,
                 started: false,
+                loaded: false,
                 running: Running::No,
                 healthy: None,
                 published: Published::No,
                 reported: false,
+                fenced: false,
                 busy: None,
                 retry_at: None,
             },
@@ -481,9 +500,33 @@ impl Entry {
 
     /// Its start has gone well.
     pub fn started(&mut self, status: UnitStatus) {
-        self.seen.started = true;
+        (self.seen.started, self.seen.loaded) = (true, false);
+        self.found(status);
+    }
+
+    /// systemd knows it now, and we have not started it.
+    pub fn loaded(&mut self, status: UnitStatus) {
+        (self.seen.started, self.seen.loaded) = (false, true);
+        self.found(status);
+    }
+
+    /// A raw unit was found on the host: what was done with it is written down beside it.
+    pub fn adopt_raw(&mut self, loaded: bool) {
+        self.seen.loaded = loaded;
+        self.seen.started &= !loaded;
+    }
+
+    fn found(&mut self, status: UnitStatus) {
         self.seen.running = running_of(status.active);
         self.status = status;
+    }
+
+    /// Its units are stopped, and it is kept for when the host's lease is back.
+    pub fn suspended(&mut self) {
+        self.seen.running = Running::No;
+        self.seen.healthy = None;
+        self.status.active = Active::Inactive;
+        self.word = None;
     }
 
     fn current_phase(&self) -> Phase {
@@ -497,10 +540,35 @@ impl Entry {
             (Some(Busy::Starting), Active::Inactive) if self.progress == Progress::Starting => {
                 Phase::Starting
             }
-            (_, Active::Inactive) if self.error.is_some() => Phase::Error,
+            // That etcd was away for a moment says nothing of the process: it is tried again.
+            (_, Active::Inactive) if self.error.is_some() && self.failures > 0 => Phase::Error,
+            (_, Active::Inactive) if self.is_done() => Phase::Idle,
             (_, Active::Inactive) if self.seen.started => Phase::Stopping,
             (_, Active::Inactive) => Phase::Preparing,
         }
+    }
+
+    /// A raw unit of which all has been done that was wanted.
+    fn is_done(&self) -> bool {
+        self.seen.kind == Kind::Unit && (self.seen.started || self.seen.loaded)
+    }
+
+    /// A raw unit in systemd's words.
+    fn words(&self) -> Option<UnitWords> {
+        self.is_done().then(|| {
+            let or =
+                |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
+            UnitWords {
+                done: if self.seen.loaded {
+                    UnitTarget::Loaded
+                } else {
+                    UnitTarget::Launched
+                },
+                load: or(&self.status.load, "loaded"),
+                active: or(&self.status.words.active, "inactive"),
+                sub: or(&self.status.words.sub, "dead"),
+            }
+        })
     }
 
     fn is_healthy(&self) -> bool {
@@ -537,7 +605,7 @@ impl Entry {
                     "this host's disk does not keep it ({why}): without etcd it would not start again"
                 ))
             }),
-            Phase::Preparing | Phase::Stopping | Phase::Error => None,
+            Phase::Preparing | Phase::Stopping | Phase::Error | Phase::Idle => None,
         }
     }
 
@@ -557,6 +625,7 @@ impl Entry {
             since: self.since,
             reason: self.reason(),
             log: self.log.clone(),
+            unit: self.words(),
         }
     }
 }

@@ -389,6 +389,7 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
 
 fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
     ProcessState {
+        unit: None,
         uuid,
         phase,
         ready: phase == Phase::Up,
@@ -429,6 +430,7 @@ async fn agent(store: Store) {
                 processes: BTreeMap::from([(
                     name.to_owned(),
                     ProcessState {
+                        unit: None,
                         ready,
                         ..report(assignment.uuid, phase, Some(reason.to_owned()))
                     },

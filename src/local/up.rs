@@ -497,7 +497,7 @@ fn start_stopped(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Starts the staged agents anew; apps stay as they are.
 fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
-    let script = "for unit in deis-agent deis-etcd deis-containers; do \
+    let script = "for unit in deis-agent deis-etcd deis-containers deis-fence; do \
                   cmp -s /opt/deis/units/$unit.service /etc/systemd/system/$unit.service || \
                   { cp /opt/deis/units/$unit.service /etc/systemd/system/; reload=yes; }; done; \
                   test -z \"$reload\" || systemctl daemon-reload; timeout 100 systemctl restart deis-agent";

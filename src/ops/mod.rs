@@ -9,6 +9,8 @@ pub mod gone;
 mod names;
 pub mod needed;
 pub mod release;
+pub mod single;
+pub mod units;
 
 use crate::{
     model::{AppName, InvalidName, ProcessType, ReleaseNumber, RolloutKind, Username},

@@ -11,12 +11,16 @@ mod case_tests;
 pub mod certs;
 pub mod fleet;
 #[cfg(test)]
+mod fleet_scheduling_tests;
+#[cfg(test)]
 mod fleet_tests;
 pub mod host;
 pub mod hosts;
 pub mod images;
 #[cfg(test)]
 mod kv_tests;
+#[cfg(test)]
+mod loss_tests;
 mod removal;
 pub mod rollout;
 pub mod round;

@@ -8,6 +8,7 @@
 mod end;
 mod goal;
 mod place;
+mod single;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -173,6 +174,11 @@ impl<'w> Step<'_, 'w> {
             .filter(|proc| !proc.is_one_off())
             .copied()
             .collect();
+        if self.tell_hosts(&procs) {
+            // On what these assignments are then, the next round goes on.
+            self.next_timers = std::mem::take(&mut self.timers);
+            return false;
+        }
         let wanted = self.wanted(&procs);
         let keepers = self.keepers(&procs, &wanted);
         let kept = |proc: &Proc<'_>| {
@@ -210,12 +216,25 @@ impl<'w> Step<'_, 'w> {
         let missing_now = missing.len();
         let all_settled = missing.is_empty() && unsettled == 0;
 
+        let slots = self.stop_first(&missing, &keepers, &settled, &others, pool, plan);
         let room = self.room(&wanted, &keepers, &settled, &others);
-        let covered = self.place(&missing, room, &keepers, &others, pool, plan);
+        let free: Vec<&ProcessId> = missing
+            .iter()
+            .filter(|slot| !slots.taken.contains(**slot))
+            .copied()
+            .collect();
+        let covered = self.place(&free, room, &keepers, &others, pool, plan);
         for proc in &others {
             let slot = proc.name.id();
             if proc.lost {
                 // Its replacement takes it along; or it is kept in case its host comes back first.
+                if slots.taken.contains(&slot) || (covered.contains(&slot) && self.goes_along(proc))
+                {
+                    continue;
+                }
+                if !missing.contains(&&slot) && self.may_still_run(proc, plan) {
+                    continue;
+                }
                 if !missing.contains(&&slot) || !self.is_replaceable(proc) {
                     removal::forget_lost(proc, self.view, &mut self.batch);
                 } else if !covered.contains(&slot) {
@@ -224,7 +243,14 @@ impl<'w> Step<'_, 'w> {
                 }
                 continue;
             }
-            if self.may_go(proc, &wanted, &settled, all_settled) {
+            let may_go = if self.is_single(&slot.kind) && wanted.contains(&slot) {
+                proc.desired() == Desired::Stop
+                    || keepers.contains_key(&slot)
+                    || slots.yielding.contains(&slot)
+            } else {
+                self.may_go(proc, &wanted, &settled, all_settled)
+            };
+            if may_go {
                 self.retire(proc, plan);
             }
         }

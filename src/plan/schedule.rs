@@ -216,6 +216,18 @@ impl Pool {
         self.order.insert((host.load(), at));
     }
 
+    /// Gives back the memory of a process that is about to go.
+    pub fn release(&mut self, id: &MachineId, memory_bytes: u64) {
+        let Some(&at) = self.index.get(id) else {
+            return;
+        };
+        let host = &mut self.hosts[at as usize];
+        self.order.remove(&(host.load(), at));
+        host.reserved_bytes = host.reserved_bytes.saturating_sub(memory_bytes);
+        host.processes = host.processes.saturating_sub(1);
+        self.order.insert((host.load(), at));
+    }
+
     /// What waiting for a place may bring, when there is none now.
     #[must_use]
     pub fn chance(&self, wanted: &Wanted<'_>) -> Chance {

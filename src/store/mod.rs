@@ -14,6 +14,8 @@ mod txn;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod faulty;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +29,7 @@ pub use feed::{Feed, Health};
 pub use keys::{Key, Prefix};
 pub use memory::{Faults, MemoryStore};
 pub use mirror::{Change, Update};
-pub use presence::{Lease, Presence, PresenceError};
+pub use presence::{Lease, LeaseClock, Presence, PresenceError};
 pub use txn::{Compare, MAX_TXN_OPS, Op, Txn};
 
 use crate::model::{DecodeError, Record, Revision};

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use zbus::{Connection, MatchRule, Message, MessageStream, message};
 
 use super::{
-    Active, Inbox, UnitChange, UnitError, UnitStatus, Units, journal,
+    Active, Inbox, UnitChange, UnitError, UnitStatus, Units, Words, journal,
     proxies::{self, ManagerProxy},
     signals::{self, Properties, Signal},
 };
@@ -79,6 +79,8 @@ impl Shared {
         if let Some(told) = self.starting().get_mut(unit) {
             told.active |= change.active.is_some();
             change.clone().apply(&mut told.status);
+            // Only what is loaded has signals.
+            told.status.load = "loaded".to_owned();
         }
         self.inbox.change(unit, change);
     }
@@ -210,6 +212,34 @@ impl Systemd {
         }
     }
 
+    /// What systemd says of a unit that it has loaded.
+    async fn read_status(
+        &self,
+        connection: &Connection,
+        unit: &str,
+    ) -> Result<UnitStatus, UnitError> {
+        let of_unit = self.properties(connection, unit, proxies::UNIT).await?;
+        let mut status = UnitStatus {
+            active: signals::activity(&of_unit).unwrap_or_default(),
+            load: signals::text(&of_unit, "LoadState").unwrap_or_default(),
+            words: signals::words(&of_unit).unwrap_or_default(),
+            up_since: signals::up_since(&of_unit).unwrap_or_default(),
+            needs_reload: of_unit
+                .get("NeedDaemonReload")
+                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
+            ..UnitStatus::default()
+        };
+        if unit.ends_with(".service") {
+            let of_service = self
+                .properties(connection, unit, proxies::SERVICE_UNIT)
+                .await?;
+            let (exit, restarts) = signals::service(&of_service);
+            status.exit = exit.unwrap_or_default();
+            status.restarts = restarts.unwrap_or_default();
+        }
+        Ok(status)
+    }
+
     async fn properties(
         &self,
         connection: &Connection,
@@ -335,52 +365,64 @@ impl Units for Systemd {
             Err(error) if is_unknown(&error) => return Ok(UnitStatus::default()),
             Err(error) => return Err(error),
         }
-        let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
-        let mut status = UnitStatus {
-            active: signals::activity(&of_unit).unwrap_or_default(),
-            up_since: signals::up_since(&of_unit).unwrap_or_default(),
-            needs_reload: of_unit
-                .get("NeedDaemonReload")
-                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
-            ..UnitStatus::default()
-        };
-        if unit.ends_with(".service") {
-            let of_service = self
-                .properties(&connection, unit, proxies::SERVICE_UNIT)
-                .await?;
-            let (exit, restarts) = signals::service(&of_service);
-            status.exit = exit.unwrap_or_default();
-            status.restarts = restarts.unwrap_or_default();
-        }
-        Ok(status)
+        self.read_status(&connection, unit).await
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        let (connection, manager) = self.manager().await?;
+        bounded("load", unit, manager.load_unit(unit)).await?;
+        self.read_status(&connection, unit).await
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.enable_unit_files(&files, true, true);
+        let (_, changes) = bounded("enable", unit, call).await?;
+        Ok(!changes.is_empty())
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.disable_unit_files(&files, true);
+        Ok(!bounded("disable", unit, call).await?.is_empty())
     }
 
     async fn statuses(&self, units: &[String]) -> Result<Vec<UnitStatus>, UnitError> {
         let (connection, manager) = self.manager().await?;
         let names: Vec<&str> = units.iter().map(String::as_str).collect();
         let call = manager.list_units_by_names(&names);
-        let listed: HashMap<String, Active> = bounded("ListUnitsByNames", "all units", call)
+        let listed: HashMap<String, UnitStatus> = bounded("ListUnitsByNames", "all units", call)
             .await?
             .into_iter()
-            .map(|(name, _, _, active, sub, ..)| (name, Active::parse(&active, &sub)))
+            .map(|(name, _, load, active, sub, ..)| {
+                let status = UnitStatus {
+                    active: Active::parse(&active, &sub),
+                    load,
+                    words: Words { active, sub },
+                    ..UnitStatus::default()
+                };
+                (name, status)
+            })
             .collect();
         let one = |unit: &String| {
-            let active = listed.get(unit).copied().unwrap_or_default();
+            let status = listed.get(unit).cloned().unwrap_or_default();
             let (unit, connection) = (unit.clone(), &connection);
             async move {
-                match active {
-                    Active::Inactive => Ok(UnitStatus::default()),
+                match status.active {
+                    Active::Inactive => Ok(status),
                     // How it ended last matters only of what does not run.
                     Active::Active if unit.ends_with(".service") => {
-                        let (restarts, up_since) = tokio::try_join!(
-                            property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts"),
-                            property(connection, &unit, proxies::UNIT, signals::UP_SINCE),
-                        )?;
+                        let restarts =
+                            property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts");
+                        let up_since =
+                            property(connection, &unit, proxies::UNIT, signals::UP_SINCE);
+                        let (restarts, up_since) = tokio::try_join!(restarts, up_since)?;
                         Ok(UnitStatus {
-                            active,
                             restarts: restarts.unwrap_or_default(),
                             up_since: up_since.unwrap_or_default(),
-                            ..UnitStatus::default()
+                            ..status
                         })
                     }
                     _ => self.status(&unit).await,

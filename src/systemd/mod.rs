@@ -132,6 +132,15 @@ fn signal_name(number: i32) -> String {
     name.to_owned()
 }
 
+/// systemd's own words for a unit's state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
+    /// ActiveState.
+    pub active: String,
+    /// SubState.
+    pub sub: String,
+}
+
 /// What is known of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnitStatus {
@@ -145,6 +154,10 @@ pub struct UnitStatus {
     pub needs_reload: bool,
     /// Since when it is up, in microseconds since the boot; 0 when it never was.
     pub up_since: u64,
+    /// LoadState; empty while it is not loaded.
+    pub load: String,
+    /// The same in systemd's words.
+    pub words: Words,
 }
 
 /// What a signal said of a unit; parts that it did not mention are `None`.
@@ -158,6 +171,8 @@ pub struct UnitChange {
     pub restarts: Option<u32>,
     /// Since when it is up, in microseconds since the boot.
     pub up_since: Option<u64>,
+    /// Its state in systemd's words.
+    pub words: Option<Words>,
 }
 
 impl UnitChange {
@@ -165,6 +180,7 @@ impl UnitChange {
         self.active = later.active.or(self.active);
         self.restarts = later.restarts.or(self.restarts);
         self.up_since = later.up_since.or(self.up_since);
+        self.words = later.words.or_else(|| self.words.take());
         if let Some(exit) = later.exit {
             self.exit = Some(exit);
         }
@@ -177,6 +193,9 @@ impl UnitChange {
         status.up_since = self.up_since.unwrap_or(status.up_since);
         if let Some(exit) = self.exit {
             status.exit = exit;
+        }
+        if let Some(words) = self.words {
+            status.words = words;
         }
     }
 }
@@ -309,6 +328,12 @@ pub trait Units: Clone + Send + Sync + 'static {
             Ok(all)
         }
     }
+    /// Has systemd read a unit's file if it doesn't know the unit yet, and says what it knows then.
+    fn load(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// Does until the next boot what a unit's `[Install]` section says; whether that changed anything.
+    fn enable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
+    /// Takes that back; whether that changed anything.
+    fn disable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
     /// Makes systemd read all unit files again (for raw units only).
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::platform::{Instance, Part};
 use crate::{
+    api::fleet::View,
     api::stats::{HostStats, ProcessFigures},
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
@@ -113,6 +114,30 @@ impl Fleet {
             .collect()
     }
 
+    /// What it says of units.
+    #[must_use]
+    pub const fn view(&self) -> View<'_> {
+        View {
+            units: &self.units,
+            assignments: &self.assignments,
+            states: &self.states,
+        }
+    }
+
+    /// A host as fleetctl named it: `148a18ff.../10.21.8.101`.
+    #[must_use]
+    pub fn machine_label(&self, id: &MachineId, full: bool) -> String {
+        let shown = if full {
+            id.to_string()
+        } else {
+            format!("{}...", &id.as_str()[..8])
+        };
+        match self.address(id) {
+            Some(address) => format!("{shown}/{address}"),
+            None => shown,
+        }
+    }
+
     /// A host's name and address for people: `deis-01/10.21.8.101`.
     #[must_use]
     pub fn host_label(&self, id: &MachineId) -> String {
@@ -148,6 +173,7 @@ impl Fleet {
             let mut notes = Vec::new();
             match assignment.desired {
                 Desired::Run => {}
+                Desired::Load => notes.push("not to be started".to_owned()),
                 Desired::Drain => notes.push("draining".to_owned()),
                 Desired::Stop => notes.push("to be stopped".to_owned()),
             }
@@ -276,5 +302,6 @@ pub const fn words(phase: Phase) -> (&'static str, &'static str, &'static str) {
         Phase::Crashed => ("loaded", "activating", "auto-restart"),
         Phase::Stopping => ("loaded", "deactivating", "stop"),
         Phase::Error => ("error", "failed", "failed"),
+        Phase::Idle => ("loaded", "inactive", "dead"),
     }
 }

@@ -26,12 +26,12 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, certs, config, containers, domains, health, hooks, keys, logs, openapi,
-    perms, releases, root, run, sessions, tokens, users,
+    apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs,
+    openapi, perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
-        ask,
+        ask, fleet as of_fleet,
         grant::Access,
         openapi::{Nothing, One, Operation, Pages, Shape, Text},
         wire,
@@ -128,6 +128,8 @@ routes! {
     GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process", "stats";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
+    GET "/v1/apps/{app}/single" Read containers::single => 200 One<wire::Single>, "Lists the types of which there are never two processes of one number at a time";
+    POST "/v1/apps/{app}/single" Deploy containers::mark_single, One<ask::Single> => 200 One<wire::Single>, "Marks types as single, or as others; restarts nothing";
     GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
     GET "/v1/apps/{app}/run" Deploy run::attach => 101 Nothing, "The same as a websocket: input, output and a terminal while it runs";
@@ -153,6 +155,15 @@ routes! {
     POST "/v1/admin/perms" All users::promote, One<ask::Username> => 201 Nothing, "Makes a user an administrator";
     DELETE "/v1/admin/perms/{user}" All users::demote => 204 Nothing, "Takes that back";
     GET "/v1/audit" All audit::of_platform => 200 Pages<wire::Audit>, "Lists what was done to accounts, and which apps were destroyed, for administrators";
+
+    GET "/fleet/v1/units" All fleet::any => 200 One<of_fleet::UnitPage>, "Lists units as fleet did, for administrators as all of this", "nextPageToken";
+    GET "/fleet/v1/units/{name}" All fleet::any => 200 One<of_fleet::Unit>, "Shows a unit";
+    PUT "/fleet/v1/units/{name}" All fleet::any, One<of_fleet::Unit> => 201 Nothing, "Creates a unit, or changes what is wanted of one (204)";
+    DELETE "/fleet/v1/units/{name}" All fleet::any => 204 Nothing, "Stops a unit and removes it";
+    GET "/fleet/v1/state" All fleet::any => 200 One<of_fleet::StatePage>, "Lists units on hosts in systemd's words", "machineID", "unitName", "nextPageToken";
+    GET "/fleet/v1/machines" All fleet::any => 200 One<of_fleet::MachinePage>, "Lists hosts", "nextPageToken";
+    PATCH "/fleet/v1/machines" All fleet::any, One<Vec<of_fleet::PatchOp>> => 204 Nothing, "Changes hosts' labels by a JSON patch";
+    GET "/fleet/v1/discovery" All fleet::any => 200 One<serde_json::Value>, "Describes fleet's API for programs";
 }
 
 /// The router over the table, each route behind the gate. A slash at a path's end has been removed

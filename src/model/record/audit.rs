@@ -28,6 +28,8 @@ pub enum Action {
     Scale,
     /// Processes were replaced.
     Restart,
+    /// Types were marked as single, or as others.
+    Single,
     /// A one-off process was started.
     Run,
     /// A domain was added.
@@ -62,6 +64,10 @@ pub enum Action {
     AdminGrant,
     /// A user is no administrator any more.
     AdminRevoke,
+    /// A unit of an operator was changed.
+    Unit,
+    /// Hosts' labels were changed.
+    Machine,
     /// Something that only a newer program knows.
     #[serde(other)]
     Other,

@@ -20,3 +20,4 @@ mod t12_images;
 mod t13_run;
 mod t14_logs;
 mod t15_features;
+mod t18_loss;

@@ -1,14 +1,21 @@
 //! What a host keeps on disk so that it can start its processes without etcd: each assignment with
 //! its records, in a file of its own. Config values in it stay sealed.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use super::paths::{Durability, Paths, remove, write_atomic};
+use super::paths::{Durability, NEW, Paths, remove, write_all_atomic, write_atomic};
 use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
+
+/// End of the name of a file that was set aside.
+const DAMAGED: &str = ".damaged";
 
 /// The records that a process's units are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,15 +53,19 @@ fn checksum(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Writes what is kept of an assignment.
+/// Writes what is kept of assignments; the disk is waited for once.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn save(paths: &Paths, name: &str, saved: &Saved) -> io::Result<()> {
-    let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
-    let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
-    bytes.extend(body);
-    write_atomic(&paths.cache().join(name), &bytes, 0o600, Durability::Disk)
+pub fn save_all(paths: &Paths, entries: &[(&str, &Saved)]) -> io::Result<()> {
+    let mut files = Vec::with_capacity(entries.len());
+    for (name, saved) in entries {
+        let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
+        let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
+        bytes.extend(body);
+        files.push((*name, bytes));
+    }
+    write_all_atomic(&paths.cache(), &files, 0o600)
 }
 
 /// Changes an assignment in what is kept of it, if anything is.
@@ -71,7 +82,7 @@ pub fn amend(
         return Ok(());
     };
     (saved.assignment, saved.mod_revision) = (assignment, mod_revision);
-    save(paths, name, &saved)
+    save_all(paths, &[(name, &saved)])
 }
 
 /// Forgets an assignment.
@@ -82,26 +93,32 @@ pub fn forget(paths: &Paths, name: &str) -> io::Result<()> {
     remove(&paths.cache().join(name))
 }
 
-/// Reads everything. A file that is damaged is set aside under another name, loudly, and left out.
-///
-/// # Errors
-/// When the folder can't be read.
-pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
+/// Reads everything. A file that is damaged is set aside under another name, loudly, and left out; so is
+/// a folder that can't be read: with etcd the agent works without.
+pub fn load(paths: &Paths) -> BTreeMap<String, Saved> {
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir(paths.cache())? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
-            continue;
-        };
-        if name.ends_with(".new") || name.ends_with(".damaged") {
+    let files = match files(paths) {
+        Ok(files) => files,
+        Err(error) => {
+            error!(
+                folder = %paths.cache().display(), %error,
+                "the cache of assignments can't be read: without etcd nothing is started"
+            );
+            return all;
+        }
+    };
+    for (name, path) in files {
+        if name.ends_with(NEW) {
+            // Its writer was cut off; what it was to replace is still there.
+            let _ = remove(&path);
             continue;
         }
         match read(&path) {
             Ok(saved) => {
-                all.insert(name.to_owned(), saved);
+                all.insert(name, saved);
             }
             Err(reason) => {
-                let aside = path.with_file_name(format!("{name}.damaged"));
+                let aside = path.with_file_name(format!("{name}{DAMAGED}"));
                 let moved = fs::rename(&path, &aside);
                 error!(
                     file = %path.display(), aside = %aside.display(), %reason, moved = moved.is_ok(),
@@ -110,7 +127,30 @@ pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
             }
         }
     }
-    Ok(all)
+    all
+}
+
+/// The images of everything that is kept.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn images(paths: &Paths) -> io::Result<BTreeSet<String>> {
+    let files = files(paths)?.into_iter();
+    let saved = files.filter_map(|(_, path)| read(&path).ok()?.records);
+    Ok(saved.map(|records| records.build.image).collect())
+}
+
+/// The cache's files, but those that were set aside.
+fn files(paths: &Paths) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(paths.cache())? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|name| !name.ends_with(DAMAGED)) {
+            files.push((name.to_owned(), path.clone()));
+        }
+    }
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<Saved, String> {
@@ -152,7 +192,7 @@ mod tests {
         let paths = Paths::below(dir.path());
         paths.prepare().expect("folders");
         for name in ["a", "b", "c"] {
-            save(&paths, name, &saved()).expect("saved");
+            save_all(&paths, &[(name, &saved())]).expect("saved");
         }
         let file = |name: &str| paths.cache().join(name);
         let mut bytes = fs::read(file("b")).expect("read");
@@ -161,7 +201,7 @@ mod tests {
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
         assert_eq!(
-            load(&paths).expect("loaded"),
+            load(&paths),
             BTreeMap::from([("a".to_owned(), saved())])
         );
         assert!(

@@ -52,7 +52,9 @@ pub async fn keep(
         match (flipped, now) {
             (true, Lease::Held) => info!("the host's lease is held"),
             (true, Lease::Expired) => {
-                warn!("the host's lease has run out: processes of single types stop until it is back");
+                warn!(
+                    "the host's lease has run out: processes of single types stop until it is back"
+                );
             }
             (false, _) => {}
         }
@@ -74,12 +76,7 @@ pub async fn keep(
 /// When the file can't be written.
 pub fn note(paths: &Paths, until: Instant) -> io::Result<()> {
     let text = lease_text(uptime()? + until.saturating_duration_since(Instant::now()));
-    write_atomic(
-        &paths.lease(),
-        text.as_bytes(),
-        0o600,
-        Durability::Runtime,
-    )
+    write_atomic(&paths.lease(), text.as_bytes(), 0o600, Durability::Runtime)
 }
 
 /// Puts a process behind the fence, or takes it out.

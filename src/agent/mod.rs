@@ -11,26 +11,35 @@
 )]
 mod agent;
 mod cache;
+mod cgroup;
 mod events;
 mod files;
+mod http;
 mod images;
 mod isolation;
+mod keeper;
 mod lease;
 mod machine;
+mod metrics;
 mod oneoff;
 pub(crate) mod paths;
 mod ports;
 pub(crate) mod records;
 mod report;
+mod room;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
+pub mod stand_in;
+pub mod stats;
 pub(crate) mod steps;
+mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod texts;
 mod world;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -40,6 +49,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
+    fleet_api,
     logger::tell::Teller,
     model::{Machine, MachineId, MachineState},
     plan::units::Lease,
@@ -49,6 +59,7 @@ use crate::{
     store::{Presence, PresenceError, Store, keys},
     systemd::{Systemd, Units},
 };
+use agent::Asker;
 use runtime::Runtime;
 
 /// How long the host's lease lives without a sign of life.
@@ -141,18 +152,26 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
         standing: steps::Standing::default(),
     });
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
-    let ready = |states| {
+    let figures = SocketAddr::new(settings.address, stats::PORT);
+    let ready = |states, asker| {
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
+        fleet_api::serve(&paths.at("/run/deis/fleet.sock"), store.clone(), stop.clone())
+            .map_err(host("fleet.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
+        let serving = http::serve(figures, asker);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
+        let room = room::keep(store.clone(), runtime.clone(), paths.clone(), ended.clone());
+        tokio::spawn(room);
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
         Ok(())
     };
@@ -165,7 +184,7 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     edges: Arc<steps::Edges<U, R>>,
     machine: Machine,
     words: mpsc::Receiver<socket::Word>,
-    ready: impl FnOnce(watch::Receiver<Option<MachineState>>) -> Result<(), AgentError>,
+    ready: impl FnOnce(watch::Receiver<Option<MachineState>>, Asker) -> Result<(), AgentError>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let (states, state_receiver) = watch::channel(None);
@@ -184,10 +203,12 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     let agent = agent::Agent::new(edges, words, states)
         .await
         .map_err(host("what runs on this host can't be read"))?;
-    ready(state_receiver.clone())?;
+    ready(state_receiver.clone(), agent.asker())?;
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let registered = register(
         store.clone(),
         machine,
@@ -202,6 +223,11 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         standing.confirmed,
         ended.clone(),
     );
+    let reporter = async move {
+        if own.wait_for(|registered| *registered).await.is_ok() {
+            reporter.await;
+        }
+    };
     let mut registered = AbortOnDropHandle::new(tokio::spawn(registered));
     let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {

@@ -111,6 +111,7 @@ mod tests {
 
     fn state(restarts: u32) -> MachineState {
         let process = ProcessState {
+            unit: None,
             uuid: uuid::Uuid::nil(),
             phase: Phase::Up,
             ready: true,

@@ -1,5 +1,7 @@
 //! The loop against a store and a service manager in memory.
 
+pub(super) mod stable;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
@@ -43,6 +45,7 @@ struct Host {
 
 /// One life of the agent.
 struct Life {
+    asker: agent::Asker,
     words: mpsc::Sender<Word>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -150,7 +153,8 @@ impl Host {
             paths,
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
-            starts: steps::Edges::<FakeUnits, FakeRuntime>::starts(),
+            starts: steps::Starts::default(),
+            keeper: super::keeper::Keeper::default(),
             teller: crate::logger::tell::Teller::start(self.store.clone()),
             standing: self.standing.clone(),
         });
@@ -167,11 +171,17 @@ impl Host {
             self.standing.confirmed.clone(),
             stop.clone(),
         );
+        let asker = agent.asker();
         let tasks = vec![
             tokio::spawn(agent.run(stop.clone(), watch::channel(true).1)),
             tokio::spawn(reporter),
         ];
-        self.life = Some(Life { words, stop, tasks });
+        self.life = Some(Life {
+            asker,
+            words,
+            stop,
+            tasks,
+        });
     }
 
     /// The agent ends; the host runs on.
@@ -719,7 +729,10 @@ async fn an_agents_restart_leaves_singles_alone_and_a_boot_without_etcd_does_not
     host.until("adopted", |state| state.processes.len() == 2)
         .await;
     assert!(
-        !host.units.calls().contains(&format!("stop {CLOCK}.service")),
+        !host
+            .units
+            .calls()
+            .contains(&format!("stop {CLOCK}.service")),
         "{:?}",
         host.units.calls()
     );
@@ -731,9 +744,13 @@ async fn an_agents_restart_leaves_singles_alone_and_a_boot_without_etcd_does_not
     host.reboot().await;
     host.until_units("from the cache", |units| has(units, WEB))
         .await;
-    assert!(!has(&host.units.active().into_iter().collect::<Vec<_>>(), CLOCK));
+    assert!(!has(
+        &host.units.active().into_iter().collect::<Vec<_>>(),
+        CLOCK
+    ));
     host.memory.set_faults(Faults::default());
-    host.until_units("with etcd", |units| has(units, CLOCK)).await;
+    host.until_units("with etcd", |units| has(units, CLOCK))
+        .await;
     host.end().await;
 }
 
@@ -784,6 +801,9 @@ async fn what_was_moved_away_meanwhile_is_stopped() {
         .await;
     host.until("the report", |state| state.processes.len() == 1)
         .await;
-    assert!(!has(&host.units.active().into_iter().collect::<Vec<_>>(), WEB));
+    assert!(!has(
+        &host.units.active().into_iter().collect::<Vec<_>>(),
+        WEB
+    ));
     host.end().await;
 }

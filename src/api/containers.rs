@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::wire::Container;
+use super::{
+    stats::HostStats,
+    wire::{Container, ContainerStats},
+};
 use crate::model::{
     AppName, Assignment, Desired, HostRecord, Machine, MachineId, MachineState, Phase, ProcessName,
     ProcessState, ProcessType, Username, Work,
@@ -22,6 +25,8 @@ pub struct Fleet {
     pub machines: BTreeMap<MachineId, Machine>,
     /// Hosts' durable records.
     pub hosts: BTreeMap<MachineId, HostRecord>,
+    /// What hosts have answered when they were asked for figures; none: they were not asked.
+    pub figures: Option<BTreeMap<MachineId, HostStats>>,
 }
 
 /// Which of an app's processes.
@@ -89,9 +94,42 @@ impl Fleet {
                     created: since.into(),
                     updated: since.into(),
                     uuid: assignment.uuid,
+                    stats: self.stats(machine, name, assignment, report),
                 }
             })
             .collect()
+    }
+
+    /// The hosts on which an app has processes, with their addresses.
+    #[must_use]
+    pub fn hosts_of(&self, app: &AppName) -> BTreeMap<MachineId, String> {
+        let of_app = self.assigned.iter().filter(|(_, name, _)| name.app == *app);
+        let present = of_app.filter_map(|(id, _, _)| self.machines.get(id));
+        present
+            .map(|machine| (machine.id.clone(), machine.address.clone()))
+            .collect()
+    }
+
+    /// A process's figures, if hosts were asked: what etcd knows is there even if its host is silent.
+    fn stats(
+        &self,
+        machine: &MachineId,
+        name: &ProcessName,
+        assignment: &Assignment,
+        report: Option<&ProcessState>,
+    ) -> Option<ContainerStats> {
+        let answer = self.figures.as_ref()?.get(machine);
+        let live = answer
+            .and_then(|answer| answer.processes.get(&name.to_string()))
+            .filter(|figures| figures.uuid == assignment.uuid);
+        let Some(live) = live else {
+            return Some(ContainerStats {
+                restarts: report.map_or(0, |report| report.restarts),
+                exit: report.and_then(|report| report.exit.clone()),
+                ..ContainerStats::default()
+            });
+        };
+        Some(live.clone().into())
     }
 
     /// What a host says of a process, if it speaks of the same one.
@@ -190,7 +228,7 @@ pub enum NoPlace {
 const fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Preparing => "created",
-        Phase::Starting | Phase::Stopping => "down",
+        Phase::Starting | Phase::Stopping | Phase::Idle => "down",
         Phase::Up => "up",
         Phase::Crashed => "crashed",
         Phase::Error => "error",
@@ -207,6 +245,41 @@ mod tests {
 
     fn machine(digit: char) -> MachineId {
         digit.to_string().repeat(32).parse().expect("machine id")
+    }
+
+    #[test]
+    fn figures_are_of_the_same_process_and_only_when_asked_for() {
+        let mut scene = Scene::new("ab")
+            .put('a', "blog_v1.web.1", Desired::Run, Some(Phase::Up))
+            .put('b', "blog_v1.web.2", Desired::Run, Some(Phase::Up))
+            .put('b', "shop_v1.web.1", Desired::Run, Some(Phase::Up));
+        let (app, owner) = ("blog".parse().expect("app"), "ada".parse().expect("user"));
+        let list = |scene: &Scene| {
+            let now = Timestamp::UNIX_EPOCH;
+            let all = scene.0.containers(&app, &owner, Filter::default(), now);
+            all.into_iter().map(|c| c.stats).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&scene), [None, None]);
+        let hosts: Vec<_> = scene.0.hosts_of(&app).into_values().collect();
+        assert_eq!(hosts, ["10.0.0.a", "10.0.0.b"]);
+        let figures = |uuid, bytes| crate::api::stats::ProcessFigures {
+            uuid: Uuid::from_u128(uuid),
+            memory_bytes: Some(bytes),
+            restarts: 7,
+            ..Default::default()
+        };
+        // Host b says nothing, and host a speaks of the one it has; then of an earlier one.
+        for (uuid, want) in [(1, (Some(5), 7)), (9, (None, 0))] {
+            let stats = HostStats {
+                processes: [("blog_v1.web.1".to_owned(), figures(uuid, 5))].into(),
+                ..HostStats::default()
+            };
+            scene.0.figures = Some([(machine('a'), stats)].into());
+            let listed = list(&scene);
+            let one = listed[0].as_ref().expect("asked");
+            assert_eq!((one.memory_bytes, one.restarts), want);
+            assert_eq!(listed[1], Some(ContainerStats::default()));
+        }
     }
 
     struct Scene(Fleet);
@@ -250,6 +323,7 @@ mod tests {
             self.0.assigned.push((machine(on), process, assignment));
             if let Some(phase) = phase {
                 let state = ProcessState {
+                    unit: None,
                     uuid,
                     phase,
                     ready: phase == Phase::Up,

@@ -5,11 +5,13 @@
 
 pub mod ask;
 pub mod containers;
+pub mod fleet;
 pub mod grant;
 pub mod openapi;
 #[cfg(test)]
 mod properties;
 pub mod ssh_key;
+pub mod stats;
 pub mod time;
 pub mod valid;
 #[cfg(test)]

@@ -312,7 +312,9 @@ pub fn single(fields: &Fields) -> Result<BTreeMap<ProcessType, bool>, Refusal> {
     let mut marks = BTreeMap::new();
     for (kind, value) in fields {
         let single = value.as_bool().ok_or_else(|| {
-            Refusal::Detail(format!("{kind} is single or not: true or false, not {value}"))
+            Refusal::Detail(format!(
+                "{kind} is single or not: true or false, not {value}"
+            ))
         })?;
         let kind: ProcessType = kind.parse().map_err(|_| {
             Refusal::Detail(format!(

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::error::ApiError;
 use crate::{
+    agent::stats,
     api::containers::Fleet,
-    model::{MachineId, ProcessName, Work},
+    model::{AppName, MachineId, ProcessName, Work},
     store::{Store, keys},
 };
 
@@ -34,7 +35,16 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
         states: by_machine(states, keys::states().as_str()),
         machines: by_machine(machines, keys::machines().as_str()),
         hosts: by_machine(hosts, keys::hosts().as_str()),
+        figures: None,
     })
+}
+
+/// Asks the hosts of an app's processes how these are, all at once. A host that is silent costs a
+/// second, and its processes are shown without figures.
+pub(super) async fn ask(fleet: &mut Fleet, app: &AppName) {
+    let hosts = fleet.hosts_of(app).into_iter();
+    let hosts = hosts.filter_map(|(id, address)| Some((id, stats::Way::straight(&address)?)));
+    fleet.figures = Some(stats::ask_all(hosts, stats::LIMIT).await);
 }
 
 fn by_machine<T>(listing: crate::store::Listing<T>, prefix: &str) -> BTreeMap<MachineId, T> {

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
+use super::{Shared, State, attach, auth, server, stand_in::StandIn};
 use crate::{
     link::links,
     model::*,
@@ -90,7 +90,7 @@ impl Site {
         let stop = CancellationToken::new();
         tokio::spawn(server::serve(
             links().listen(api),
-            routes::router(state.clone()),
+            state.clone(),
             stop.clone(),
         ));
         tokio::spawn(attach::serve(
@@ -389,6 +389,7 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
 
 fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
     ProcessState {
+        unit: None,
         uuid,
         phase,
         ready: phase == Phase::Up,
@@ -429,6 +430,7 @@ async fn agent(store: Store) {
                 processes: BTreeMap::from([(
                     name.to_owned(),
                     ProcessState {
+                        unit: None,
                         ready,
                         ..report(assignment.uuid, phase, Some(reason.to_owned()))
                     },

@@ -7,8 +7,9 @@
 //! is unknown ends the term: the next term's fence keeps it from arriving late.
 
 mod election;
+mod metrics;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,6 +29,7 @@ use crate::{
     store::{CommitError, Feed, Store, StoreError, keys},
 };
 use election::Term;
+pub use metrics::Metrics;
 
 /// Transactions under way at once.
 const CONCURRENT: usize = 16;
@@ -77,22 +79,26 @@ impl From<CommitError> for LeaderError {
 pub async fn run(
     settings: HostSettings,
     store: Store,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
     let teller = Teller::start(store.clone());
-    take_part(store, settings.address.to_string(), Some(teller), stop).await;
+    let address = settings.address.to_string();
+    take_part(store, address, Some(teller), metrics, stop).await;
     Ok(())
 }
 
 /// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can.
-pub(crate) async fn take_part(
+pub async fn take_part(
     store: Store,
     address: String,
     teller: Option<Teller>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let mut engine = Engine::new(store, address);
     engine.teller = teller;
+    engine.metrics = metrics;
     loop {
         tokio::select! {
             biased;
@@ -100,8 +106,10 @@ pub(crate) async fn take_part(
             () = engine.wait() => {}
         }
         engine.turn().await;
+        engine.metrics.led(engine.term.is_some());
     }
     engine.resign().await;
+    engine.metrics.led(false);
 }
 
 /// Leads until `until` holds, then gives the leadership back: how `deisctl` starts a platform that has
@@ -131,15 +139,6 @@ pub async fn bootstrap(
     })
 }
 
-/// Counted since the start; written to the log with each resync.
-#[derive(Debug, Default, Clone, Copy)]
-struct Counters {
-    terms: u64,
-    rounds: u64,
-    commits: u64,
-    conflicts: u64,
-}
-
 struct Engine {
     store: Store,
     /// Says in apps' logs what was done; none while a platform starts, that has no logger yet.
@@ -161,7 +160,7 @@ struct Engine {
     conflicts_in_a_row: u32,
     said: BTreeSet<Waiting>,
     said_unreadable: BTreeSet<String>,
-    counters: Counters,
+    metrics: Arc<Metrics>,
 }
 
 impl Engine {
@@ -184,7 +183,7 @@ impl Engine {
             conflicts_in_a_row: 0,
             said: BTreeSet::new(),
             said_unreadable: BTreeSet::new(),
-            counters: Counters::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -225,7 +224,7 @@ impl Engine {
         if now >= self.resync {
             self.resync = now + RESYNC;
             self.memory.look_at_everything();
-            debug!(counters = ?self.counters, "resync");
+            debug!("resync");
         }
         if let Some(term) = &self.term {
             let leader = self.world.leader().map(|leader| leader.create_revision);
@@ -259,7 +258,7 @@ impl Engine {
                     address = self.address,
                     "elected as the leader"
                 );
-                self.counters.terms += 1;
+                self.metrics.terms.inc();
                 self.view_needed = term.fence;
                 self.memory = Memory::default();
                 self.term = Some(term);
@@ -303,7 +302,8 @@ impl Engine {
         };
         let changed = self.world.take_changed();
         let plan = round(&self.world, &changed, &mut self.memory, &context);
-        self.counters.rounds += 1;
+        self.metrics.rounds.observe(now.elapsed());
+        self.metrics.planned(&self.world, &plan);
         self.wake = plan.wake.map(|wake| self.epoch + wake);
         self.speak(plan.waiting);
         plan.acts
@@ -324,7 +324,7 @@ impl Engine {
             match result {
                 Ok(revision) => {
                     info!(about = act.about, what = act.what, revision, "done");
-                    self.counters.commits += 1;
+                    self.metrics.commits.inc();
                     self.view_needed = self.view_needed.max(revision);
                     self.tell(&act.tell);
                 }
@@ -334,11 +334,12 @@ impl Engine {
                         what = act.what,
                         "conflict, planning anew"
                     );
-                    self.counters.conflicts += 1;
+                    self.metrics.conflicts.inc();
                     conflicts = true;
                 }
                 Err(CommitError::Store(error)) => {
                     warn!(about = act.about, what = act.what, %error, "fate unknown");
+                    self.metrics.unknown.inc();
                     unknown = Some(error);
                 }
             }

@@ -5,11 +5,12 @@
 pub mod name;
 pub mod process;
 pub mod record;
+pub mod unit_text;
 pub mod whitelist;
 
 pub use name::{
     AppName, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId, ProcessType,
-    TokenName, UnitFileName, Username,
+    TokenName, UNIT_SUFFIXES, UnitFileName, Username,
 };
 pub use process::{ProcessId, ProcessName, ReleaseNumber};
 pub use record::*;

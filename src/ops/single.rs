@@ -2,12 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    OpsError, app,
-    audit::Actor,
-    change::contents,
-    release::is_type,
-};
+use super::{OpsError, app, audit::Actor, change::contents, release::is_type};
 use crate::{model::*, store::Store};
 
 /// Marks types as single (true) or as others (false). Nothing is restarted: the leader tells the hosts,

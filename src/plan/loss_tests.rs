@@ -88,10 +88,15 @@ fn a_network_that_goes_down_host_by_host_is_one_fault() {
     assert!(sim.has_work(3), "the third one in a minute is a wave");
     let waiting = sim.waiting();
     assert!(
-        waiting.contains("3 of 5 hosts went away at once (deis-03; just before them deis-01, deis-02)"),
+        waiting.contains(
+            "3 of 5 hosts went away at once (deis-03; just before them deis-01, deis-02)"
+        ),
         "{waiting}"
     );
-    assert!(waiting.contains("deisctl declare-lost deis-03"), "{waiting}");
+    assert!(
+        waiting.contains("deisctl declare-lost deis-03"),
+        "{waiting}"
+    );
     sim.join(1, 4);
     sim.settle();
     assert!(!sim.has_work(3), "two of five again");
@@ -119,7 +124,10 @@ fn a_person_says_which_hosts_are_gone() {
     assert!(sim.has_work(1) && sim.has_work(2));
     sim.declare_lost(1);
     sim.go(60, ROUTER);
-    assert!(!sim.has_work(1) && sim.has_work(2), "one was meant, not both");
+    assert!(
+        !sim.has_work(1) && sim.has_work(2),
+        "one was meant, not both"
+    );
     sim.declare_lost(2);
     sim.settle();
     sim.check_converged(2, &structure(3, 0), None);
@@ -162,7 +170,11 @@ fn a_view_that_broke_gives_hosts_their_time_again() {
     assert_eq!(gone_after(false, 0), 4, "the grace");
     // Seen to go in a view that is as old as a lease: had its time.
     assert_eq!(gone_after(true, 20), 4);
-    assert_eq!(gone_after(true, 1), 5, "a lease's time since the view is whole");
+    assert_eq!(
+        gone_after(true, 1),
+        5,
+        "a lease's time since the view is whole"
+    );
     // Away when the view began: a lease's time, and the grace.
     let mut sim = running(3, 3, 4, 1);
     sim.lose(1);

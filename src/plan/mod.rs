@@ -12,8 +12,11 @@ pub mod certs;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
+#[cfg(test)]
+mod fleet_scheduling_tests;
 pub mod host;
 pub mod hosts;
+pub mod images;
 #[cfg(test)]
 mod kv_tests;
 #[cfg(test)]

@@ -109,6 +109,8 @@ pub struct Seen {
     pub kind: Kind,
     /// Whether its start has once succeeded (or it was found running).
     pub started: bool,
+    /// A raw unit that systemd knows, and that we have not started since.
+    pub loaded: bool,
     /// How much of it runs.
     pub running: Running,
     /// The announcer's last word since the process came up; none yet.
@@ -136,6 +138,8 @@ pub enum Action {
     Publish,
     /// Remove its address.
     Withdraw,
+    /// Stop a raw unit that systemd is to know on.
+    Halt,
     /// Stop its units, remove its files, forget it.
     Stop,
     /// Stop its units, and remember it: it is started again when the lease is back.
@@ -233,7 +237,7 @@ fn decide(
 ) -> Step {
     let Some(seen) = seen else {
         return match wanted {
-            Some(w) if w.desired == Desired::Run => start(knowledge, lease, w),
+            Some(w) if is_to_be_there(w) => start(knowledge, lease, w),
             // Draining or stopping what is not there is done already.
             _ => Step::Nothing,
         };
@@ -245,10 +249,11 @@ fn decide(
     let step = match mine {
         None => leave(knowledge, seen),
         Some(w) if w.kind == Kind::Run => run_once(knowledge, lease, w, seen),
+        Some(w) if w.kind == Kind::Unit => keep_unit(knowledge, w.desired, seen),
         Some(w) => keep(knowledge, lease, w, seen),
     };
     match (step, seen.busy, seen.retry_at) {
-        (Step::Do(Action::Stop | Action::Withdraw), Some(Busy::Starting), _) => {
+        (Step::Do(Action::Stop | Action::Halt | Action::Withdraw), Some(Busy::Starting), _) => {
             Step::Do(Action::Cancel)
         }
         (Step::Do(_), Some(busy), _) => Step::Wait(Waiting::Task(busy)),
@@ -280,6 +285,30 @@ fn suspend(seen: &Seen, now: Duration) -> Step {
         (None, Running::No, _) => Step::Wait(Waiting::Lease),
         (None, _, Some(at)) if at > now => Step::Wait(Waiting::Retry(at)),
         (None, _, _) => Step::Do(Action::Suspend),
+    }
+}
+
+/// Whether something of it is to be made, where nothing is.
+fn is_to_be_there(wanted: &Wanted) -> bool {
+    match wanted.desired {
+        Desired::Run => true,
+        Desired::Load => wanted.kind == Kind::Unit,
+        Desired::Drain | Desired::Stop => false,
+    }
+}
+
+/// A raw unit is loaded, started or stopped once for each time that somebody wants it so; whether it
+/// runs after that is up to systemd: it may have ended, or been started by another unit.
+fn keep_unit(knowledge: Knowledge, desired: Desired, seen: &Seen) -> Step {
+    match desired {
+        Desired::Run if seen.running == Running::Changing && !seen.loaded => {
+            Step::Wait(Waiting::Systemd)
+        }
+        Desired::Run if !seen.started => Step::Do(Action::Start),
+        Desired::Load if seen.started && knowledge == Knowledge::Live => Step::Do(Action::Halt),
+        Desired::Load if seen.started => Step::Wait(Waiting::Etcd),
+        Desired::Load if !seen.loaded => Step::Do(Action::Start),
+        Desired::Run | Desired::Load | Desired::Drain | Desired::Stop => Step::Nothing,
     }
 }
 
@@ -333,7 +362,6 @@ fn keep(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Ste
         }
     }
     match (seen.running, wanted.kind) {
-        (Running::No, Kind::Unit) if seen.started => Step::Nothing,
         (Running::No, _) if run => start(knowledge, lease, wanted),
         (Running::No, _) => Step::Nothing,
         (Running::Changing, _) => Step::Wait(Waiting::Systemd),

@@ -20,6 +20,7 @@ fn serving(uuid: u128) -> Seen {
         uuid: Uuid::from_u128(uuid),
         kind: Kind::Routable,
         started: true,
+        loaded: false,
         running: Running::Up,
         healthy: Some(true),
         published: Published::Yes,
@@ -377,27 +378,173 @@ fn singles_live_by_the_lease() {
     let does = |action| (Some(action), None);
     let cases = [
         ("new", Live, Held, Some(run), None, does(Action::Start)),
-        ("new, no lease", Live, Expired, Some(run), None, waits(Waiting::Lease)),
-        ("never from the cache", Cached, Held, Some(run), None, waits(Waiting::Etcd)),
+        (
+            "new, no lease",
+            Live,
+            Expired,
+            Some(run),
+            None,
+            waits(Waiting::Lease),
+        ),
+        (
+            "never from the cache",
+            Cached,
+            Held,
+            Some(run),
+            None,
+            waits(Waiting::Etcd),
+        ),
         ("serving", Live, Held, Some(run), Some(up), (None, None)),
-        ("the agent restarts, its lease holds", Cached, Held, Some(run), Some(up), (None, None)),
-        ("the lease runs out", Live, Expired, Some(run), Some(up), does(Action::Suspend)),
-        ("also without etcd", Cached, Expired, Some(run), Some(up), does(Action::Suspend)),
-        ("nothing known yet: the fence's own business", Nothing, Expired, None, Some(up), (None, None)),
-        ("draining", Live, Expired, Some(single(Desired::Drain)), Some(up), does(Action::Suspend)),
-        ("to be stopped", Live, Expired, Some(single(Desired::Stop)), Some(up), does(Action::Suspend)),
-        ("not assigned any more", Live, Expired, None, Some(up), does(Action::Suspend)),
-        ("starting", Live, Expired, Some(run), Some(busy(Busy::Starting)), does(Action::Cancel)),
-        ("publishing, to an etcd that is away", Live, Expired, Some(run), Some(busy(Busy::Publishing)), does(Action::Cancel)),
-        ("being stopped", Live, Expired, Some(run), Some(busy(Busy::Stopping)), waits(Waiting::Task(Busy::Stopping))),
-        ("stopped", Live, Expired, Some(run), Some(down), waits(Waiting::Lease)),
-        ("the lease is back: the old address goes", Live, Held, Some(run), Some(down), does(Action::Withdraw)),
-        ("and it starts", Live, Held, Some(run), Some(Seen { published: Published::No, ..down }), does(Action::Start)),
-        ("moved away meanwhile", Live, Held, None, Some(Seen { published: Published::No, ..down }), does(Action::Stop)),
-        ("marked while it runs", Live, Held, Some(run), Some(serving(1)), does(Action::Fence)),
-        ("no longer marked", Live, Held, Some(plain), Some(up), does(Action::Unfence)),
-        ("others run on", Live, Expired, Some(plain), Some(serving(1)), (None, None)),
-        ("others start", Cached, Expired, Some(plain), None, does(Action::Start)),
+        (
+            "the agent restarts, its lease holds",
+            Cached,
+            Held,
+            Some(run),
+            Some(up),
+            (None, None),
+        ),
+        (
+            "the lease runs out",
+            Live,
+            Expired,
+            Some(run),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "also without etcd",
+            Cached,
+            Expired,
+            Some(run),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "nothing known yet: the fence's own business",
+            Nothing,
+            Expired,
+            None,
+            Some(up),
+            (None, None),
+        ),
+        (
+            "draining",
+            Live,
+            Expired,
+            Some(single(Desired::Drain)),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "to be stopped",
+            Live,
+            Expired,
+            Some(single(Desired::Stop)),
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "not assigned any more",
+            Live,
+            Expired,
+            None,
+            Some(up),
+            does(Action::Suspend),
+        ),
+        (
+            "starting",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Starting)),
+            does(Action::Cancel),
+        ),
+        (
+            "publishing, to an etcd that is away",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Publishing)),
+            does(Action::Cancel),
+        ),
+        (
+            "being stopped",
+            Live,
+            Expired,
+            Some(run),
+            Some(busy(Busy::Stopping)),
+            waits(Waiting::Task(Busy::Stopping)),
+        ),
+        (
+            "stopped",
+            Live,
+            Expired,
+            Some(run),
+            Some(down),
+            waits(Waiting::Lease),
+        ),
+        (
+            "the lease is back: the old address goes",
+            Live,
+            Held,
+            Some(run),
+            Some(down),
+            does(Action::Withdraw),
+        ),
+        (
+            "and it starts",
+            Live,
+            Held,
+            Some(run),
+            Some(Seen {
+                published: Published::No,
+                ..down
+            }),
+            does(Action::Start),
+        ),
+        (
+            "moved away meanwhile",
+            Live,
+            Held,
+            None,
+            Some(Seen {
+                published: Published::No,
+                ..down
+            }),
+            does(Action::Stop),
+        ),
+        (
+            "marked while it runs",
+            Live,
+            Held,
+            Some(run),
+            Some(serving(1)),
+            does(Action::Fence),
+        ),
+        (
+            "no longer marked",
+            Live,
+            Held,
+            Some(plain),
+            Some(up),
+            does(Action::Unfence),
+        ),
+        (
+            "others run on",
+            Live,
+            Expired,
+            Some(plain),
+            Some(serving(1)),
+            (None, None),
+        ),
+        (
+            "others start",
+            Cached,
+            Expired,
+            Some(plain),
+            None,
+            does(Action::Start),
+        ),
     ];
     for (what, knowledge, lease, wanted, seen, want) in cases {
         assert_eq!(with_lease(knowledge, lease, wanted, seen), want, "{what}");
@@ -414,7 +561,10 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
                 "only a start is for what is not there"
             );
             let w = wanted[name];
+            let load = w.desired == Desired::Load;
             let new = Seen {
+                started: !load,
+                loaded: load,
                 kind: w.kind,
                 uuid: w.uuid,
                 published: Published::No,
@@ -425,10 +575,13 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
             continue;
         };
         match action {
+            Action::Start if wanted[name].desired == Desired::Load => s.loaded = true,
             Action::Start => {
-                s.fenced = wanted[name].single;
                 (s.running, s.started, s.healthy) = (Running::Up, true, Some(true));
+                s.loaded = false;
+                s.fenced = wanted[name].single;
             }
+            Action::Halt => (s.running, s.started, s.loaded) = (Running::No, false, true),
             Action::Cancel => s.busy = None,
             Action::Publish => s.published = Published::Yes,
             Action::Withdraw => s.published = Published::No,
@@ -468,6 +621,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
 fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
     let desired = prop_oneof![
         Just(Desired::Run),
+        Just(Desired::Load),
         Just(Desired::Drain),
         Just(Desired::Stop)
     ];
@@ -475,7 +629,10 @@ fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
         (0u128..3, desired, kinds(), any::<bool>()).prop_map(|(uuid, desired, kind, single)| {
             // Neither one-offs nor raw units have a type that could be marked.
             let single = single && matches!(kind, Kind::Routable | Kind::Plain);
-            Wanted { single, ..wanted(uuid, desired, kind) }
+            Wanted {
+                single,
+                ..wanted(uuid, desired, kind)
+            }
         });
     prop::collection::btree_map("[a-e]", one, 0..5)
 }
@@ -518,6 +675,7 @@ fn hosts() -> impl Strategy<Value = BTreeMap<String, Seen>> {
                 uuid: Uuid::from_u128(uuid),
                 kind,
                 started,
+                loaded: kind == Kind::Unit && !started && reported,
                 running,
                 healthy,
                 published,
@@ -558,7 +716,12 @@ proptest! {
                 }
                 (Desired::Run, None) => prop_assert!(false, "{name} does not run"),
                 (Desired::Drain, Some(s)) => prop_assert!(s.kind != Kind::Routable || s.published == Published::No),
-                (Desired::Drain, None) => {}
+                (Desired::Load, Some(s)) if w.kind == Kind::Unit => {
+                    prop_assert_eq!((s.uuid, s.loaded, s.started), (w.uuid, true, false));
+                }
+                (Desired::Load, None) if w.kind == Kind::Unit => prop_assert!(false, "{name} is not loaded"),
+                (Desired::Load, Some(s)) => prop_assert!(s.kind != Kind::Routable || s.published == Published::No),
+                (Desired::Drain | Desired::Load, None) => {}
                 (Desired::Stop, s) => prop_assert!(s.is_none(), "{name} is still there"),
             }
         }
@@ -569,7 +732,7 @@ proptest! {
     fn nothing_is_stopped_without_fresh_knowledge(wanted in wishes(), seen in hosts()) {
         for knowledge in [Knowledge::Nothing, Knowledge::Cached] {
             let plan = plan(knowledge, Lease::Held, &wanted, &seen, NOW);
-            let harm = plan.actions.values().find(|a| matches!(a, Action::Stop | Action::Withdraw | Action::Cancel));
+            let harm = plan.actions.values().find(|a| matches!(a, Action::Stop | Action::Halt | Action::Withdraw | Action::Cancel));
             prop_assert_eq!(harm, None);
         }
     }

@@ -73,10 +73,7 @@ pub fn run(options: &Options) -> io::Result<()> {
                 let names = fenced(&options.fenced)?;
                 if !names.is_empty() {
                     if names != stopped {
-                        eprintln!(
-                            "the host's lease has run out: stopping {}",
-                            names.join(" ")
-                        );
+                        eprintln!("the host's lease has run out: stopping {}", names.join(" "));
                     }
                     stop(&names);
                 }

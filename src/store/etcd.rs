@@ -208,6 +208,10 @@ fn etcd_txn(txn: &Txn) -> EtcdTxn {
         .iter()
         .map(|compare| match compare {
             Compare::Absent(key) => EtcdCompare::create_revision(key.as_str(), CompareOp::Equal, 0),
+            Compare::NoneBetween(first, last) => {
+                EtcdCompare::create_revision(first.as_str(), CompareOp::Equal, 0)
+                    .with_range(format!("{last}\0"))
+            }
             Compare::Present(key) => {
                 EtcdCompare::create_revision(key.as_str(), CompareOp::NotEqual, 0)
             }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::platform::{Instance, Part};
 use crate::{
+    api::stats::{HostStats, ProcessFigures},
+    api::fleet::View,
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,
@@ -27,6 +29,8 @@ pub struct Fleet {
     pub hosts: BTreeMap<MachineId, HostRecord>,
     /// What the hosts report.
     pub states: BTreeMap<MachineId, MachineState>,
+    /// What the hosts said when they were asked for figures.
+    pub figures: BTreeMap<MachineId, HostStats>,
     /// Addresses at which each part has registered.
     pub registered: BTreeMap<Part, BTreeSet<String>>,
     /// The elected leader.
@@ -110,6 +114,30 @@ impl Fleet {
             .collect()
     }
 
+    /// What it says of units.
+    #[must_use]
+    pub const fn view(&self) -> View<'_> {
+        View {
+            units: &self.units,
+            assignments: &self.assignments,
+            states: &self.states,
+        }
+    }
+
+    /// A host as fleetctl named it: `148a18ff.../10.21.8.101`.
+    #[must_use]
+    pub fn machine_label(&self, id: &MachineId, full: bool) -> String {
+        let shown = if full {
+            id.to_string()
+        } else {
+            format!("{}...", &id.as_str()[..8])
+        };
+        match self.address(id) {
+            Some(address) => format!("{shown}/{address}"),
+            None => shown,
+        }
+    }
+
     /// A host's name and address for people: `deis-01/10.21.8.101`.
     #[must_use]
     pub fn host_label(&self, id: &MachineId) -> String {
@@ -145,6 +173,7 @@ impl Fleet {
             let mut notes = Vec::new();
             match assignment.desired {
                 Desired::Run => {}
+                Desired::Load => notes.push("not to be started".to_owned()),
                 Desired::Drain => notes.push("draining".to_owned()),
                 Desired::Stop => notes.push("to be stopped".to_owned()),
             }
@@ -206,6 +235,8 @@ pub struct Row {
     pub sub: &'static str,
     /// Whether it is healthy, as far as its host says.
     pub ready: Option<bool>,
+    /// How it is, as far as its host says.
+    pub figures: Option<ProcessFigures>,
     /// What else there is to say.
     pub note: String,
 }
@@ -223,10 +254,16 @@ impl Row {
             if let Some(reason) = &report.reason {
                 notes.push(reason.clone());
             }
-            if report.restarts > 0 {
-                notes.push(format!("{} restarts", report.restarts));
-            }
         }
+        let live = machine.and_then(|id| fleet.figures.get(id)?.processes.get(name));
+        let figures = report.map(|report| {
+            let live = live.filter(|figures| figures.uuid == report.uuid).cloned();
+            live.unwrap_or_else(|| ProcessFigures {
+                restarts: report.restarts,
+                exit: report.exit.clone(),
+                ..ProcessFigures::default()
+            })
+        });
         Self {
             unit: unit_of(name),
             machine: machine.map_or_else(String::new, |id| fleet.host_label(id)),
@@ -234,6 +271,7 @@ impl Row {
             active,
             sub,
             ready: report.map(|report| report.ready),
+            figures,
             note: notes.join("; "),
         }
     }
@@ -264,5 +302,6 @@ pub const fn words(phase: Phase) -> (&'static str, &'static str, &'static str) {
         Phase::Crashed => ("loaded", "activating", "auto-restart"),
         Phase::Stopping => ("loaded", "deactivating", "stop"),
         Phase::Error => ("error", "failed", "failed"),
+        Phase::Idle => ("loaded", "inactive", "dead"),
     }
 }

@@ -74,7 +74,10 @@ pub async fn declare(
                     writeln!(out, "{line}")?;
                 }
                 if !undo {
-                    writeln!(out, "what ran there is moved now; processes of single types once they must have stopped")?;
+                    writeln!(
+                        out,
+                        "what ran there is moved now; processes of single types once they must have stopped"
+                    )?;
                 }
                 return Ok(());
             }
@@ -82,9 +85,11 @@ pub async fn declare(
             Err(CommitError::Store(error)) => return Err(error.into()),
         }
     }
-    Err(Failure::new(Kind::Conflict, "the hosts' records keep changing")
-        .hint("are they coming back? `deisctl machines` tells")
-        .into())
+    Err(
+        Failure::new(Kind::Conflict, "the hosts' records keep changing")
+            .hint("are they coming back? `deisctl machines` tells")
+            .into(),
+    )
 }
 
 const fn state(undo: bool) -> &'static str {

@@ -19,23 +19,24 @@
 
 use axum::{
     Router,
-    middleware::from_fn_with_state,
+    middleware::{from_fn_with_state, map_response},
+    response::Response,
     routing::{MethodFilter, MethodRouter, on},
 };
 use http::Method;
 
 use super::{
-    apps, audit, builds, certs, config, containers, domains, health, hooks, keys, logs, openapi,
+    apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs, openapi,
     perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
-        ask,
+        ask, fleet as of_fleet,
         grant::Access,
         openapi::{Nothing, One, Operation, Pages, Shape, Text},
         wire,
     },
-    controller::{State, error::ApiError, gate::gate},
+    controller::{State, error::ApiError, gate::gate, metrics::Route},
     model::Scope,
 };
 
@@ -120,11 +121,11 @@ routes! {
     GET "/v1/apps/{app}/releases" Read releases::list => 200 Pages<wire::Release>, "Lists releases, the newest first";
     POST "/v1/apps/{app}/releases/rollback" Deploy releases::rollback, One<ask::Rollback> => 201 One<wire::RollbackReply>, "Goes back to an earlier release, as a new one; answers when that is deployed";
     GET "/v1/apps/{app}/releases/{version}" Read releases::get => 200 One<wire::Release>, "Shows a release, given as v2";
-    GET "/v1/apps/{app}/containers" Read containers::list => 200 Pages<wire::Container>, "Lists processes";
+    GET "/v1/apps/{app}/containers" Read containers::list => 200 Pages<wire::Container>, "Lists processes, with stats=1 how they are", "stats";
     POST "/v1/apps/{app}/containers/restart" Deploy containers::restart => 200 One<Vec<wire::Container>>, "Replaces all processes; answers when the new ones serve";
-    GET "/v1/apps/{app}/containers/{kind}" Read containers::list_type => 200 Pages<wire::Container>, "Lists processes of a type";
+    GET "/v1/apps/{app}/containers/{kind}" Read containers::list_type => 200 Pages<wire::Container>, "Lists processes of a type", "stats";
     POST "/v1/apps/{app}/containers/{kind}/restart" Deploy containers::restart_type => 200 One<Vec<wire::Container>>, "Replaces the processes of a type";
-    GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process";
+    GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process", "stats";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
     GET "/v1/apps/{app}/single" Read containers::single => 200 One<wire::Single>, "Lists the types of which there are never two processes of one number at a time";
@@ -154,6 +155,15 @@ routes! {
     POST "/v1/admin/perms" All users::promote, One<ask::Username> => 201 Nothing, "Makes a user an administrator";
     DELETE "/v1/admin/perms/{user}" All users::demote => 204 Nothing, "Takes that back";
     GET "/v1/audit" All audit::of_platform => 200 Pages<wire::Audit>, "Lists what was done to accounts, and which apps were destroyed, for administrators";
+
+    GET "/fleet/v1/units" All fleet::any => 200 One<of_fleet::UnitPage>, "Lists units as fleet did, for administrators as all of this", "nextPageToken";
+    GET "/fleet/v1/units/{name}" All fleet::any => 200 One<of_fleet::Unit>, "Shows a unit";
+    PUT "/fleet/v1/units/{name}" All fleet::any, One<of_fleet::Unit> => 201 Nothing, "Creates a unit, or changes what is wanted of one (204)";
+    DELETE "/fleet/v1/units/{name}" All fleet::any => 204 Nothing, "Stops a unit and removes it";
+    GET "/fleet/v1/state" All fleet::any => 200 One<of_fleet::StatePage>, "Lists units on hosts in systemd's words", "machineID", "unitName", "nextPageToken";
+    GET "/fleet/v1/machines" All fleet::any => 200 One<of_fleet::MachinePage>, "Lists hosts", "nextPageToken";
+    PATCH "/fleet/v1/machines" All fleet::any, One<Vec<of_fleet::PatchOp>> => 204 Nothing, "Changes hosts' labels by a JSON patch";
+    GET "/fleet/v1/discovery" All fleet::any => 200 One<serde_json::Value>, "Describes fleet's API for programs";
 }
 
 /// The router over the table, each route behind the gate. A slash at a path's end has been removed
@@ -164,7 +174,14 @@ pub(in crate::controller) fn router(state: State) -> Router {
         .fold(Router::new(), |router, Row { operation, handler }| {
             let rule = (state.clone(), operation.access);
             let gate = from_fn_with_state(rule, gate);
-            router.route(operation.path, handler.route_layer(gate))
+            let route = Route(operation.path);
+            // Outside of the gate: whom it refuses has asked for this route, too.
+            let mark = map_response(move |mut response: Response| {
+                response.extensions_mut().insert(route);
+                std::future::ready(response)
+            });
+            let handler = handler.route_layer(gate).route_layer(mark);
+            router.route(operation.path, handler)
         })
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method.to_string()))

@@ -74,6 +74,8 @@ pub struct Machine {
 pub enum Desired {
     /// Run and be published.
     Run,
+    /// Be known to systemd and not be started; for raw units.
+    Load,
     /// Run on, but be published no more.
     Drain,
     /// Stop and be forgotten.
@@ -138,6 +140,14 @@ pub struct Assignment {
     pub work: Work,
 }
 
+impl Assignment {
+    /// Whether it is of a raw unit's text with this hash.
+    #[must_use]
+    pub fn is_of_text(&self, text_hash: &str) -> bool {
+        matches!(&self.work, Work::Unit { hash } if hash == text_hash)
+    }
+}
+
 /// Where a process is in its life, as its agent sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -154,6 +164,21 @@ pub enum Phase {
     Stopping,
     /// It can't be started here; `reason` says why.
     Error,
+    /// A raw unit that is not to run, or has ended by itself and well.
+    Idle,
+}
+
+/// What systemd says of a raw unit, once its host has done what is wanted of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitWords {
+    /// What has been done: it was loaded, or started as well.
+    pub done: UnitTarget,
+    /// systemd's LoadState.
+    pub load: String,
+    /// systemd's ActiveState.
+    pub active: String,
+    /// systemd's SubState.
+    pub sub: String,
 }
 
 /// One process in its host's report.
@@ -185,6 +210,9 @@ pub struct ProcessState {
     /// Last lines that it printed, when it crashed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+    /// systemd's own words, for a raw unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<UnitWords>,
 }
 
 /// `/deis/state/<machine-id>`: what runs there; written on change only.
@@ -238,7 +266,7 @@ pub struct Leader {
 }
 
 /// What an operator wants of a unit (fleet's words).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnitTarget {
     /// Known, nowhere.

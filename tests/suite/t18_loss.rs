@@ -75,9 +75,12 @@ fn a_frozen_agent_keeps_no_single_process() {
         }
     });
     let (stopped, moved) = (stopped.expect("stopped"), frozen.elapsed());
-    println!("a single process of a frozen host: stopped after {stopped:.1?}, elsewhere after {moved:.1?}");
+    println!(
+        "a single process of a frozen host: stopped after {stopped:.1?}, elsewhere after {moved:.1?}"
+    );
     assert_eq!(
-        web()[&home.name], webs[&home.name],
+        web()[&home.name],
+        webs[&home.name],
         "another type runs on, whatever the cluster thinks of its host"
     );
 

@@ -165,7 +165,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
         let metrics = Arc::new(Metrics::default());
-        metrics.watches(feed.health_watch());
+        metrics.watches(feed.health_watch(), edges.standing.lease.subscribe());
         Ok(Self {
             lease: edges.standing.lease.subscribe(),
             edges,

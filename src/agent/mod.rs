@@ -220,6 +220,8 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         (paths, until_sender),
         ended.clone(),
     );
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let reporter = report::write_states(
         store,
         id.clone(),

@@ -23,14 +23,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use sha2::{Digest, Sha256};
 
-pub use self::{
-    options::{InvalidXFleet, XFleet},
-    pattern::glob,
-};
 use self::{
     neighbours::{Counts, Neighbours},
     one::There,
     place::{Host, Units},
+};
+pub use self::{
+    options::{InvalidXFleet, XFleet},
+    pattern::glob,
 };
 use super::{
     hosts::Losses,
@@ -74,7 +74,10 @@ fn wanted<'w>(world: &'w World, plan: &mut Plan) -> BTreeMap<&'w UnitFileName, &
 /// Plans where units run.
 pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
     let prefix = keys::units();
-    let unreadable = world.unreadable().range(prefix.as_str().to_owned()..).next();
+    let unreadable = world
+        .unreadable()
+        .range(prefix.as_str().to_owned()..)
+        .next();
     if let Some((key, why)) = unreadable.filter(|(key, _)| key.starts_with(prefix.as_str())) {
         let why = format!("{key} can't be read ({why}): what it runs is left alone");
         plan.wait("units", why);

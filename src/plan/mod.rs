@@ -11,9 +11,9 @@ mod case_tests;
 pub mod certs;
 pub mod fleet;
 #[cfg(test)]
-mod fleet_tests;
-#[cfg(test)]
 mod fleet_scheduling_tests;
+#[cfg(test)]
+mod fleet_tests;
 pub mod host;
 pub mod hosts;
 pub mod images;

@@ -6,6 +6,7 @@ use super::error::ApiError;
 use crate::{
     api::containers::Fleet,
     model::{MachineId, ProcessName, Work},
+    plan::settings::Placing,
     store::{Store, keys},
 };
 
@@ -35,6 +36,17 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
         machines: by_machine(machines, keys::machines().as_str()),
         hosts: by_machine(hosts, keys::hosts().as_str()),
     })
+}
+
+/// The operator's settings of placement; what makes no sense, the leader says.
+pub(super) async fn placing(store: &Store) -> Result<Placing, ApiError> {
+    let prefix = keys::settings("platform");
+    let settings = store.list_readable(&prefix).await?.entries.into_iter();
+    let settings = settings.filter_map(|(key, value)| {
+        let name = keys::last_part(&key, prefix.as_str())?;
+        Some((name.to_owned(), value.value))
+    });
+    Ok(Placing::of(&settings.collect()).0)
 }
 
 fn by_machine<T>(listing: crate::store::Listing<T>, prefix: &str) -> BTreeMap<MachineId, T> {

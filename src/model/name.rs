@@ -259,6 +259,20 @@ name!(
     )
 );
 
+impl MachineId {
+    /// The first in order: where a range of keys that end in a machine id begins.
+    #[must_use]
+    pub fn first() -> Self {
+        Self("0".repeat(32))
+    }
+
+    /// The last in order.
+    #[must_use]
+    pub fn last() -> Self {
+        Self("f".repeat(32))
+    }
+}
+
 name!(
     /// A domain name in lower case: labels of `a-z 0-9 -`, at most 253 bytes; the first may be `*`.
     DomainName,

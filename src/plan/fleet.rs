@@ -16,7 +16,7 @@ use self::one::There;
 use super::{
     hosts::Losses,
     round::{Context, Plan},
-    schedule::labels,
+    schedule::{Closed, labels},
     world::{HostView, World},
 };
 use crate::{model::*, store::keys};
@@ -342,11 +342,7 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
             assigned.entry(name).or_default().push((id, assignment));
         }
         if let Some(machine) = view.presence.machine() {
-            let cordoned = view
-                .record
-                .as_ref()
-                .is_some_and(|record| record.value.cordoned);
-            let open = !cordoned && view.unreadable.is_empty();
+            let open = Closed::of(view).is_none();
             let labels = labels(view, machine);
             units.hosts.insert(
                 id,

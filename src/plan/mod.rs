@@ -9,6 +9,7 @@ pub mod admission;
 #[cfg(test)]
 mod case_tests;
 pub mod certs;
+pub mod drain;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
@@ -21,6 +22,7 @@ pub mod rollout;
 pub mod round;
 pub mod routes;
 pub mod schedule;
+pub mod settings;
 #[cfg(test)]
 mod sim_tests;
 mod standing;

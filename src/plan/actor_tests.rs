@@ -1,6 +1,9 @@
 //! The simulated cluster's agents and routers: what the real ones promise, and the law that they check.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -28,6 +31,8 @@ pub(super) struct Local {
     pub(super) state: ProcessState,
     /// Its service key's revision while it is published, and whether it ever was.
     published: Option<Revision>,
+    /// Its host's lease had run out, and it is stopped until that is back.
+    pub(super) fenced: bool,
 }
 
 impl Local {
@@ -47,6 +52,7 @@ impl Local {
         Self {
             state,
             published: None,
+            fenced: false,
         }
     }
 }
@@ -54,6 +60,9 @@ impl Local {
 #[derive(Default)]
 pub(super) struct Agent {
     pub(super) alive: bool,
+    /// Cut off from the store while everything on it runs on: when its processes of single types have
+    /// been stopped.
+    pub(super) cut: Option<Duration>,
     pub(super) local: BTreeMap<String, Local>,
 }
 
@@ -73,7 +82,7 @@ impl Sim {
         let Some(mut agent) = self.agents.remove(id) else {
             return;
         };
-        if agent.alive {
+        if agent.alive && agent.cut.is_none() {
             self.agent_step(id, &mut agent);
         }
         self.agents.insert(id.clone(), agent);
@@ -141,6 +150,7 @@ impl Sim {
                 .local
                 .entry(name)
                 .or_insert_with(|| Local::new(&assignment));
+            local.fenced = false;
             let health = self
                 .health
                 .get(&process.release)

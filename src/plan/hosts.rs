@@ -2,28 +2,43 @@
 //!
 //! A host is lost when its lease has run out, the grace is over, and the leader's own view of the
 //! store has been whole for long enough to tell. Many at once are a fault of the network, not of the
-//! hosts: then nothing moves, and it is said.
+//! hosts: then nothing moves, and it is said, until hosts come back or a person declares them lost.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use super::{
     round::{Context, Plan, fenced},
-    world::{HostView, RouterView, World},
+    world::{Changed, HostView, RouterView, World},
 };
 use crate::{model::*, store::keys};
 
 /// What rounds remember of hosts and routers.
 #[derive(Debug, Default)]
 pub struct HostMemory {
-    /// Since when each absent host has been seen to be absent.
-    absent: BTreeMap<MachineId, Duration>,
+    /// Since when the leader's view has been whole that the rest was seen in.
+    view: Duration,
+    /// Hosts that were seen to be there in this view: they can be seen to go.
+    seen: BTreeSet<MachineId>,
+    /// Absent hosts.
+    absent: BTreeMap<MachineId, Absence>,
     lost: BTreeSet<MachineId>,
     routers: BTreeMap<String, RouterView>,
     /// Routers that went away, and when that was seen.
     pub(super) departed: BTreeMap<String, (RouterView, Duration)>,
+}
+
+/// An absent host.
+#[derive(Debug, Clone, Copy)]
+struct Absence {
+    /// Since when it has been seen to be absent, without a break.
+    since: Duration,
+    /// When it went, as far as is known: what went before this leader is dated by its record.
+    went: Duration,
 }
 
 /// What is lost.
@@ -33,44 +48,60 @@ pub struct Losses {
     pub lost: BTreeSet<MachineId>,
     /// Something is lost, or back, that was not at the last round.
     pub new: bool,
+    /// For each absent host: when its agent must have stopped all processes of single types.
+    pub fenced: BTreeMap<MachineId, Duration>,
 }
 
 /// Finds out which hosts are lost, and writes it into their records.
 pub(super) fn assess(
     world: &World,
+    changed: &Changed,
     memory: &mut HostMemory,
     cx: &Context<'_>,
     plan: &mut Plan,
 ) -> Losses {
     watch_routers(world, memory, cx, plan);
+    memory.begin(changed, cx);
     let counted = |view: &HostView| {
         view.record.is_some() || !view.processes.is_empty() || !view.units.is_empty()
     };
-    let known_lost = |view: &HostView| {
-        view.record
-            .as_ref()
-            .is_some_and(|record| record.value.lost_since.is_some())
-    };
     let mut before = std::mem::take(&mut memory.absent);
     let (mut here, mut fresh, mut due) = (0_usize, Vec::new(), Vec::new());
+    let mut known = Vec::new();
     let mut losses = Losses::default();
     for (id, view) in &world.hosts {
         if !view.presence.is_absent() {
             here += 1;
+            if !memory.seen.contains(id) {
+                memory.seen.insert(id.clone());
+            }
             mark(id, view, false, cx, plan);
             continue;
         }
         if !counted(view) {
             continue;
         }
-        let since = before.remove(id).unwrap_or(cx.now);
-        memory.absent.insert(id.clone(), since);
-        if known_lost(view) {
+        let absence = before.remove(id).unwrap_or_else(|| Absence {
+            since: cx.now,
+            went: went(view, cx),
+        });
+        memory.absent.insert(id.clone(), absence);
+        let fenced = absence.since + cx.policy.until_fenced();
+        losses.fenced.insert(id.clone(), fenced);
+        if lost_since(view).is_some() {
             losses.lost.insert(id.clone());
+            known.push((absence.went, view.name(id)));
             continue;
         }
-        fresh.push(view.name(id));
-        let at = since.max(cx.view_since + cx.policy.host_ttl) + cx.policy.host_grace;
+        fresh.push((absence.went, view.name(id)));
+        let (ttl, grace) = (cx.policy.host_ttl, cx.policy.host_grace);
+        // Who was seen to go had all of his lease's time in a store that worked. Who was away when the
+        // view began may only have been kept from renewing it, and gets that time again.
+        let at = if memory.seen.contains(id) {
+            (absence.since + grace).max(cx.view_since + ttl)
+        } else {
+            absence.since.max(cx.view_since + ttl) + grace
+        };
         if cx.now < at {
             plan.wake_at(at);
             let why = format!(
@@ -82,18 +113,34 @@ pub(super) fn assess(
             due.push((id, view));
         }
     }
+    // Those that were found lost a moment before belong to the same wave: a network that goes down
+    // host by host is one fault, too.
+    let near = |one: Duration| {
+        let gap = |(other, _): &(Duration, &str)| one.abs_diff(*other) < cx.policy.loss_window;
+        fresh.iter().any(gap)
+    };
+    known.retain(|(went, _)| near(*went));
+    let gone = fresh.len() + known.len();
     // One host is never "many".
-    let many = fresh.len() > 1
-        && fresh.len() * 100 > (fresh.len() + here) * cx.policy.lost_percent as usize;
+    let many = gone > 1 && gone * 100 > (gone + here) * cx.policy.lost_percent as usize;
     if many && !due.is_empty() {
+        let names = |hosts: &[(Duration, &str)], between| {
+            let names: Vec<&str> = hosts.iter().map(|(_, name)| *name).collect();
+            names.join(between)
+        };
+        let earlier = if known.is_empty() {
+            String::new()
+        } else {
+            format!("; just before them {}", names(&known, ", "))
+        };
         let why = format!(
-            "{} of {} hosts went away at once ({}), more than {} %: that looks like a fault of the \
-             network, so nothing is moved; bring hosts back, or raise \
-             /deis/platform/lost-hosts-percent",
-            fresh.len(),
-            fresh.len() + here,
-            fresh.join(", "),
-            cx.policy.lost_percent
+            "{gone} of {} hosts went away at once ({}{earlier}), more than {} %: that looks like a \
+             fault of the network, so nothing is moved; bring hosts back, or say that they are gone \
+             for good: deisctl declare-lost {} (from how many on is /deis/platform/lost-hosts-percent)",
+            gone + here,
+            names(&fresh, ", "),
+            cx.policy.lost_percent,
+            names(&fresh, " "),
         );
         plan.wait("lost hosts", why);
     } else {
@@ -105,6 +152,37 @@ pub(super) fn assess(
     losses.new = losses.lost != memory.lost;
     memory.lost.clone_from(&losses.lost);
     losses
+}
+
+impl HostMemory {
+    /// What was seen before the view broke, or before a host was there in between, counts no more.
+    fn begin(&mut self, changed: &Changed, cx: &Context<'_>) {
+        if self.view != cx.view_since {
+            self.view = cx.view_since;
+            self.seen.clear();
+            for absence in self.absent.values_mut() {
+                absence.since = absence.since.max(cx.view_since);
+            }
+        } else {
+            // They were there a moment ago, even if no round has looked at that time.
+            self.seen.extend(changed.left.iter().cloned());
+        }
+        for id in &changed.left {
+            self.absent.remove(id);
+        }
+    }
+}
+
+fn lost_since(view: &HostView) -> Option<Timestamp> {
+    view.record.as_ref()?.value.lost_since
+}
+
+/// When a host went that is absent at the first look. Who was found lost by an earlier leader is dated
+/// by the wall clock: that decides on nothing but how cautious this leader is.
+fn went(view: &HostView, cx: &Context<'_>) -> Duration {
+    let age = lost_since(view).map(|since| cx.wall.duration_since(since));
+    let age = age.and_then(|age| Duration::try_from(age).ok());
+    cx.now.saturating_sub(age.unwrap_or_default())
 }
 
 /// Sets or clears `lost_since` where it isn't so already.

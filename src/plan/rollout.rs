@@ -9,6 +9,7 @@ mod end;
 mod goal;
 mod leave;
 mod place;
+mod single;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,6 +60,7 @@ struct Step<'s, 'w> {
     app: &'s AppName,
     view: &'w AppView,
     record: &'w Versioned<App>,
+    losses: &'s Losses,
     hosts: &'s HostMemory,
     cx: &'s Context<'s>,
     goal: Goal<'w>,
@@ -128,6 +130,7 @@ pub(super) fn step(
         app,
         view,
         record,
+        losses,
         hosts: &memory.hosts,
         cx,
         goal,
@@ -182,6 +185,11 @@ impl<'w> Step<'_, 'w> {
             .filter(|proc| !proc.is_one_off())
             .copied()
             .collect();
+        if self.tell_hosts(&procs) {
+            // On what these assignments are then, the next round goes on.
+            self.next_timers = std::mem::take(&mut self.timers);
+            return false;
+        }
         let wanted = self.wanted(&procs);
         let keepers = self.keepers(&procs, &wanted);
         let kept = |proc: &Proc<'_>| {
@@ -226,7 +234,13 @@ impl<'w> Step<'_, 'w> {
         let missing_now = missing.len();
         let all_settled = missing.is_empty() && unsettled == 0;
 
-        let due = self.due(&missing, &wanted, &keepers, &settled, &others);
+        let slots = self.stop_first(&missing, &keepers, &settled, &others, pool, plan);
+        let free: BTreeSet<&ProcessId> = missing
+            .iter()
+            .filter(|slot| !slots.taken.contains(**slot))
+            .copied()
+            .collect();
+        let due = self.due(&free, &wanted, &keepers, &settled, &others);
         let covered = self.place(&due, &keepers, &others, pool, plan);
         for (slot, proc) in others
             .iter()
@@ -234,6 +248,12 @@ impl<'w> Step<'_, 'w> {
         {
             if proc.lost {
                 // Its replacement takes it along; or it is kept in case its host comes back first.
+                if slots.taken.contains(slot) || (covered.contains(slot) && self.goes_along(proc)) {
+                    continue;
+                }
+                if !missing.contains(slot) && self.may_still_run(proc, plan) {
+                    continue;
+                }
                 if !missing.contains(slot) || !self.is_replaceable(proc) {
                     removal::forget_lost(proc, self.view, &mut self.batch);
                 } else if !covered.contains(slot) {
@@ -243,7 +263,15 @@ impl<'w> Step<'_, 'w> {
                 continue;
             }
             let replaced = keepers.contains_key(slot);
-            if self.may_go(proc, &wanted, &settled, all_settled, replaced) {
+            let may_go = if self.is_single(&slot.kind) && wanted.contains(slot) {
+                proc.desired() == Desired::Stop
+                    || replaced
+                    || slots.yielding.contains(slot)
+                    || self.is_out_of_time(proc)
+            } else {
+                self.may_go(proc, &wanted, &settled, all_settled, replaced)
+            };
+            if may_go {
                 self.retire(proc, plan);
             }
         }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     model::*,
+    render::unit::STOP_GRACE_SECS,
     store::{Compare, Op, Txn, keys},
 };
 
@@ -36,6 +37,10 @@ pub struct Policy {
     pub host_grace: Duration,
     /// When more than this share of the hosts is lost at once, in percent, nothing moves.
     pub lost_percent: u32,
+    /// Hosts that went within this time of each other went at once.
+    pub loss_window: Duration,
+    /// How long a process may take to stop.
+    pub stop: Duration,
     /// How long a new process may take to get ready once its image is there.
     pub ready: Duration,
     /// How long a new process may take in all, and how long a rollout waits for a free place.
@@ -62,6 +67,8 @@ impl Default for Policy {
             host_ttl: Duration::from_secs(6),
             host_grace: Duration::from_secs(3),
             lost_percent: 50,
+            loss_window: Duration::from_secs(60),
+            stop: Duration::from_secs(STOP_GRACE_SECS as u64),
             ready: Duration::from_secs(60),
             total: Duration::from_secs(600),
             router_silence: Duration::from_secs(30),
@@ -90,6 +97,15 @@ impl Policy {
             policy.lost_percent = percent;
         }
         policy
+    }
+
+    /// After that time of absence a host's agent must have stopped all processes of single types: its
+    /// own lease has run out by then, whichever way it was lost, and each has had its time to stop.
+    #[must_use]
+    pub const fn until_fenced(&self) -> Duration {
+        self.host_ttl
+            .saturating_add(self.host_grace)
+            .saturating_add(self.stop)
     }
 }
 
@@ -264,7 +280,7 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
         ..Plan::default()
     };
     let first = !std::mem::replace(&mut memory.started, true);
-    let losses = hosts::assess(world, &mut memory.hosts, cx, &mut plan);
+    let losses = hosts::assess(world, changed, &mut memory.hosts, cx, &mut plan);
     let mut pool = LazyPool::new(world, &losses, cx.policy);
 
     if first || changed.units || changed.hosts || losses.new || memory.units_busy {

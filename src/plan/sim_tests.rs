@@ -36,6 +36,9 @@ pub(super) struct Sim {
     pub(super) health: BTreeMap<ReleaseNumber, Health>,
     pub(super) host_was_lost: bool,
     pub(super) floor: BTreeMap<ProcessType, u32>,
+    pub(super) single: BTreeSet<ProcessType>,
+    /// Processes of a single type that were there in one slot when the type was marked.
+    pub(super) doubles: BTreeMap<ProcessId, usize>,
     pub(super) last: Plan,
 }
 
@@ -75,6 +78,8 @@ impl Sim {
             health: BTreeMap::new(),
             host_was_lost: false,
             floor: BTreeMap::new(),
+            single: BTreeSet::new(),
+            doubles: BTreeMap::new(),
             last: Plan::default(),
         };
         sim.elect();
@@ -205,6 +210,72 @@ impl Sim {
         }
     }
 
+    /// The numbers of running processes of single types, whoever knows of them.
+    fn singles(&self) -> BTreeMap<ProcessId, usize> {
+        let mut there = BTreeMap::new();
+        for agent in self.agents.values() {
+            let stopped = agent.cut.is_some_and(|at| self.now >= at);
+            for (name, local) in &agent.local {
+                let process: ProcessName = name.parse().expect("process");
+                if self.single.contains(&process.kind) && !local.fenced && !stopped {
+                    *there.entry(process.id()).or_default() += 1;
+                }
+            }
+        }
+        there
+    }
+
+    /// Law: never two processes of one slot of a single type, not on hosts that nobody sees either.
+    pub(super) fn check_single(&mut self) {
+        let there = self.singles();
+        for (slot, count) in &there {
+            let most = self.doubles.get(slot).copied().unwrap_or(1);
+            assert!(*count <= most, "{count} of {slot} run");
+        }
+        self.doubles
+            .retain(|slot, most| *most > 1 && there.get(slot).is_some_and(|count| count == most));
+    }
+
+    /// Marks types as single, and no others.
+    pub(super) fn mark(&mut self, single: BTreeSet<ProcessType>) {
+        self.single = single;
+        self.doubles = self.singles();
+        let record = App {
+            single: self.single.clone(),
+            ..self.record()
+        };
+        self.kv.put(&keys::app(&app()), &record);
+        self.floor.retain(|kind, _| !self.single.contains(kind));
+    }
+
+    /// A host loses its way to the store, and its lease there at once; what runs, runs. By its own clock
+    /// the lease may hold for all of its time, and then its processes of single types are stopped.
+    pub(super) fn cut(&mut self, n: usize) {
+        let policy = Policy::default();
+        let id = machine(n);
+        self.host_was_lost = true;
+        let agent = self.agents.get_mut(&id).expect("a host");
+        agent.cut = Some(self.now + policy.host_ttl + policy.stop);
+        self.kv
+            .commit(&Txn::new().delete(&keys::machine(&id)))
+            .expect("no comparison");
+    }
+
+    /// It is back, with its processes of single types stopped.
+    pub(super) fn heal(&mut self, n: usize, places: u64) {
+        let agent = self.agents.remove(&machine(n)).expect("a host");
+        self.join(n, places);
+        let healed = self.agents.get_mut(&machine(n)).expect("just joined");
+        healed.local = agent.local;
+        for (name, local) in &mut healed.local {
+            let process: ProcessName = name.parse().expect("process");
+            if agent.cut.is_some() && self.single.contains(&process.kind) {
+                local.fenced = true;
+                (local.state.phase, local.state.ready) = (Phase::Preparing, false);
+            }
+        }
+    }
+
     /// Law: while no host was lost, no type has fewer serving processes than both old and new want.
     pub(super) fn check_floor(&self) {
         if self.host_was_lost {
@@ -261,6 +332,7 @@ impl Sim {
             _ => self.finish_requests(&routers[at / 2 % routers.len()]),
         }
         self.check_floor();
+        self.check_single();
     }
 
     /// Everybody acts in turn until nothing changes any more.
@@ -273,6 +345,7 @@ impl Sim {
             for id in self.agents.keys().cloned().collect::<Vec<_>>() {
                 self.agent(&id);
                 self.check_floor();
+                self.check_single();
             }
             for ip in self.routers.keys().cloned().collect::<Vec<_>>() {
                 self.route(&ip);
@@ -337,7 +410,7 @@ impl Sim {
             active: ReleaseNumber(1),
             structure: Structure::new(),
             collaborators: BTreeSet::new(),
-            single: BTreeSet::new(),
+            single: self.single.clone(),
             last_rollout: None,
             destroying: false,
         };
@@ -384,6 +457,8 @@ impl Sim {
                 *floor = (*floor).min(before.get(kind).copied().unwrap_or(0));
             }
         }
+        // Those of single types go before the next ones come.
+        self.floor.retain(|kind, _| !self.single.contains(kind));
         self.kv.put(&keys::rollout(&app()), &rollout);
     }
 
@@ -437,7 +512,8 @@ impl Sim {
             .filter_map(|(key, _)| key.rsplit('/').next().map(str::to_owned))
             .collect();
         assert_eq!(published, services);
-        let running: usize = self.agents.values().map(|agent| agent.local.len()).sum();
+        let connected = self.agents.values().filter(|agent| agent.cut.is_none());
+        let running: usize = connected.map(|agent| agent.local.len()).sum();
         assert_eq!(
             running as u32,
             wanted.values().sum::<u32>(),

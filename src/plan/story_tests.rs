@@ -1,5 +1,7 @@
 //! Random stories of a small cluster: deploys, scalings and restarts with trouble in the middle.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -25,6 +27,12 @@ enum Trouble {
     HostLost { back: bool },
     Both,
     Superseded,
+    /// A host can't reach the store any more, but runs on.
+    Cut { back: bool },
+    /// The same, and the leader is another.
+    CutAndNewLeader,
+    /// Single are from now on these types.
+    Marked(bool, bool),
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -50,7 +58,18 @@ fn troubles() -> impl Strategy<Value = Trouble> {
         2 => any::<bool>().prop_map(|back| Trouble::HostLost { back }),
         1 => Just(Trouble::Both),
         1 => Just(Trouble::Superseded),
+        2 => any::<bool>().prop_map(|back| Trouble::Cut { back }),
+        1 => Just(Trouble::CutAndNewLeader),
+        1 => any::<(bool, bool)>().prop_map(|(web, worker)| Trouble::Marked(web, worker)),
     ]
+}
+
+/// Types that are marked as single.
+fn single(web: bool, worker: bool) -> BTreeSet<ProcessType> {
+    let all = [(kind("web"), web), (kind("worker"), worker)];
+    all.into_iter()
+        .filter_map(|(kind, single)| single.then_some(kind))
+        .collect()
 }
 
 /// Whether a release of this health can get all of these up.
@@ -71,6 +90,7 @@ proptest! {
     fn stories_end_well(
         hosts in 3usize..5, routers in 0usize..3,
         (web, worker) in (1u32..5, 0u32..3),
+        (single_web, single_worker) in any::<(bool, bool)>(),
         event in events(), trouble in troubles(),
         before in prop::collection::vec(any::<u8>(), 0..80),
         after in prop::collection::vec(any::<u8>(), 0..80),
@@ -78,6 +98,7 @@ proptest! {
         let first = structure(web, worker);
         // Room for the larger of old and new and one more, with one host lost.
         let mut sim = Sim::new(hosts, 5, routers);
+        sim.single = single(single_web, single_worker);
         sim.deploy_first(&first);
         let (mut active, mut wanted, mut outcome) = (2, first.clone(), OutcomeResult::Succeeded);
         match &event {
@@ -112,6 +133,9 @@ proptest! {
             Trouble::NewLeader => sim.elect(),
             Trouble::HostLost { .. } => sim.lose(1),
             Trouble::Both => { sim.lose(2); sim.elect(); }
+            Trouble::Cut { .. } => sim.cut(1),
+            Trouble::CutAndNewLeader => { sim.cut(2); sim.elect(); }
+            Trouble::Marked(web, worker) => sim.mark(single(web, worker)),
             Trouble::Superseded => {
                 if sim.kv.get(&keys::rollout(&app())).is_some() {
                     sim.release(4, Uuid::from_u128(5));
@@ -123,6 +147,9 @@ proptest! {
         after.iter().for_each(|choice| sim.step(*choice));
         if matches!(trouble, Trouble::HostLost { back: true }) {
             sim.join(1, 5);
+        }
+        if matches!(trouble, Trouble::Cut { back: true }) {
+            sim.heal(1, 5);
         }
         sim.settle();
         sim.check_converged(active, &wanted, Some(outcome));

@@ -40,6 +40,8 @@ pub struct Changed {
     pub apps: BTreeSet<AppName>,
     /// A host came, went, or changed its durable record.
     pub hosts: bool,
+    /// Hosts whose presence went, also those that are there again.
+    pub left: BTreeSet<MachineId>,
     /// A router came, went or acknowledged something.
     pub routers: bool,
     /// A unit file, or where one is assigned or reported.
@@ -57,6 +59,7 @@ impl Changed {
     pub fn merge(&mut self, other: Self) {
         self.apps.extend(other.apps);
         self.hosts |= other.hosts;
+        self.left.extend(other.left);
         self.routers |= other.routers;
         self.units |= other.units;
     }
@@ -321,6 +324,9 @@ impl World {
     fn machine(&mut self, machine: &str, change: &Change) -> Result<(), String> {
         let id: MachineId = parse(machine)?;
         self.changed.hosts = true;
+        if change.entry.is_none() {
+            self.changed.left.insert(id.clone());
+        }
         let host = self.hosts.entry(id.clone()).or_default();
         let (presence, result) = match decode(change) {
             Ok(Some(machine)) => (Presence::Here(Box::new(machine)), Ok(())),

@@ -69,6 +69,12 @@ impl<'w> Step<'_, 'w> {
         proc.desired() == Desired::Run && self.goal.is_current(proc)
     }
 
+    /// Whether a lost process goes in the transaction that places another one in its slot. One of a
+    /// single type does in any case: should its host come back first, there would be two.
+    pub(super) fn goes_along(&self, proc: &Proc<'_>) -> bool {
+        self.is_replaceable(proc) || self.is_single(&proc.name.kind)
+    }
+
     /// Places processes into missing slots; gives the slots that got one.
     pub(super) fn place(
         &mut self,
@@ -82,15 +88,7 @@ impl<'w> Step<'_, 'w> {
         if due.is_empty() {
             return covered;
         }
-        let Some(needs) = self.view.needs(self.goal.release) else {
-            let why = format!(
-                "release {} or its config is not in the store",
-                self.goal.release
-            );
-            if self.mode() == Mode::Forward {
-                self.failure.get_or_insert((why.clone(), vec![]));
-            }
-            self.waiting.push(why);
+        let Some(needs) = self.needs() else {
             return covered;
         };
         let mut by_kind: BTreeMap<&ProcessType, Vec<&ProcessId>> = BTreeMap::new();
@@ -120,27 +118,49 @@ impl<'w> Step<'_, 'w> {
             }
         }
         if let Some((why, chance)) = short {
-            let patience = match chance {
-                Chance::Room => self.cx.policy.total,
-                Chance::Away => self.cx.policy.ready,
-                Chance::None => Duration::ZERO,
-            };
-            // While something of ours is on its way, it may make room: it is waited for first.
-            if self.mode() == Mode::Forward
-                && covered.is_empty()
-                && self.waited(Timer::Place, patience, plan)
-            {
-                self.failure.get_or_insert((why.clone(), vec![]));
-            }
             let olds = others.values().flatten().any(|proc| !proc.lost);
             let hint = if olds {
                 "; the old ones keep their places until new ones serve"
             } else {
                 ""
             };
-            self.waiting.push(format!("{why}{hint}"));
+            // While something of ours is on its way, it may make room: it is waited for first.
+            if covered.is_empty() {
+                self.no_place(format!("{why}{hint}"), chance, plan);
+            } else {
+                self.waiting.push(format!("{why}{hint}"));
+            }
         }
         covered
+    }
+
+    /// What the release needs of a host. Without that, a rollout forward has failed.
+    pub(super) fn needs(&mut self) -> Option<&'w Needs> {
+        let needs = self.view.needs(self.goal.release);
+        if needs.is_none() {
+            let why = format!(
+                "release {} or its config is not in the store",
+                self.goal.release
+            );
+            if self.mode() == Mode::Forward {
+                self.failure.get_or_insert((why.clone(), vec![]));
+            }
+            self.waiting.push(why);
+        }
+        needs
+    }
+
+    /// Nothing that the rollout wants has a place: that is waited for as long as there is a chance.
+    pub(super) fn no_place(&mut self, why: String, chance: Chance, plan: &mut Plan) {
+        let patience = match chance {
+            Chance::Room => self.cx.policy.total,
+            Chance::Away => self.cx.policy.ready,
+            Chance::None => Duration::ZERO,
+        };
+        if self.mode() == Mode::Forward && self.waited(Timer::Place, patience, plan) {
+            self.failure.get_or_insert((why.clone(), vec![]));
+        }
+        self.waiting.push(why);
     }
 
     /// A new process in a slot, in one transaction with the end of those it replaces on lost hosts.
@@ -179,7 +199,7 @@ impl<'w> Step<'_, 'w> {
         let mut what = format!("{process} to {host}");
         let mut lost = None;
         let replaced = others.get(slot).into_iter().flatten();
-        let replaced = replaced.filter(|old| old.lost && self.is_replaceable(old));
+        let replaced = replaced.filter(|old| old.lost && self.goes_along(old));
         for old in replaced {
             txn = txn.and(removal::forget(old, self.view));
             what = format!("{what} instead of {}", old.label());

@@ -1,0 +1,158 @@
+//! Types marked *single*: never two processes of one slot. The old one drains, stops and is forgotten
+//! before a new one is placed; one on a lost host counts as running until its agent must have
+//! stopped it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Mode, Others, Step};
+use crate::{
+    model::*,
+    plan::{
+        round::{LazyPool, Plan},
+        schedule::{Resources, Wanted},
+        standing::Proc,
+    },
+    store::{Txn, keys},
+};
+
+/// What stop-first means for the slots that want a process.
+#[derive(Debug, Default)]
+pub(super) struct StopFirst {
+    /// Something still is in them: nothing is placed there.
+    pub taken: BTreeSet<ProcessId>,
+    /// Of these, the ones whose turn it is to be emptied.
+    pub yielding: BTreeSet<ProcessId>,
+}
+
+impl<'w> Step<'_, 'w> {
+    pub(super) fn is_single(&self, kind: &ProcessType) -> bool {
+        self.record.value.single.contains(kind)
+    }
+
+    /// Tells hosts which of their processes are of single types; true when one had to be told. The
+    /// process stays what it is. A host that is away can't hear it, and is told when it is back.
+    pub(super) fn tell_hosts(&mut self, procs: &[Proc<'w>]) -> bool {
+        let mut told = false;
+        for proc in procs {
+            let wanted = self.is_single(&proc.name.kind);
+            let mut assignment = proc.assignment.value.clone();
+            let Work::Process { single, .. } = &mut assignment.work else {
+                continue;
+            };
+            if *single == wanted || proc.host.presence.is_absent() {
+                continue;
+            }
+            *single = wanted;
+            let key = keys::assignment(proc.machine, &proc.name.to_string());
+            let txn = Txn::new()
+                .unchanged(&key, proc.assignment.mod_revision)
+                .put(&key, &assignment);
+            let what = if wanted { "single" } else { "no longer single" };
+            self.batch.add(format!("{} is {what}", proc.name), txn);
+            told = true;
+        }
+        told
+    }
+
+    /// Whether a process on a lost host may still be running, and blocks its slot.
+    pub(super) fn may_still_run(&mut self, proc: &Proc<'_>, plan: &mut Plan) -> bool {
+        if !self.is_single(&proc.name.kind) {
+            return false;
+        }
+        let Some(at) = self.losses.fenced.get(proc.machine).copied() else {
+            return false;
+        };
+        if self.cx.now >= at {
+            return false;
+        }
+        plan.wake_at(at);
+        let left = (at - self.cx.now).as_secs() + 1;
+        self.waiting.push(format!(
+            "{}: its host is lost, and the type is single: it can be replaced in {left} s, when it \
+             must have stopped there",
+            proc.label()
+        ));
+        true
+    }
+
+    /// Which of the slots without a keeper have to wait, and which of those are emptied now: going
+    /// forward, or off a host, one of each type at a time, and none before there is a place for its
+    /// successor.
+    pub(super) fn stop_first(
+        &mut self,
+        missing: &BTreeSet<&ProcessId>,
+        keepers: &BTreeMap<ProcessId, Proc<'w>>,
+        settled: &BTreeSet<ProcessId>,
+        others: &Others<'w>,
+        pool: &mut LazyPool<'_>,
+        plan: &mut Plan,
+    ) -> StopFirst {
+        let mut slots = StopFirst::default();
+        let mut busy: BTreeSet<&ProcessType> = keepers
+            .iter()
+            .filter(|(slot, keeper)| self.goal.belongs(keeper) && !settled.contains(*slot))
+            .map(|(slot, _)| &slot.kind)
+            .collect();
+        let mut waiting_turn = Vec::new();
+        for slot in missing {
+            if !self.is_single(&slot.kind) {
+                continue;
+            }
+            let in_slot = others.get(*slot).into_iter().flatten();
+            let there: Vec<&Proc<'w>> = in_slot
+                .filter(|proc| !proc.lost || self.may_still_run(proc, plan))
+                .collect();
+            if there.is_empty() {
+                busy.insert(&slot.kind);
+                continue;
+            }
+            slots.taken.insert((*slot).clone());
+            let leaves = |proc: &&Proc<'_>| proc.lost || proc.desired() != Desired::Run;
+            let moves = there.iter().any(|proc| self.has_to_leave(proc));
+            if self.mode() != Mode::Forward && !moves {
+                slots.yielding.insert((*slot).clone());
+            } else if there.iter().any(|proc| leaves(proc)) {
+                busy.insert(&slot.kind);
+                slots.yielding.insert((*slot).clone());
+            } else {
+                waiting_turn.push((*slot, there));
+            }
+        }
+        for (slot, there) in waiting_turn {
+            if !busy.contains(&slot.kind) && self.has_successor(slot, &there, pool, plan) {
+                busy.insert(&slot.kind);
+                slots.yielding.insert(slot.clone());
+            }
+        }
+        slots
+    }
+
+    /// Whether the process that is to come after these has a place, at the latest when they are gone.
+    fn has_successor(
+        &mut self,
+        slot: &ProcessId,
+        there: &[&Proc<'w>],
+        pool: &mut LazyPool<'_>,
+        plan: &mut Plan,
+    ) -> bool {
+        let Some(needs) = self.needs() else {
+            return false;
+        };
+        let wanted = Wanted {
+            needs: needs.of(&slot.kind),
+            tags: &needs.tags,
+            peers: &BTreeMap::new(),
+        };
+        let mut then = pool.get().clone();
+        for proc in there {
+            then.release(proc.machine, Resources::of(&proc.assignment.value.work));
+        }
+        if !then.place(&wanted, 1).is_empty() {
+            return true;
+        }
+        // Nothing was placed: it is as it was.
+        let why = format!("{slot}: {}", then.shortage(&wanted));
+        self.no_place(why, then.chance(&wanted), plan);
+        false
+    }
+}

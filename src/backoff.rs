@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::outside::random;
+
 /// Doubling waits between tries, each shortened by a random part of its half: whoever lost the same
 /// server in the same millisecond shall not come back in the same one.
 #[derive(Debug, Clone)]
@@ -37,12 +39,6 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.failures = 0;
     }
-}
-
-/// A random number for [`Backoff::next`]; it need not be a good one.
-#[must_use]
-pub fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()))
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinSet},
     time::{self, Instant},
 };
@@ -16,15 +15,17 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files, journal,
+    files,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
+    stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     world::{Assigned, World, kind_of},
 };
 use crate::{
     model::{Assignment, Desired, MachineState, Revision},
+    outside,
     plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
@@ -41,6 +42,24 @@ enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
     Status(String, UnitStatus),
+    /// Somebody wants to know how the processes are.
+    Ask(oneshot::Sender<Vec<Vital>>),
+}
+
+/// Asks a running agent's loop about its processes.
+#[derive(Debug, Clone)]
+pub struct Asker(mpsc::Sender<Event>);
+
+impl Asker {
+    /// What the loop knows; none when it does not answer in time or has ended.
+    pub async fn ask(&self, limit: Duration) -> Option<Vec<Vital>> {
+        let (sender, receiver) = oneshot::channel();
+        let asked = async {
+            self.0.send(Event::Ask(sender)).await.ok()?;
+            receiver.await.ok()
+        };
+        time::timeout(limit, asked).await.ok()?
+    }
 }
 
 /// How a task has ended.
@@ -90,7 +109,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 world.ports.remember(name, port);
             }
         }
-        let now = Timestamp::now();
+        let now = outside::now();
         for found in files::scan(&edges.paths)? {
             let unit = unit_of(&found.name);
             let status = match edges.units.status(&unit).await {
@@ -126,6 +145,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         })
     }
 
+    /// Through this the loop can be asked while it runs.
+    pub fn asker(&self) -> Asker {
+        Asker(self.events.0.clone())
+    }
+
     /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
     /// may be another host's that has the same id.
     pub async fn run(mut self, stop: CancellationToken, mut registered: watch::Receiver<bool>) {
@@ -140,6 +164,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 at.saturating_sub(self.clock.elapsed())
             });
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
@@ -182,7 +207,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             self.begin(name, *action);
         }
         if self.world.knowledge != Knowledge::Nothing {
-            let state = self.world.report(Timestamp::now());
+            let state = self.world.report(outside::now());
             self.states.send_if_modified(|old| {
                 let changed = old.as_ref() != Some(&state);
                 if changed {
@@ -353,9 +378,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             restarts: entry.status.restarts,
         };
         self.tell(name, &happened);
-        let (events, name) = (self.events.0.clone(), name.to_owned());
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        let name = name.to_owned();
         tokio::spawn(async move {
-            let lines = journal::last_lines(&name).await;
+            let lines = edges.units.last_lines(&name).await;
             let _ = events.send(Event::Log(name, lines)).await;
         });
     }
@@ -377,6 +403,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     active: Some(status.active),
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
+                    up_since: Some(status.up_since),
                 };
                 if let Some(name) =
                     self.world
@@ -384,6 +411,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 {
                     self.crashed(&name);
                 }
+            }
+            Event::Ask(sender) => {
+                // Whoever asked may have gone.
+                let _ = sender.send(self.world.vitals());
             }
         }
     }
@@ -537,7 +568,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let kind = kind_of(name, &assigned.assignment.work);
         let entry = self
             .world
-            .begin(name, assigned.assignment.uuid, kind, Timestamp::now());
+            .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
@@ -562,10 +593,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     fn take_port(&mut self, name: &str) -> Option<u16> {
-        let address = self.edges.host.address;
-        self.world.ports.take(name, |port| {
-            std::net::TcpListener::bind((address, port)).is_ok()
-        })
+        let (address, runtime) = (self.edges.host.address, &self.edges.runtime);
+        self.world
+            .ports
+            .take(name, |port| runtime.port_is_free((address, port).into()))
     }
 }
 

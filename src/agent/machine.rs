@@ -36,6 +36,12 @@ fn memory_total() -> u64 {
     kib << 10
 }
 
+/// Number of processors.
+#[must_use]
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
+}
+
 /// The presence record of this machine.
 #[must_use]
 pub fn describe(id: MachineId, settings: &HostSettings) -> Machine {
@@ -45,8 +51,7 @@ pub fn describe(id: MachineId, settings: &HostSettings) -> Machine {
         hostname: line("/proc/sys/kernel/hostname").unwrap_or_else(|| "unknown".into()),
         address: settings.address.to_string(),
         memory_bytes: memory_total() / 100 * MEMORY_PERCENT,
-        cpus: std::thread::available_parallelism()
-            .map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)),
+        cpus: cpus(),
         version: env!("CARGO_PKG_VERSION").into(),
         boot_id: line("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
         metadata: settings.metadata.clone(),

@@ -11,40 +11,43 @@
 )]
 mod agent;
 mod cache;
+mod cgroup;
 mod events;
 mod files;
+mod http;
 mod images;
 mod isolation;
-mod journal;
 mod machine;
 mod oneoff;
-mod paths;
+pub(crate) mod paths;
 mod ports;
-mod records;
+pub(crate) mod records;
 mod report;
-mod runtime;
-mod socket;
+pub(crate) mod runtime;
+pub(crate) mod socket;
 mod spool;
-mod steps;
+pub mod stats;
+pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
 mod world;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
     logger::tell::Teller,
-    model::{Machine, MachineId},
+    model::{Machine, MachineId, MachineState},
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
     settings::{HostSettings, SettingsError},
     store::{Presence, PresenceError, Store, keys},
     systemd::{Systemd, Units},
 };
+use agent::Asker;
 use runtime::Runtime;
 
 /// How long the host's lease lives without a sign of life.
@@ -122,8 +125,6 @@ pub async fn run(
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
     let runtime = runtime::Podman::new(store.clone(), settings.local);
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
-    let (states, state_receiver) = watch::channel(None);
-    let (registered_sender, is_registered) = watch::channel(false);
     let edges = Arc::new(steps::Edges {
         units,
         runtime: runtime.clone(),
@@ -140,37 +141,51 @@ pub async fn run(
         starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
         teller: Teller::start(store.clone()),
     });
-    let agent = agent::Agent::new(edges.clone(), words, states)
+    let ended = stop.child_token();
+    let _end = ended.clone().drop_guard();
+    let figures = SocketAddr::new(settings.address, stats::PORT);
+    let ready = |states, asker| {
+        // The socket opens after adoption: announcers that come at once find their processes known.
+        socket::serve(&paths, store.clone(), word_sender, stop.clone())
+            .map_err(host("agent.sock can't be made"))?;
+        tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
+        notify_ready(&machine);
+        let serving = http::serve(figures, asker);
+        tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
+        tokio::spawn(images::sweep_often(store, runtime, states, ended));
+        Ok(())
+    };
+    live(edges.clone(), machine.clone(), words, ready, stop.clone()).await
+}
+
+/// One life of the agent on whatever edges: adopts what runs, then is `ready`, registers, follows its
+/// assignments and reports, until `stop` or until it can't go on.
+pub(crate) async fn live<U: Units, R: Runtime>(
+    edges: Arc<steps::Edges<U, R>>,
+    machine: Machine,
+    words: mpsc::Receiver<socket::Word>,
+    ready: impl FnOnce(watch::Receiver<Option<MachineState>>, Asker) -> Result<(), AgentError>,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let (states, state_receiver) = watch::channel(None);
+    let (registered_sender, is_registered) = watch::channel(false);
+    let (store, id) = (edges.store.clone(), machine.id.clone());
+    let agent = agent::Agent::new(edges, words, states)
         .await
         .map_err(host("what runs on this host can't be read"))?;
-    // The socket opens after adoption: announcers that come at once find their processes known.
-    socket::serve(&paths, store.clone(), word_sender, stop.clone())
-        .map_err(host("agent.sock can't be made"))?;
-    tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
-    notify_ready(&machine);
+    ready(state_receiver.clone(), agent.asker())?;
+    // Ends with this life, however that ends.
     let ended = stop.child_token();
-    tokio::spawn(images::sweep_often(
-        store.clone(),
-        runtime,
-        state_receiver.clone(),
-        ended.clone(),
-    ));
-    let registered = tokio::spawn(register(
-        store.clone(),
-        machine.clone(),
-        registered_sender,
-        ended.clone(),
-    ));
-    let reporter = tokio::spawn(report::write_states(
-        store,
-        machine.id.clone(),
-        state_receiver,
-        ended.clone(),
-    ));
+    let _end = ended.clone().drop_guard();
+    let registered = register(store.clone(), machine, registered_sender, ended.clone());
+    let reporter = report::write_states(store, id.clone(), state_receiver, ended.clone());
+    let registered = AbortOnDropHandle::new(tokio::spawn(registered));
+    let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {
+        biased;
         () = agent.run(stop, is_registered) => Ok(()),
         twin = registered => match twin {
-            Ok(Err(other)) => Err(AgentError::Twin { id: machine.id, other }),
+            Ok(Err(other)) => Err(AgentError::Twin { id, other }),
             Ok(Ok(())) | Err(_) => Ok(()),
         },
     };
@@ -216,6 +231,7 @@ async fn register(
             ours.clone(),
         );
         tokio::select! {
+            biased;
             () = stop.cancelled() => return Ok(()),
             kept = kept => match kept {
                 Ok(presence) => break presence,

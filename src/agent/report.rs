@@ -70,6 +70,7 @@ pub async fn write_states(
             }
             _ => {
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     changed = states.changed() => if changed.is_err() { return },
                 }
@@ -91,6 +92,7 @@ fn complain(error: &StoreError, failing: &mut bool) {
 
 async fn pause_or_stop(pause: Duration, stop: &CancellationToken) -> bool {
     tokio::select! {
+        biased;
         () = stop.cancelled() => true,
         () = time::sleep(pause) => false,
     }

@@ -1,6 +1,9 @@
 //! The container runtime: images by digest, and what is left of containers.
 
-use std::{collections::HashMap, future::Future, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, net::SocketAddr, process::Stdio, sync::Arc,
+    time::Duration,
+};
 
 use tokio::{process::Command, sync::Mutex, time};
 use tracing::{info, warn};
@@ -57,6 +60,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn images(&self) -> impl Future<Output = Result<Vec<String>, ImageError>> + Send;
     /// Takes a name from an image, and removes the image with its last one, unless it is used.
     fn remove_image(&self, name: &str) -> impl Future<Output = Result<(), ImageError>> + Send;
+    /// Whether a container could be published there.
+    fn port_is_free(&self, address: SocketAddr) -> bool {
+        std::net::TcpListener::bind(address).is_ok()
+    }
 }
 
 /// podman, called as a program.

@@ -21,6 +21,7 @@ use crate::{
     model::{
         Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
     },
+    outside,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
         unit::{Manner, announcer, log, log_socket, service},
@@ -219,7 +220,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
         let (paths, name) = (self.paths.clone(), job.name.clone());
         // It waits for the disk.
-        tokio::task::spawn_blocking(move || cache::save(&paths, &name, &saved))
+        outside::blocking(move || cache::save(&paths, &name, &saved))
             .await
             .map_err(io::Error::other)?
     }

@@ -12,6 +12,7 @@ use super::{
     oneoff::End,
     ports::Ports,
     socket::Word,
+    stats::Vital,
     steps::{Progress, StepError},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
         SCHEMA, Work,
     },
     plan::units::{Busy, Kind, Knowledge, Published, Running, Seen, Wanted},
-    systemd::{Active, UnitChange, UnitStatus},
+    systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
 /// First pause after a failure.
@@ -30,6 +31,8 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long a process that went down is left to systemd's own restart.
 const RESTART_PATIENCE: Duration = Duration::from_secs(6);
+/// How a run ended that nobody watched.
+const UNSEEN_EXIT: &str = "ended while the agent was away";
 /// The longest reason in a report, in characters.
 const REASON_MAX: usize = 400;
 
@@ -57,6 +60,8 @@ pub struct Entry {
     pub damper: Damper,
     /// How a one-off ended.
     pub end: Option<End>,
+    /// How its last run ended, in few words.
+    pub exit: Option<String>,
     phase: Phase,
     since: Timestamp,
 }
@@ -77,6 +82,14 @@ pub fn kind_of_name(name: &str) -> Kind {
         Ok(process) if process.kind == ProcessType::run() => Kind::Run,
         Ok(process) if process.kind.is_routable() => Kind::Routable,
         Ok(_) => Kind::Plain,
+    }
+}
+
+/// The memory that a process may use; none for a raw unit.
+fn memory_of(assignment: &Assignment) -> Option<u64> {
+    match &assignment.work {
+        Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => Some(*memory_bytes),
+        Work::Unit { .. } => None,
     }
 }
 
@@ -157,6 +170,7 @@ impl World {
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
+        entry.exit = status.exit.brief();
         entry.status = status;
         if let Some(port) = port {
             self.ports.remember(name, port);
@@ -175,6 +189,13 @@ impl World {
                 entry.withdrawn = old.withdrawn;
                 (entry.phase, entry.since) = (old.phase, old.since);
                 entry.log.clone_from(&old.log);
+                if entry.exit.is_none() {
+                    entry.exit = if entry.status.restarts == old.restarts {
+                        old.exit.clone()
+                    } else {
+                        Some(UNSEEN_EXIT.to_owned())
+                    };
+                }
                 match entry.seen.kind {
                     Kind::Run if old.ready => entry.seen.reported = true,
                     // It served when the agent went, and has not been down since: nobody need see the
@@ -234,6 +255,10 @@ impl World {
             .unwrap_or(unit);
         let entry = self.entries.get_mut(name)?;
         let before = entry.status.clone();
+        // The next run's start clears what systemd says of the last one.
+        if let Some(exit) = change.exit.as_ref().and_then(Exit::brief) {
+            entry.exit = Some(exit);
+        }
         change.apply(&mut entry.status);
         entry.seen.running = running_of(entry.status.active);
         // Only an end counts: a start's own signals may come after the announcer's first word.
@@ -304,6 +329,22 @@ impl World {
         self.ports.release(name);
     }
 
+    /// What there is to say of each process besides what cgroups tell.
+    pub fn vitals(&self) -> Vec<Vital> {
+        let vital = |(name, entry): (&String, &Entry)| Vital {
+            name: name.clone(),
+            uuid: entry.seen.uuid,
+            up_since: (entry.seen.running == Running::Up).then_some(entry.status.up_since),
+            memory_limit_bytes: self
+                .assigned
+                .get(name)
+                .and_then(|a| memory_of(&a.assignment)),
+            restarts: entry.status.restarts,
+            exit: entry.exit.clone(),
+        };
+        self.entries.iter().map(vital).collect()
+    }
+
     /// The host's report; notes since when each process has been in its phase.
     pub fn report(&mut self, now: Timestamp) -> MachineState {
         let mut processes = BTreeMap::new();
@@ -347,6 +388,7 @@ impl Entry {
             ailing: false,
             damper: Damper::default(),
             end: None,
+            exit: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -420,7 +462,7 @@ impl Entry {
             ready: self.is_ready(),
             port,
             withdrawn,
-            exit: None,
+            exit: self.exit.clone(),
             restarts: self.status.restarts,
             since: self.since,
             reason: self.reason(),

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::wire::Container;
+use super::{
+    stats::HostStats,
+    wire::{Container, ContainerStats},
+};
 use crate::{
     model::{
         AppName, Assignment, Desired, HostRecord, Machine, MachineId, MachineState, Phase,
@@ -28,6 +31,8 @@ pub struct Fleet {
     pub machines: BTreeMap<MachineId, Machine>,
     /// Hosts' durable records.
     pub hosts: BTreeMap<MachineId, HostRecord>,
+    /// What hosts have answered when they were asked for figures; none: they were not asked.
+    pub figures: Option<BTreeMap<MachineId, HostStats>>,
 }
 
 /// Which of an app's processes.
@@ -95,9 +100,42 @@ impl Fleet {
                     created: since.into(),
                     updated: since.into(),
                     uuid: assignment.uuid,
+                    stats: self.stats(machine, name, assignment, report),
                 }
             })
             .collect()
+    }
+
+    /// The hosts on which an app has processes, with their addresses.
+    #[must_use]
+    pub fn hosts_of(&self, app: &AppName) -> BTreeMap<MachineId, String> {
+        let of_app = self.assigned.iter().filter(|(_, name, _)| name.app == *app);
+        let present = of_app.filter_map(|(id, _, _)| self.machines.get(id));
+        present
+            .map(|machine| (machine.id.clone(), machine.address.clone()))
+            .collect()
+    }
+
+    /// A process's figures, if hosts were asked: what etcd knows is there even if its host is silent.
+    fn stats(
+        &self,
+        machine: &MachineId,
+        name: &ProcessName,
+        assignment: &Assignment,
+        report: Option<&ProcessState>,
+    ) -> Option<ContainerStats> {
+        let answer = self.figures.as_ref()?.get(machine);
+        let live = answer
+            .and_then(|answer| answer.processes.get(&name.to_string()))
+            .filter(|figures| figures.uuid == assignment.uuid);
+        let Some(live) = live else {
+            return Some(ContainerStats {
+                restarts: report.map_or(0, |report| report.restarts),
+                exit: report.and_then(|report| report.exit.clone()),
+                ..ContainerStats::default()
+            });
+        };
+        Some(live.clone().into())
     }
 
     /// What a host says of a process, if it speaks of the same one.

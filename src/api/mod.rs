@@ -10,6 +10,7 @@ pub mod openapi;
 #[cfg(test)]
 mod properties;
 pub mod ssh_key;
+pub mod stats;
 pub mod time;
 pub mod valid;
 #[cfg(test)]

@@ -2,4 +2,5 @@
 
 pub mod deis;
 pub mod deisctl;
+pub mod figures;
 pub mod table;

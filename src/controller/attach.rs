@@ -115,6 +115,13 @@ impl Attach {
         self.closing.cancelled().await;
     }
 
+    /// How many processes are waited for, or connected.
+    pub(super) fn sessions(&self) -> usize {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = waiting.iter().filter(|other| !other.wires.is_closed());
+        open.count()
+    }
+
     /// Waits for the process that has this token.
     pub(super) fn expect(&self, token: String) -> Result<Line, ApiError> {
         let (wires, fresh) = mpsc::channel(1);

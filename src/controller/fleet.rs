@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::error::ApiError;
 use crate::{
+    agent::stats,
     api::containers::Fleet,
-    model::{MachineId, ProcessName, Work},
+    model::{AppName, MachineId, ProcessName, Work},
     plan::settings::Placing,
     store::{Store, keys},
 };
@@ -35,6 +36,7 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
         states: by_machine(states, keys::states().as_str()),
         machines: by_machine(machines, keys::machines().as_str()),
         hosts: by_machine(hosts, keys::hosts().as_str()),
+        figures: None,
     })
 }
 
@@ -47,6 +49,14 @@ pub(super) async fn placing(store: &Store) -> Result<Placing, ApiError> {
         Some((name.to_owned(), value.value))
     });
     Ok(Placing::of(&settings.collect()).0)
+}
+
+/// Asks the hosts of an app's processes how these are, all at once. A host that is silent costs a
+/// second, and its processes are shown without figures.
+pub(super) async fn ask(fleet: &mut Fleet, app: &AppName) {
+    let hosts = fleet.hosts_of(app).into_iter();
+    let hosts = hosts.filter_map(|(id, address)| Some((id, stats::address(&address)?)));
+    fleet.figures = Some(stats::ask_all(hosts, stats::LIMIT).await);
 }
 
 fn by_machine<T>(listing: crate::store::Listing<T>, prefix: &str) -> BTreeMap<MachineId, T> {

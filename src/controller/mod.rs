@@ -10,6 +10,7 @@
 //! - `auth`: passwords and tokens; `access`: who may do what;
 //! - `oneoff`: one-off processes; `attach`: where their sidecars come in; `sweep`: those whose controller
 //!   is gone;
+//! - `metrics`: what is counted, and port 9092, where Prometheus asks;
 //! - `images`: images by name, into the platform's registries; `hook_key`: the original builder's key;
 //! - `routes`: one file per kind of thing.
 
@@ -24,6 +25,7 @@ mod fleet;
 mod gate;
 mod hook_key;
 mod images;
+mod metrics;
 mod oneoff;
 mod page;
 mod routes;
@@ -44,11 +46,14 @@ use std::{
 };
 
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images};
+use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images, metrics::Metrics};
 use crate::{
     leader::{self, LeaderError},
     logger::tell::Teller,
@@ -63,6 +68,9 @@ pub const PORT: u16 = 8000;
 
 /// Where the sidecars of one-off processes come in.
 pub const ATTACH_PORT: u16 = 8001;
+
+/// Where Prometheus asks; only the platform's own network gets there.
+pub const METRICS_PORT: u16 = 9092;
 
 /// How long a controller that is gone is still listed.
 const PRESENCE_TTL: Duration = Duration::from_secs(10);
@@ -101,6 +109,7 @@ struct Shared {
     key: Arc<ClusterKey>,
     passwords: Passwords,
     attempts: Attempts,
+    metrics: Metrics,
     attach: Attach,
     images: Images,
     /// Work that outlives its request: the end of one-off processes.
@@ -125,6 +134,7 @@ impl Shared {
             key,
             passwords: Passwords::default(),
             attempts: Attempts::default(),
+            metrics: Metrics::default(),
             attach: Attach::new(attach),
             tasks: TaskTracker::new(),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
@@ -151,6 +161,7 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let api = listen(settings.address, PORT).await?;
     let attach = listen(settings.address, ATTACH_PORT).await?;
+    let figures = listen(settings.address, METRICS_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
     let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
     let id = Uuid::new_v4();
@@ -183,11 +194,15 @@ pub async fn run(
         ends.await;
         closing.cancel();
     });
-    let api = server::serve(api, routes::router(shared.clone()), stop.clone());
+    let scheduler = Arc::new(leader::Metrics::default());
+    let figures = metrics::serve(figures, shared.clone(), scheduler.clone());
+    // They are told until the end.
+    let _figures = AbortOnDropHandle::new(tokio::spawn(figures));
+    let api = server::serve(api, shared.clone(), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
     let sweep = sweep::others(store.clone(), stop.clone());
     // The scheduler and the rollouts, as long as this controller is elected.
-    let leader = leader::run(settings, store, stop.clone());
+    let leader = leader::run(settings, store, scheduler, stop.clone());
     let leader = async {
         let ended = leader.await;
         // Never without its loops: systemd starts the whole role again.

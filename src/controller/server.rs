@@ -23,10 +23,12 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::{
-    SHUTDOWN_LIMIT,
+    SHUTDOWN_LIMIT, State,
     attempts::Peer,
     body,
     error::{ApiError, REQUEST_ID},
+    metrics::Route,
+    routes,
 };
 use crate::api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason};
 
@@ -67,7 +69,8 @@ async fn spelling() -> Extensions {
 }
 
 /// Serves until `stop`; then begun requests are finished, within a limit.
-pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, ctl: State, stop: CancellationToken) {
+    let router = routes::router(ctl.clone());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let spelling = spelling().await;
@@ -90,13 +93,13 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
             },
         };
         let _ = socket.set_nodelay(true);
-        let (router, spelling) = (router.clone(), spelling.clone());
+        let (ctl, router, spelling) = (ctl.clone(), router.clone(), spelling.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (router, spelling) = (router.clone(), spelling.clone());
+            let (ctl, router, spelling) = (ctl.clone(), router.clone(), spelling.clone());
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer.ip()));
             async move {
-                let mut response = respond(router, request).await;
+                let mut response = respond(&ctl, router, request).await;
                 response.extensions_mut().extend(spelling);
                 Ok::<_, Infallible>(response)
             }
@@ -128,7 +131,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 }
 
 /// Answers one request.
-async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
+async fn respond(ctl: &State, router: Router, mut request: Request<Body>) -> Response<Body> {
     let id = id_of(request.headers());
     let start = Instant::now();
     let method = request.method().clone();
@@ -155,6 +158,9 @@ async fn respond(router: Router, mut request: Request<Body>) -> Response<Body> {
     };
     let mut response = REQUEST_ID.scope(id.clone(), answer).await;
     decorate(&mut response, &id);
+    let route = response.extensions().get::<Route>().copied();
+    ctl.metrics
+        .answered(&method, route, response.status(), start.elapsed());
     let status = response.status().as_u16();
     let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     // The query may hold what is nobody's business; the path never does.

@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use super::{Shared, State, attach, auth, routes, server, stand_in::StandIn};
+use super::{Shared, State, attach, auth, server, stand_in::StandIn};
 use crate::{
     model::*,
     ops,
@@ -87,11 +87,7 @@ impl Site {
         let attach_address = delivery.local_addr().expect("address");
         let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(
-            api,
-            routes::router(state.clone()),
-            stop.clone(),
-        ));
+        tokio::spawn(server::serve(api, state.clone(), stop.clone()));
         tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
         let machine = Machine {
             schema: SCHEMA,

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::LeaderError;
 use crate::{
     model::{Leader, Revision, SCHEMA},
+    outside,
     store::{CommitError, Lease, Store, StoreError, Txn, keys},
 };
 
@@ -27,7 +26,7 @@ impl Term {
     /// Tries to become the leader; none when somebody else is.
     pub async fn win(store: &Store, address: &str) -> Result<Option<Self>, StoreError> {
         let lease = store.lease(TTL).await?;
-        let id = Uuid::new_v4();
+        let id = outside::uuid();
         let value = Leader {
             schema: SCHEMA,
             id,

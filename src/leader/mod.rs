@@ -7,19 +7,19 @@
 //! is unknown ends the term: the next term's fence keeps it from arriving late.
 
 mod election;
+mod metrics;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use crate::{
     logger::tell::Teller,
     model::Revision,
+    outside,
     plan::{
         World,
         round::{Act, Context, Memory, Policy, Saying, round},
@@ -29,6 +29,7 @@ use crate::{
     store::{CommitError, Feed, Store, StoreError, keys},
 };
 use election::Term;
+pub use metrics::Metrics;
 
 /// Transactions under way at once.
 const CONCURRENT: usize = 16;
@@ -78,10 +79,26 @@ impl From<CommitError> for LeaderError {
 pub async fn run(
     settings: HostSettings,
     store: Store,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
-    let mut engine = Engine::new(store, settings.address.to_string());
-    engine.teller = Some(Teller::start(engine.store.clone()));
+    let teller = Teller::start(store.clone());
+    let address = settings.address.to_string();
+    take_part(store, address, Some(teller), metrics, stop).await;
+    Ok(())
+}
+
+/// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can.
+pub async fn take_part(
+    store: Store,
+    address: String,
+    teller: Option<Teller>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let mut engine = Engine::new(store, address);
+    engine.teller = teller;
+    engine.metrics = metrics;
     loop {
         tokio::select! {
             biased;
@@ -89,9 +106,10 @@ pub async fn run(
             () = engine.wait() => {}
         }
         engine.turn().await;
+        engine.metrics.led(engine.term.is_some());
     }
     engine.resign().await;
-    Ok(())
+    engine.metrics.led(false);
 }
 
 /// Leads until `until` holds, then gives the leadership back: how `deisctl` starts a platform that has
@@ -121,15 +139,6 @@ pub async fn bootstrap(
     })
 }
 
-/// Counted since the start; written to the log with each resync.
-#[derive(Debug, Default, Clone, Copy)]
-struct Counters {
-    terms: u64,
-    rounds: u64,
-    commits: u64,
-    conflicts: u64,
-}
-
 struct Engine {
     store: Store,
     /// Says in apps' logs what was done; none while a platform starts, that has no logger yet.
@@ -151,7 +160,7 @@ struct Engine {
     conflicts_in_a_row: u32,
     said: BTreeSet<Waiting>,
     said_unreadable: BTreeSet<String>,
-    counters: Counters,
+    metrics: Arc<Metrics>,
 }
 
 impl Engine {
@@ -174,7 +183,7 @@ impl Engine {
             conflicts_in_a_row: 0,
             said: BTreeSet::new(),
             said_unreadable: BTreeSet::new(),
-            counters: Counters::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -188,6 +197,7 @@ impl Engine {
         };
         let term = &self.term;
         let update = tokio::select! {
+            biased;
             update = self.feed.next() => Some(update),
             () = sleep_until(wake) => None,
             () = async {
@@ -214,7 +224,7 @@ impl Engine {
         if now >= self.resync {
             self.resync = now + RESYNC;
             self.memory.look_at_everything();
-            debug!(counters = ?self.counters, "resync");
+            debug!("resync");
         }
         if let Some(term) = &self.term {
             let leader = self.world.leader().map(|leader| leader.create_revision);
@@ -248,7 +258,7 @@ impl Engine {
                     address = self.address,
                     "elected as the leader"
                 );
-                self.counters.terms += 1;
+                self.metrics.terms.inc();
                 self.view_needed = term.fence;
                 self.memory = Memory::default();
                 self.term = Some(term);
@@ -284,15 +294,16 @@ impl Engine {
         let policy = Policy::of(&self.world);
         let context = Context {
             now: now - self.epoch,
-            wall: Timestamp::now(),
+            wall: outside::now(),
             view_since: unbroken.saturating_duration_since(self.epoch),
             fence: term.fence,
             policy: &policy,
-            new_id: &Uuid::new_v4,
+            new_id: &outside::uuid,
         };
         let changed = self.world.take_changed();
         let plan = round(&self.world, &changed, &mut self.memory, &context);
-        self.counters.rounds += 1;
+        self.metrics.rounds.observe(now.elapsed());
+        self.metrics.planned(&self.world, &plan);
         self.wake = plan.wake.map(|wake| self.epoch + wake);
         self.speak(plan.waiting);
         plan.acts
@@ -313,7 +324,7 @@ impl Engine {
             match result {
                 Ok(revision) => {
                     info!(about = act.about, what = act.what, revision, "done");
-                    self.counters.commits += 1;
+                    self.metrics.commits.inc();
                     self.view_needed = self.view_needed.max(revision);
                     self.tell(&act.tell);
                 }
@@ -323,11 +334,12 @@ impl Engine {
                         what = act.what,
                         "conflict, planning anew"
                     );
-                    self.counters.conflicts += 1;
+                    self.metrics.conflicts.inc();
                     conflicts = true;
                 }
                 Err(CommitError::Store(error)) => {
                     warn!(about = act.about, what = act.what, %error, "fate unknown");
+                    self.metrics.unknown.inc();
                     unknown = Some(error);
                 }
             }

@@ -33,7 +33,12 @@ struct Controller {
 
 fn controller(store: &Store, last: u8) -> Controller {
     let stop = CancellationToken::new();
-    let task = tokio::spawn(run(settings(last), store.clone(), stop.clone()));
+    let task = tokio::spawn(run(
+        settings(last),
+        store.clone(),
+        Arc::default(),
+        stop.clone(),
+    ));
     Controller { stop, task }
 }
 

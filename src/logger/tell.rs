@@ -75,6 +75,16 @@ impl Teller {
         Self { queue, dropped }
     }
 
+    /// One that nobody hears.
+    #[cfg(test)]
+    #[must_use]
+    pub fn mute() -> Self {
+        Self {
+            queue: mpsc::channel(1).0,
+            dropped: Arc::default(),
+        }
+    }
+
     /// Says something of an app.
     pub fn say(&self, app: &AppName, text: &str) {
         self.send(app, Source::controller(), What::Text(plain(text)));

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::{
     OpsError, TRIES,
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     model::*,
+    outside,
     store::{CommitError, Store, Txn, Versioned, keys},
 };
 
@@ -30,10 +30,10 @@ pub async fn create(
     let by = owner.into();
     for _ in 0..TRIES {
         let chosen = name.clone().unwrap_or_else(|| {
-            let random = Uuid::new_v4().as_u64_pair();
+            let random = outside::uuid().as_u64_pair();
             names::app_name(random.0 ^ random.1.rotate_left(17))
         });
-        let (app, txn) = plan_create(&by.user, &chosen, Timestamp::now());
+        let (app, txn) = plan_create(&by.user, &chosen, outside::now());
         let note = by.note(Action::Create, "").release(app.latest);
         match store.commit(txn.and(note.of_app(&chosen))).await {
             Ok(_) => return Ok((chosen, app)),
@@ -49,7 +49,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
     let version = ReleaseNumber(1);
     let config = Config {
         schema: SCHEMA,
-        uuid: Uuid::new_v4(),
+        uuid: outside::uuid(),
         app: name.clone(),
         owner: owner.clone(),
         values: BTreeMap::new(),
@@ -61,7 +61,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
     };
     let release = Release {
         schema: SCHEMA,
-        uuid: Uuid::new_v4(),
+        uuid: outside::uuid(),
         app: name.clone(),
         owner: owner.clone(),
         version,
@@ -72,7 +72,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
     };
     let app = App {
         schema: SCHEMA,
-        uuid: Uuid::new_v4(),
+        uuid: outside::uuid(),
         owner: owner.clone(),
         created: now,
         updated: now,
@@ -156,7 +156,7 @@ pub async fn update_with(
         let mut app = found.value;
         let more = change(&mut app)?;
         let noted = !more.is_empty();
-        app.updated = Timestamp::now();
+        app.updated = outside::now();
         let txn = Txn::new()
             .unchanged(&key, found.mod_revision)
             .put(&key, &app)

@@ -3,12 +3,12 @@
 //! Entries lie in the order of time and are bounded per app and for the platform; whoever writes one
 //! takes away the oldest that are too many.
 
-use jiff::Timestamp;
 use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     model::*,
+    outside,
     store::{CommitError, Key, MAX_TXN_OPS, Prefix, Store, StoreError, Txn, keys},
 };
 
@@ -48,10 +48,10 @@ impl Actor {
     #[must_use]
     pub fn note(&self, action: Action, detail: impl Into<String>) -> Note {
         Note {
-            id: Uuid::new_v4(),
+            id: outside::uuid(),
             entry: Audit {
                 schema: SCHEMA,
-                at: Timestamp::now(),
+                at: outside::now(),
                 user: self.user.clone(),
                 token: self.token.clone(),
                 request: self.request.clone(),

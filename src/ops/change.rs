@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     model::*,
+    outside,
     plan::admission,
     seal::{ClusterKey, config_context},
     store::{CommitError, Store, Txn, Versioned, keys},
@@ -165,7 +166,7 @@ async fn commit(
                 continue;
             }
         }
-        let (txn, change, note) = base.decide(store, &wish, by, Timestamp::now()).await?;
+        let (txn, change, note) = base.decide(store, &wish, by, outside::now()).await?;
         match audit::commit(store, name, txn, note).await {
             Ok(_) => return Ok(change),
             Err(CommitError::Conflict) if conflicts < TRIES => conflicts += 1,
@@ -241,7 +242,7 @@ impl Base {
     ) -> Result<Next, OpsError> {
         let name = &self.name;
         let mut config = Config {
-            uuid: Uuid::new_v4(),
+            uuid: outside::uuid(),
             owner: by.clone(),
             created: now,
             ..self.config.clone()
@@ -287,7 +288,7 @@ impl Base {
     fn built(&self, new: &NewBuild, by: &Username, now: Timestamp) -> Next {
         let build = Build {
             schema: SCHEMA,
-            uuid: Uuid::new_v4(),
+            uuid: outside::uuid(),
             app: self.name.clone(),
             owner: by.clone(),
             image: new.image.clone(),
@@ -402,7 +403,7 @@ impl Base {
         let app = &self.app.value;
         Rollout {
             schema: SCHEMA,
-            id: Uuid::new_v4(),
+            id: outside::uuid(),
             change,
             release,
             previous: app.active,
@@ -421,7 +422,7 @@ impl Base {
         let version = self.app.value.latest.next();
         let release = Release {
             schema: SCHEMA,
-            uuid: Uuid::new_v4(),
+            uuid: outside::uuid(),
             app: name.clone(),
             owner: by.clone(),
             version,

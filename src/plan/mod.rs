@@ -10,6 +10,8 @@ pub mod admission;
 mod case_tests;
 pub mod certs;
 pub mod drain;
+#[cfg(test)]
+mod drain_tests;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;

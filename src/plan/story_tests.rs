@@ -24,11 +24,15 @@ enum Event {
 enum Trouble {
     None,
     NewLeader,
-    HostLost { back: bool },
+    HostLost {
+        back: bool,
+    },
     Both,
     Superseded,
     /// A host can't reach the store any more, but runs on.
-    Cut { back: bool },
+    Cut {
+        back: bool,
+    },
     /// The same, and the leader is another.
     CutAndNewLeader,
     /// Single are from now on these types.

@@ -83,7 +83,7 @@ impl Exchange {
         self.retries += 1;
         self.error = Some(why.to_string());
         self.last = Some(Arc::clone(backend));
-        self.metrics.retries.fetch_add(1, Ordering::Relaxed);
+        self.metrics.retries.inc();
     }
 
     /// Tells when the backend that answers is withdrawn.

@@ -1,13 +1,10 @@
 //! Keeps the live table in step with etcd, and the books of what may be acknowledged.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 

@@ -7,7 +7,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -132,10 +132,7 @@ impl Front {
                     continue;
                 }
             };
-            self.proxy
-                .metrics
-                .connections
-                .fetch_add(1, Ordering::Relaxed);
+            self.proxy.metrics.connections.inc();
             sockets::tune(&stream, Peer::Patient);
             let client = Client {
                 proxy: Arc::clone(&self.proxy),

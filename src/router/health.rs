@@ -1,27 +1,18 @@
 //! Port 9090: whether this router should get traffic, and what it counts.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    time::{sleep, timeout},
-};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use super::proxy::Proxy;
-use crate::{model::RouterPresence, store::Presence};
-
-/// Connections at once.
-const CONNECTIONS: usize = 64;
-/// One connection's life: checks are short.
-const LIFE: Duration = Duration::from_secs(60);
+use crate::{
+    inner_http::{self, Answer},
+    model::RouterPresence,
+    store::Presence,
+};
 
 /// This router's registration, once there is one.
 pub type Registration = watch::Receiver<Option<Arc<Presence<RouterPresence>>>>;
@@ -33,31 +24,11 @@ pub async fn serve(
     registration: Registration,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (proxy, registration, stop) = (Arc::clone(&proxy), registration.clone(), stop.clone());
-        tokio::spawn(async move {
-            let _room = permit;
-            let service = service_fn(|request| {
-                let response = answer(&request, &proxy, &registration, &stop);
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(5))
-                .serve_connection(TokioIo::new(stream), service);
-            if let Ok(Err(error)) = timeout(LIFE, connection).await {
-                debug!(%error, "health connection ended");
-            }
-        });
-    }
+    let handler = move |request: Request<Incoming>| {
+        let answer = answer(&request, &proxy, &registration, &stop);
+        async move { answer }
+    };
+    inner_http::serve(listener, handler).await;
 }
 
 fn answer(
@@ -65,7 +36,7 @@ fn answer(
     proxy: &Proxy,
     registration: &Registration,
     stop: &CancellationToken,
-) -> Response<Full<Bytes>> {
+) -> Answer {
     let known = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, text) = match request.uri().path() {
         _ if !known => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
@@ -82,11 +53,7 @@ fn answer(
             "try /health-check or /metrics\n".to_owned(),
         ),
     };
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
-    response
+    inner_http::text(status, text)
 }
 
 /// Healthy: registered, by our own clock, and not about to stop.

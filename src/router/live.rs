@@ -223,6 +223,15 @@ impl Live {
         (table.app_count(), backends, in_flight)
     }
 
+    /// The apps' backends that requests may be sent to.
+    #[cfg(test)]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let table = self.read();
+        let mut all: Vec<_> = table.backends().map(|b| b.endpoint().clone()).collect();
+        all.sort_unstable();
+        all
+    }
+
     /// Closes idle connections that are about to grow too old.
     pub fn reap(&self) {
         let table = self.read();
@@ -265,10 +274,11 @@ fn pick_two(
     Some(found.next().map_or(first, |second| less(first, second)))
 }
 
+thread_local!(static RANDOM: Cell<u64> = Cell::new(seed()));
+
 /// A random number, quick and not secret (xorshift64*, seeded once per thread).
 pub(super) fn random() -> u64 {
-    thread_local!(static STATE: Cell<u64> = Cell::new(seed()));
-    STATE.with(|state| {
+    RANDOM.with(|state| {
         let mut x = state.get();
         x ^= x >> 12;
         x ^= x << 25;
@@ -276,6 +286,12 @@ pub(super) fn random() -> u64 {
         state.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
     })
+}
+
+/// Lets a simulation's requests go where its seed says.
+#[cfg(test)]
+pub(super) fn reseed(seed: u64) {
+    RANDOM.set(seed | 1);
 }
 
 fn seed() -> u64 {

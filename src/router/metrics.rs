@@ -1,9 +1,8 @@
-//! What the router counts, in Prometheus's text form.
+//! What the router counts.
 
-use std::{
-    fmt::Write,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::metrics::{Counter, Labels, Page};
 
 /// The router's counters.
 #[derive(Debug, Default)]
@@ -11,13 +10,13 @@ pub struct Metrics {
     /// Requests under way.
     pub in_flight: AtomicU64,
     /// Times that another connection was tried.
-    pub retries: AtomicU64,
+    pub retries: Counter,
     /// Connections accepted, HTTP and HTTPS.
-    pub connections: AtomicU64,
+    pub connections: Counter,
     /// Connections to builders.
-    pub builder_connections: AtomicU64,
+    pub builder_connections: Counter,
     /// Answers by the first digit of their status, from 1.
-    answers: [AtomicU64; 5],
+    answers: [Counter; 5],
 }
 
 impl Metrics {
@@ -25,7 +24,7 @@ impl Metrics {
     pub fn finished(&self, status: u16) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let class = usize::from(status / 100).clamp(1, 5) - 1;
-        self.answers[class].fetch_add(1, Ordering::Relaxed);
+        self.answers[class].inc();
     }
 
     /// All of them, and what the table holds.
@@ -35,78 +34,78 @@ impl Metrics {
         (apps, backends, held): (usize, usize, usize),
         (certificates, left_out): (usize, usize),
     ) -> String {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "# HELP deis_router_requests_total Answers by class of status.\n\
-             # TYPE deis_router_requests_total counter"
+        let mut page = Page::new("deis_router");
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| [("status", class)]);
+        let answers = classes.iter().zip(&self.answers);
+        page.counters(
+            "requests_total",
+            "Answers by class of status.",
+            answers.map(|(class, counter)| (class as Labels<'_>, counter.get())),
         );
-        for (class, counter) in self.answers.iter().enumerate() {
-            let (class, count) = (class + 1, get(counter));
-            let _ = writeln!(
-                out,
-                "deis_router_requests_total{{status=\"{class}xx\"}} {count}"
-            );
-        }
-        let rows = [
-            (
-                "requests_in_flight",
-                "gauge",
-                "Requests under way.",
-                get(&self.in_flight),
-            ),
+        let in_flight = self.in_flight.load(Ordering::Relaxed) as f64;
+        page.gauge("requests_in_flight", "Requests under way.", in_flight);
+        let counters = [
             (
                 "retries_total",
-                "counter",
                 "Tries at another connection.",
-                get(&self.retries),
+                &self.retries,
             ),
             (
                 "connections_total",
-                "counter",
                 "Connections accepted.",
-                get(&self.connections),
+                &self.connections,
             ),
             (
                 "builder_connections_total",
-                "counter",
                 "Connections to builders.",
-                get(&self.builder_connections),
+                &self.builder_connections,
             ),
-            ("apps", "gauge", "Apps in the table.", apps as u64),
-            (
-                "backends",
-                "gauge",
-                "Backends in the table.",
-                backends as u64,
-            ),
-            (
-                "backends_held",
-                "gauge",
-                "Holds on backends in the table.",
-                held as u64,
-            ),
+        ];
+        for (name, help, counter) in counters {
+            page.counter(name, help, counter.get());
+        }
+        let gauges = [
+            ("apps", "Apps in the table.", apps),
+            ("backends", "Backends in the table.", backends),
+            ("backends_held", "Holds on backends in the table.", held),
             (
                 "certificates",
-                "gauge",
                 "Users' certificates that are served.",
-                certificates as u64,
+                certificates,
             ),
             (
                 "certificates_left_out",
-                "gauge",
                 "Users' certificates that can't be used; the log says why.",
-                left_out as u64,
+                left_out,
             ),
         ];
-        for (name, kind, help, value) in rows {
-            let _ = writeln!(
-                out,
-                "# HELP deis_router_{name} {help}\n# TYPE deis_router_{name} {kind}\n\
-                 deis_router_{name} {value}"
-            );
+        for (name, help, value) in gauges {
+            page.gauge(name, help, value as f64);
         }
-        out
+        page.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::strict;
+
+    #[test]
+    fn a_strict_reader_takes_it() {
+        let metrics = Metrics::default();
+        metrics.in_flight.fetch_add(2, Ordering::Relaxed);
+        metrics.finished(204);
+        let families = strict::read(&metrics.render((1, 2, 3), (4, 5))).expect("readable");
+        let requests = &families["deis_router_requests_total"];
+        assert_eq!(requests.value(&[("status", "2xx")]), Some(1.0));
+        assert_eq!(
+            families["deis_router_requests_in_flight"].value(&[]),
+            Some(1.0)
+        );
+        assert_eq!(
+            families["deis_router_certificates_left_out"].value(&[]),
+            Some(5.0)
+        );
     }
 }

@@ -29,6 +29,8 @@ mod tls;
 mod upgrade;
 
 #[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -47,10 +49,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use uuid::Uuid;
 
 use crate::{
     model::{RouterPresence, SCHEMA},
+    outside,
     seal::ClusterKey,
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
@@ -389,7 +391,7 @@ impl Member {
         loop {
             let value = RouterPresence {
                 schema: SCHEMA,
-                id: Uuid::new_v4(),
+                id: outside::uuid(),
                 address: address.clone(),
                 applied: 0,
                 drained: 0,

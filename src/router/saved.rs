@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::live::Live;
-use crate::{model::SCHEMA, plan::routes::SavedRecord};
+use crate::{model::SCHEMA, outside, plan::routes::SavedRecord};
 
 /// The table's file in the router's state directory.
 pub const FILE: &str = "table.json";
@@ -73,7 +73,7 @@ pub async fn keep(live: Arc<Live>, state: Arc<Path>) {
     while versions.changed().await.is_ok() {
         versions.mark_unchanged();
         let (live, state) = (Arc::clone(&live), Arc::clone(&state));
-        let written = tokio::task::spawn_blocking(move || store(&state, live.export())).await;
+        let written = outside::blocking(move || store(&state, live.export())).await;
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) if !works => {
                 info!("the table is saved again");

@@ -1,11 +1,6 @@
 //! Port 2222: bytes to the first builder that takes them.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::copy_bidirectional,
@@ -53,7 +48,7 @@ pub async fn serve(
             warn!(%peer, limit = CONNECTIONS, "too many connections to builders: refused");
             continue;
         };
-        metrics.builder_connections.fetch_add(1, Ordering::Relaxed);
+        metrics.builder_connections.inc();
         let (live, stop) = (Arc::clone(&live), stop.clone());
         tasks.spawn(async move {
             let _room = permit;

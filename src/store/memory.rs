@@ -2,7 +2,7 @@
 //! etcd, and with faults that a test steers.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,12 +34,18 @@ struct State {
     /// Changes by revision, for watches; those below `compacted` are gone.
     history: VecDeque<(Revision, Vec<Change>)>,
     compacted: Revision,
-    leases: HashMap<i64, (Duration, Instant)>,
+    leases: BTreeMap<i64, (Duration, Instant)>,
     next_lease: i64,
     faults: Faults,
     /// Watches opened before this generation are broken.
     generation: u64,
+    /// There is no leader: leases don't end meanwhile.
+    leaderless: bool,
+    observer: Option<Observer>,
 }
+
+/// Hears of every change as it is made, in order.
+type Observer = Box<dyn FnMut(Revision, &[Change]) + Send>;
 
 /// A store in memory; clones share it.
 #[derive(Clone)]
@@ -95,6 +101,36 @@ impl MemoryStore {
         self.changed.send_replace(());
     }
 
+    /// The members have lost their leader: leases don't end before there is another.
+    pub fn lose_leader(&self) {
+        self.lock().leaderless = true;
+    }
+
+    /// There is a new leader: it gives every lease its whole time again, as etcd's does.
+    pub fn elect_leader(&self) {
+        let mut state = self.lock();
+        state.leaderless = false;
+        for (ttl, end) in state.leases.values_mut() {
+            *end = Instant::now() + *ttl;
+        }
+    }
+
+    /// Tells `observer` of every change from now on, as it is made. It must not call the store.
+    pub fn observe(&self, observer: impl FnMut(Revision, &[Change]) + Send + 'static) {
+        self.lock().observer = Some(Box::new(observer));
+    }
+
+    /// Everything that is there below a prefix, whatever faults are on.
+    #[must_use]
+    pub fn peek(&self, prefix: &str) -> Vec<(String, Entry)> {
+        let span = Span::prefix(prefix);
+        let state = self.lock();
+        let there = state.keys.range(span.from..span.to);
+        there
+            .map(|(key, entry)| (text(key), entry.clone()))
+            .collect()
+    }
+
     /// Ends the leases whose time is out, also while nobody can reach the store.
     fn tick(&self) {
         Self::expire(&mut self.lock());
@@ -103,6 +139,9 @@ impl MemoryStore {
 
     /// Ends the leases whose time is out; called by every verb.
     fn expire(state: &mut State) {
+        if state.leaderless {
+            return;
+        }
         let now = Instant::now();
         let out: Vec<i64> = state
             .leases
@@ -179,6 +218,9 @@ impl MemoryStore {
         changes.extend(puts);
         if !changes.is_empty() {
             state.revision = revision;
+            if let Some(observer) = &mut state.observer {
+                observer(revision, &changes);
+            }
             state.history.push_back((revision, changes));
         }
     }
@@ -240,15 +282,18 @@ impl Backend for MemoryStore {
                     oldest: state.compacted,
                 });
             }
-            let mut keys = state.keys.clone();
-            if revision != 0 {
-                keys = rewind(state, revision);
-            }
-            let mut entries: Vec<(String, Entry)> = keys
-                .iter()
-                .filter(|(key, _)| span.contains(key))
-                .map(|(key, entry)| (text(key), entry.clone()))
-                .collect();
+            let select = |keys: &BTreeMap<Vec<u8>, Entry>| -> Vec<(String, Entry)> {
+                let from = keys.range(span.from.clone()..);
+                let within = from.take_while(|(key, _)| span.contains(key));
+                within
+                    .map(|(key, entry)| (text(key), entry.clone()))
+                    .collect()
+            };
+            let mut entries = if revision == 0 || revision >= state.revision {
+                select(&state.keys)
+            } else {
+                select(&rewind(state, revision))
+            };
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let more = limit > 0 && entries.len() > limit;
             if more {
@@ -319,7 +364,10 @@ impl Backend for MemoryStore {
                 loop {
                     let end = store.lock().leases.get(&lease).map(|(_, end)| *end);
                     let Some(end) = end else { return };
-                    tokio::time::sleep_until(end).await;
+                    // Past its end while there is no leader: looked at again in a while.
+                    let soon = Instant::now() + Duration::from_millis(100);
+                    let past = end <= Instant::now();
+                    tokio::time::sleep_until(if past { soon } else { end }).await;
                     store.tick();
                 }
             });
@@ -400,10 +448,10 @@ impl MemoryWatch {
         if self.next <= state.compacted {
             return Some(Event::Compacted);
         }
-        for (revision, changes) in &state.history {
-            if *revision < self.next {
-                continue;
-            }
+        let seen = state
+            .history
+            .partition_point(|(revision, _)| *revision < self.next);
+        for (revision, changes) in state.history.range(seen..) {
             self.next = revision + 1;
             let ours: Vec<Change> = changes
                 .iter()

@@ -166,6 +166,7 @@ impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
                 let mut state = held.lease.state.clone();
                 loop {
                     tokio::select! {
+                        biased;
                         () = held.lease.lost() => {
                             warn!(%key, "presence lost, registering again");
                             held = reregister(&store, &key, &mut values, ttl, &ours).await;

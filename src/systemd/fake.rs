@@ -71,6 +71,7 @@ impl FakeUnits {
                 active: Some(status.active),
                 exit: Some(exit),
                 restarts: Some(status.restarts),
+                up_since: None,
             }
         });
         self.shared.inbox.change(unit, change);
@@ -132,6 +133,10 @@ impl Units for FakeUnits {
 
     async fn reset_failed(&self, _: &str) -> Result<(), UnitError> {
         Ok(())
+    }
+
+    async fn last_lines(&self, _: &str) -> Vec<String> {
+        Vec::new()
     }
 
     fn inbox(&self) -> &Inbox {

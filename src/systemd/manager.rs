@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use zbus::{Connection, MatchRule, MessageStream, message};
 
 use super::{
-    Inbox, UnitError, UnitStatus, Units,
+    Inbox, UnitError, UnitStatus, Units, journal,
     proxies::{self, ManagerProxy},
     signals::{self, Properties, Signal},
 };
@@ -244,6 +244,7 @@ impl Units for Systemd {
         let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
         let mut status = UnitStatus {
             active: signals::activity(&of_unit).unwrap_or_default(),
+            up_since: signals::up_since(&of_unit).unwrap_or_default(),
             needs_reload: of_unit
                 .get("NeedDaemonReload")
                 .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
@@ -271,6 +272,10 @@ impl Units for Systemd {
             Err(error) if is_unknown(&error) => Ok(()),
             result => result,
         }
+    }
+
+    async fn last_lines(&self, process: &str) -> Vec<String> {
+        journal::last_lines(process).await
     }
 
     fn inbox(&self) -> &Inbox {

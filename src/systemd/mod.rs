@@ -5,11 +5,12 @@
 //! called. A reload happens only for an operator's raw unit whose text has changed.
 
 mod fake;
+mod journal;
 mod manager;
 mod proxies;
 mod signals;
 
-use std::{collections::HashMap, future::Future, sync::Mutex, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Mutex, time::Duration};
 
 use tokio::sync::Notify;
 
@@ -93,6 +94,24 @@ impl Exit {
             (result, _, _) => format!("ended: {result}"),
         }
     }
+
+    /// The same in few words, for a column; none as long as nothing has ended.
+    #[must_use]
+    pub fn brief(&self) -> Option<String> {
+        let words = match (self.result.as_str(), self.code, self.status) {
+            (_, 0, _) => return None,
+            ("oom-kill", _, _) => "killed: out of memory".into(),
+            ("timeout", _, _) => "killed: no start or stop in time".into(),
+            // conmon's word for SIGKILL; on cgroup v1 the kernel's count goes with the container.
+            (_, 1, 137) => "killed by SIGKILL, most likely out of memory".into(),
+            (_, 1, status) if (129..=192).contains(&status) => {
+                format!("killed by {}", signal_name(status - 128))
+            }
+            (_, 1, status) => format!("exit code {status}"),
+            (_, _, signal) => format!("killed by {}", signal_name(signal)),
+        };
+        Some(words)
+    }
 }
 
 fn signal_name(number: i32) -> String {
@@ -124,6 +143,8 @@ pub struct UnitStatus {
     pub restarts: u32,
     /// Its file is another than the one that systemd has loaded.
     pub needs_reload: bool,
+    /// Since when it is up, in microseconds since the boot; 0 when it never was.
+    pub up_since: u64,
 }
 
 /// What a signal said of a unit; parts that it did not mention are `None`.
@@ -135,12 +156,15 @@ pub struct UnitChange {
     pub exit: Option<Exit>,
     /// How often systemd has restarted it.
     pub restarts: Option<u32>,
+    /// Since when it is up, in microseconds since the boot.
+    pub up_since: Option<u64>,
 }
 
 impl UnitChange {
     fn merge(&mut self, later: Self) {
         self.active = later.active.or(self.active);
         self.restarts = later.restarts.or(self.restarts);
+        self.up_since = later.up_since.or(self.up_since);
         if let Some(exit) = later.exit {
             self.exit = Some(exit);
         }
@@ -150,6 +174,7 @@ impl UnitChange {
     pub fn apply(self, status: &mut UnitStatus) {
         status.active = self.active.unwrap_or(status.active);
         status.restarts = self.restarts.unwrap_or(status.restarts);
+        status.up_since = self.up_since.unwrap_or(status.up_since);
         if let Some(exit) = self.exit {
             status.exit = exit;
         }
@@ -163,7 +188,7 @@ pub struct News {
     /// The bus was lost and is back: signals are missing, every unit has to be read again.
     pub resync: bool,
     /// Merged changes by unit.
-    pub units: HashMap<String, UnitChange>,
+    pub units: BTreeMap<String, UnitChange>,
 }
 
 /// Where changes wait for their reader.
@@ -174,7 +199,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    fn change(&self, unit: &str, change: UnitChange) {
+    pub(crate) fn change(&self, unit: &str, change: UnitChange) {
         let mut news = self
             .news
             .lock()
@@ -269,6 +294,8 @@ pub trait Units: Clone + Send + Sync + 'static {
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.
     fn reset_failed(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
+    /// The last lines that a process printed; none when the journal does not answer.
+    fn last_lines(&self, process: &str) -> impl Future<Output = Vec<String>> + Send;
     /// Where changes are told.
     fn inbox(&self) -> &Inbox;
 }

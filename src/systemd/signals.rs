@@ -42,6 +42,11 @@ pub fn activity(properties: &Properties) -> Option<Active> {
     ))
 }
 
+/// Since when a unit is up, by the same properties.
+pub fn up_since(properties: &Properties) -> Option<u64> {
+    u64::try_from(&**properties.get("ActiveEnterTimestampMonotonic")?).ok()
+}
+
 /// What the properties of org.freedesktop.systemd1.Service say.
 pub fn service(properties: &Properties) -> (Option<Exit>, Option<u32>) {
     let number = |name: &str| properties.get(name).and_then(|v| i32::try_from(&**v).ok());
@@ -93,6 +98,7 @@ pub fn read(message: &Message) -> Option<Signal> {
             let change = match interface.as_str() {
                 proxies::UNIT => UnitChange {
                     active: Some(activity(&changed)?),
+                    up_since: up_since(&changed),
                     ..UnitChange::default()
                 },
                 proxies::SERVICE_UNIT => {
@@ -100,7 +106,7 @@ pub fn read(message: &Message) -> Option<Signal> {
                     UnitChange {
                         exit,
                         restarts,
-                        active: None,
+                        ..UnitChange::default()
                     }
                 }
                 _ => return None,

@@ -46,7 +46,15 @@ fn containers(cluster: &Cluster, app: &str) -> BTreeMap<String, String> {
 fn states(app: &App<'_>) -> BTreeSet<String> {
     let out = app.deis(&["ps"]).ok().out;
     let lines = out.lines().filter(|line| line.contains(" (v"));
-    lines.map(|line| line.trim().to_owned()).collect()
+    // Without the figures.
+    let state = |line: &str| {
+        line.split_inclusive(')')
+            .next()
+            .unwrap_or(line)
+            .trim()
+            .to_owned()
+    };
+    lines.map(state).collect()
 }
 
 fn set(lines: &[&str]) -> BTreeSet<String> {

@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{super::time::WireTime, RollbackReply};
+use super::{
+    super::{stats::ProcessFigures, time::WireTime},
+    RollbackReply,
+};
 use crate::model;
 
 /// An application.
@@ -298,6 +301,53 @@ pub struct Container {
     pub updated: WireTime,
     /// Its id.
     pub uuid: Uuid,
+    /// How it is. Only where a list is asked for with `stats=1`: v1 has no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<ContainerStats>,
+}
+
+/// Figures of a process. What its host does not tell within a second is null.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ContainerStats {
+    /// Memory, page cache that can be given back left out.
+    pub memory_bytes: Option<u64>,
+    /// Memory that it may have.
+    pub memory_limit_bytes: Option<u64>,
+    /// CPU of late, in thousandths of one processor.
+    pub cpu_permille: Option<u32>,
+    /// Since when it is up.
+    pub uptime_secs: Option<u64>,
+    /// How often it was started again since it was deployed.
+    pub restarts: u32,
+    /// How its last run ended.
+    pub exit: Option<String>,
+}
+
+impl From<ContainerStats> for ProcessFigures {
+    fn from(stats: ContainerStats) -> Self {
+        Self {
+            memory_bytes: stats.memory_bytes,
+            memory_limit_bytes: stats.memory_limit_bytes,
+            cpu_permille: stats.cpu_permille,
+            uptime_secs: stats.uptime_secs,
+            restarts: stats.restarts,
+            exit: stats.exit,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<ProcessFigures> for ContainerStats {
+    fn from(figures: ProcessFigures) -> Self {
+        Self {
+            memory_bytes: figures.memory_bytes,
+            memory_limit_bytes: figures.memory_limit_bytes,
+            cpu_permille: figures.cpu_permille,
+            uptime_secs: figures.uptime_secs,
+            restarts: figures.restarts,
+            exit: figures.exit,
+        }
+    }
 }
 
 /// A custom domain.

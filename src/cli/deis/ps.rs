@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 use super::{Session, Shell, Ui, args, client::of_app};
 use crate::{
     api::wire,
+    cli::{figures, table::Table},
     model::{AppName, ProcessType},
 };
 
@@ -36,12 +37,14 @@ pub struct Restart {
 pub async fn list(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
     let limit = session.profile.limit(args.list.limit);
-    let page = processes(&session, &app, limit).await?;
+    let path = of_app(&app, &["containers"]);
+    let query = [("page_size", limit.to_string()), ("stats", "1".to_owned())];
+    let page = session.client.query(&path, &query).await?.json()?;
     show(shell.ui, &app, &page);
     Ok(())
 }
 
-/// An app's processes.
+/// An app's processes, without figures.
 pub async fn processes(
     session: &Session,
     app: &AppName,
@@ -51,7 +54,7 @@ pub async fn processes(
     session.client.page(&path, limit).await
 }
 
-/// Shows an app's processes, type by type.
+/// Shows an app's processes, type by type; figures beside them where the controller gave some.
 pub fn show(ui: &mut Ui, app: &AppName, page: &wire::Page<wire::Container>) {
     ui.list(&format!("{app} Processes"), page, |ui, processes| {
         let mut by_type: BTreeMap<&str, Vec<&wire::Container>> = BTreeMap::new();
@@ -59,10 +62,22 @@ pub fn show(ui: &mut Ui, app: &AppName, page: &wire::Page<wire::Container>) {
             by_type.entry(&process.r#type).or_default().push(process);
         }
         for (kind, processes) in by_type {
-            ui.line(&format!("--- {kind}:"));
-            for p in processes {
-                ui.line(&format!("{kind}.{} {} ({})", p.num, p.state, p.release));
+            let heading = format!("--- {kind}:");
+            let line =
+                |p: &wire::Container| format!("{kind}.{} {} ({})", p.num, p.state, p.release);
+            if processes.iter().all(|p| p.stats.is_none()) {
+                ui.line(&heading);
+                processes.iter().for_each(|p| ui.line(&line(p)));
+                continue;
             }
+            let [memory, cpu, uptime, restarts, exit] = figures::HEADINGS;
+            let mut table = Table::new(&[&heading, memory, cpu, uptime, restarts, exit]);
+            for p in processes {
+                let known = p.stats.clone().unwrap_or_default();
+                let [memory, cpu, uptime, restarts, exit] = figures::columns(&known.into());
+                table.row([line(p), memory, cpu, uptime, restarts, exit]);
+            }
+            ui.table(&table);
         }
     });
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::platform::{Instance, Part};
 use crate::{
+    api::stats::{HostStats, ProcessFigures},
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,
@@ -27,6 +28,8 @@ pub struct Fleet {
     pub hosts: BTreeMap<MachineId, HostRecord>,
     /// What the hosts report.
     pub states: BTreeMap<MachineId, MachineState>,
+    /// What the hosts said when they were asked for figures.
+    pub figures: BTreeMap<MachineId, HostStats>,
     /// Addresses at which each part has registered.
     pub registered: BTreeMap<Part, BTreeSet<String>>,
     /// The elected leader.
@@ -206,6 +209,8 @@ pub struct Row {
     pub sub: &'static str,
     /// Whether it is healthy, as far as its host says.
     pub ready: Option<bool>,
+    /// How it is, as far as its host says.
+    pub figures: Option<ProcessFigures>,
     /// What else there is to say.
     pub note: String,
 }
@@ -223,10 +228,16 @@ impl Row {
             if let Some(reason) = &report.reason {
                 notes.push(reason.clone());
             }
-            if report.restarts > 0 {
-                notes.push(format!("{} restarts", report.restarts));
-            }
         }
+        let live = machine.and_then(|id| fleet.figures.get(id)?.processes.get(name));
+        let figures = report.map(|report| {
+            let live = live.filter(|figures| figures.uuid == report.uuid).cloned();
+            live.unwrap_or_else(|| ProcessFigures {
+                restarts: report.restarts,
+                exit: report.exit.clone(),
+                ..ProcessFigures::default()
+            })
+        });
         Self {
             unit: unit_of(name),
             machine: machine.map_or_else(String::new, |id| fleet.host_label(id)),
@@ -234,6 +245,7 @@ impl Row {
             active,
             sub,
             ready: report.map(|report| report.ready),
+            figures,
             note: notes.join("; "),
         }
     }

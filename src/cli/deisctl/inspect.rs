@@ -1,8 +1,15 @@
 //! `deisctl status`, `journal` and `ssh`: on the host itself, over SSH.
 
-use std::{io::Write, os::unix::process::CommandExt, process::Command};
+use std::{
+    collections::BTreeMap, io::Write, net::SocketAddr, os::unix::process::CommandExt,
+    process::Command, time::Duration,
+};
 
 use anyhow::Context as _;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     UnitArg,
@@ -11,8 +18,12 @@ use super::{
     fleet::Fleet,
     ssh::Address,
     subject::{self, Located, SubjectError},
+    tunnel::Tunnel,
 };
-use crate::model::MachineId;
+use crate::{agent::stats, api::stats::HostStats, model::MachineId};
+
+/// How long tunnels to all hosts, and the answers through them, may take.
+const TUNNEL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What systemd says of a unit, on its host; the exit status is systemctl's.
 ///
@@ -107,6 +118,40 @@ pub async fn run(
         .await
         .context("the SSH thread died")?
         .with_context(|| Failure::new(Kind::Unreachable, format!("nothing was run on {label}")))
+}
+
+/// What the agents of all hosts that are present say of their processes. A host that doesn't answer in
+/// time is left out: what etcd knows is shown nevertheless.
+pub async fn figures(context: &Context, fleet: &Fleet) -> BTreeMap<MachineId, HostStats> {
+    let hosts = fleet.machines.iter();
+    let hosts: Vec<(MachineId, SocketAddr)> = hosts
+        .filter_map(|(id, machine)| Some((id.clone(), stats::address(&machine.address)?)))
+        .collect();
+    let Some(jump) = &context.ssh.jump else {
+        return stats::ask_all(hosts, stats::LIMIT).await;
+    };
+    let mut digging = JoinSet::new();
+    for (id, address) in hosts {
+        let (ssh, jump) = (context.ssh.clone(), jump.clone());
+        digging.spawn_blocking(move || {
+            let target = Address {
+                host: address.ip().to_string(),
+                port: Some(address.port()),
+            };
+            Some((id, Tunnel::open(&ssh, &jump, target).ok()?))
+        });
+    }
+    let deadline = Instant::now() + TUNNEL_LIMIT;
+    let mut tunnels = Vec::new();
+    while let Ok(Some(dug)) = timeout_at(deadline, digging.join_next()).await {
+        tunnels.extend(dug.ok().flatten());
+    }
+    let ends = tunnels
+        .iter()
+        .map(|(id, tunnel)| (id.clone(), tunnel.local()));
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A connection through a tunnel logs in to the host once more.
+    stats::ask_all(ends, left.max(stats::LIMIT)).await
 }
 
 fn address(fleet: &Fleet, machine: &MachineId) -> anyhow::Result<Address> {

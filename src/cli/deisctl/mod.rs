@@ -361,7 +361,11 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
                     .await?;
             }
         }
-        FleetCommand::List => write!(out, "{}", show::list(&load().await?))?,
+        FleetCommand::List => {
+            let mut fleet = load().await?;
+            fleet.figures = inspect::figures(context, &fleet).await;
+            write!(out, "{}", show::list(&fleet))?;
+        }
         FleetCommand::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
         FleetCommand::Status { unit } => {
             return inspect::status(context, &load().await?, &unit).await;

@@ -1,18 +1,26 @@
 //! `deisctl list` and `deisctl machines`: the fleet as text. Pure.
 
 use super::fleet::Fleet;
-use crate::cli::table::Table;
+use crate::cli::{figures, table::Table};
 use crate::model::MachineId;
 
 /// The table of units and processes: fleet's columns first, in fleet's order.
 #[must_use]
 pub fn list(fleet: &Fleet) -> String {
-    let mut table = Table::new(&["UNIT", "MACHINE", "LOAD", "ACTIVE", "SUB", "READY", "NOTE"]);
+    let [memory, cpu, uptime, restarts, exit] = figures::HEADINGS;
+    let mut table = Table::new(&[
+        "UNIT", "MACHINE", "LOAD", "ACTIVE", "SUB", "READY", memory, cpu, uptime, restarts, exit,
+        "NOTE",
+    ]);
     for row in fleet.rows() {
         let ready = match row.ready {
             Some(true) => "yes",
             Some(false) => "no",
             None => "",
+        };
+        let [memory, cpu, uptime, restarts, exit] = match &row.figures {
+            Some(known) => figures::columns(known),
+            None => Default::default(),
         };
         table.row([
             row.unit,
@@ -21,6 +29,11 @@ pub fn list(fleet: &Fleet) -> String {
             row.active.into(),
             row.sub.into(),
             ready.into(),
+            memory,
+            cpu,
+            uptime,
+            restarts,
+            exit,
             row.note,
         ]);
     }

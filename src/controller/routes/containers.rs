@@ -2,9 +2,9 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{FromRequestParts, Path, State},
 };
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use jiff::Timestamp;
 
 use super::Shared;
@@ -31,8 +31,22 @@ impl Shared {
         app: &str,
         filter: Filter<'_>,
     ) -> Result<Vec<wire::Container>, ApiError> {
+        self.containers_with(user, app, filter, Figures(false))
+            .await
+    }
+
+    async fn containers_with(
+        &self,
+        user: &User,
+        app: &str,
+        filter: Filter<'_>,
+        Figures(wanted): Figures,
+    ) -> Result<Vec<wire::Container>, ApiError> {
         let (name, app) = self.app(user, app, Wish::Use).await?;
-        let fleet = fleet::read(&self.store).await?;
+        let mut fleet = fleet::read(&self.store).await?;
+        if wanted {
+            fleet::ask(&mut fleet, &name).await;
+        }
         Ok(fleet.containers(&name, &app.owner, filter, Timestamp::now()))
     }
 
@@ -65,6 +79,21 @@ impl Shared {
     }
 }
 
+/// Whether a request asks for figures, by `stats=1`. Anything else means no, as every unknown word in
+/// a query does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Figures(bool);
+
+impl<S: Sync> FromRequestParts<S> for Figures {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let query = parts.uri.query().unwrap_or_default();
+        let wanted = |pair: &str| matches!(pair, "stats=1" | "stats=true");
+        Ok(Self(query.split('&').any(wanted)))
+    }
+}
+
 /// A process type and number in a path.
 fn slot(kind: &str, number: &str) -> Result<(ProcessType, u32), ApiError> {
     let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
@@ -76,9 +105,11 @@ pub(super) async fn list(
     State(ctl): Ctl,
     Caller(user): Caller,
     Path(app): Path<String>,
+    figures: Figures,
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::Container>>, ApiError> {
-    let all = ctl.containers(&user, &app, Filter::default()).await?;
+    let all = ctl.containers_with(&user, &app, Filter::default(), figures);
+    let all = all.await?;
     Ok(Json(paging.cut(all)?))
 }
 
@@ -86,6 +117,7 @@ pub(super) async fn list_type(
     State(ctl): Ctl,
     Caller(user): Caller,
     Path((app, kind)): Path<(String, String)>,
+    figures: Figures,
     paging: Paging,
 ) -> Result<Json<wire::Page<wire::Container>>, ApiError> {
     let kind = kind.parse().map_err(|_| ApiError::NotFound)?;
@@ -93,22 +125,22 @@ pub(super) async fn list_type(
         kind: Some(&kind),
         number: None,
     };
-    Ok(Json(
-        paging.cut(ctl.containers(&user, &app, filter).await?)?,
-    ))
+    let all = ctl.containers_with(&user, &app, filter, figures).await?;
+    Ok(Json(paging.cut(all)?))
 }
 
 pub(super) async fn get(
     State(ctl): Ctl,
     Caller(user): Caller,
     Path((app, kind, number)): Path<(String, String, String)>,
+    figures: Figures,
 ) -> Result<Json<wire::Container>, ApiError> {
     let (kind, number) = slot(&kind, &number)?;
     let filter = Filter {
         kind: Some(&kind),
         number: Some(number),
     };
-    let mut found = ctl.containers(&user, &app, filter).await?;
+    let mut found = ctl.containers_with(&user, &app, filter, figures).await?;
     // The newest of them, while a rollout replaces it.
     found.pop().map(Json).ok_or(ApiError::NotFound)
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::created;
 use crate::{
     api::{
-        valid::{self, Refusal, Registration},
+        valid::{self, Fields, Refusal, Registration},
         wire,
     },
     controller::{
@@ -133,8 +133,18 @@ pub(super) async fn login(
     from: ClientAddress,
     Body(fields): Body,
 ) -> Result<Json<wire::TokenReply>, ApiError> {
-    let (name, password) = valid::credentials(&fields)?;
-    ctl.attempts.login(&from)?;
+    let result = log_in(&ctl, &from, &fields).await;
+    ctl.metrics.login(&result);
+    result
+}
+
+async fn log_in(
+    ctl: &Shared,
+    from: &ClientAddress,
+    fields: &Fields,
+) -> Result<Json<wire::TokenReply>, ApiError> {
+    let (name, password) = valid::credentials(fields)?;
+    ctl.attempts.login(from)?;
     let name = name.parse::<Username>().ok();
     let user = match &name {
         Some(name) => {

@@ -19,7 +19,8 @@
 
 use axum::{
     Router,
-    middleware::from_fn_with_state,
+    middleware::{from_fn_with_state, map_response},
+    response::Response,
     routing::{MethodFilter, MethodRouter, on},
 };
 use http::Method;
@@ -35,7 +36,7 @@ use crate::{
         openapi::{Nothing, One, Operation, Pages, Shape, Text},
         wire,
     },
-    controller::{State, error::ApiError, gate::gate},
+    controller::{State, error::ApiError, gate::gate, metrics::Route},
     model::Scope,
 };
 
@@ -120,11 +121,11 @@ routes! {
     GET "/v1/apps/{app}/releases" Read releases::list => 200 Pages<wire::Release>, "Lists releases, the newest first";
     POST "/v1/apps/{app}/releases/rollback" Deploy releases::rollback, One<ask::Rollback> => 201 One<wire::RollbackReply>, "Goes back to an earlier release, as a new one; answers when that is deployed";
     GET "/v1/apps/{app}/releases/{version}" Read releases::get => 200 One<wire::Release>, "Shows a release, given as v2";
-    GET "/v1/apps/{app}/containers" Read containers::list => 200 Pages<wire::Container>, "Lists processes";
+    GET "/v1/apps/{app}/containers" Read containers::list => 200 Pages<wire::Container>, "Lists processes, with stats=1 how they are", "stats";
     POST "/v1/apps/{app}/containers/restart" Deploy containers::restart => 200 One<Vec<wire::Container>>, "Replaces all processes; answers when the new ones serve";
-    GET "/v1/apps/{app}/containers/{kind}" Read containers::list_type => 200 Pages<wire::Container>, "Lists processes of a type";
+    GET "/v1/apps/{app}/containers/{kind}" Read containers::list_type => 200 Pages<wire::Container>, "Lists processes of a type", "stats";
     POST "/v1/apps/{app}/containers/{kind}/restart" Deploy containers::restart_type => 200 One<Vec<wire::Container>>, "Replaces the processes of a type";
-    GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process";
+    GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process", "stats";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
     GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
@@ -162,7 +163,14 @@ pub(in crate::controller) fn router(state: State) -> Router {
         .fold(Router::new(), |router, Row { operation, handler }| {
             let rule = (state.clone(), operation.access);
             let gate = from_fn_with_state(rule, gate);
-            router.route(operation.path, handler.route_layer(gate))
+            let route = Route(operation.path);
+            // Outside of the gate: whom it refuses has asked for this route, too.
+            let mark = map_response(move |mut response: Response| {
+                response.extensions_mut().insert(route);
+                std::future::ready(response)
+            });
+            let handler = handler.route_layer(gate).route_layer(mark);
+            router.route(operation.path, handler)
         })
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async |method: Method| ApiError::Method(method.to_string()))

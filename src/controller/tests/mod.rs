@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod limits;
 mod logs;
+mod metrics;
 mod permissions;
 mod run;
 mod table;

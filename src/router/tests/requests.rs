@@ -1,5 +1,7 @@
 //! One request at a time: where it goes, and what passes.
 
+use uuid::Uuid;
+
 use super::*;
 
 #[tokio::test]

@@ -87,7 +87,12 @@ async fn lists_and_what_is_shown() {
     let processes = user.json(&["scale", "web=2"]).await;
     assert_eq!(processes.as_array().map(Vec::len), Some(2));
     assert_eq!(names(&processes[1]), fields(PROCESS));
-    assert_eq!(user.json(&["ps"]).await, processes);
+    let with_figures = user.json(&["ps"]).await;
+    assert_eq!(names(&with_figures[1]), fields(&format!("{PROCESS} stats")));
+    assert_eq!(
+        names(&with_figures[1]["stats"]),
+        fields("cpu_permille exit memory_bytes memory_limit_bytes restarts uptime_secs")
+    );
     assert_eq!(
         names(&user.json(&["ps:restart", "web.2"]).await[0]),
         fields(PROCESS)

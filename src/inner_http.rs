@@ -1,0 +1,78 @@
+//! A small HTTP server for ports that only the platform itself reaches: health, metrics, figures. Few
+//! connections at once, short lives, and no way for a client to hold any of it.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tracing::debug;
+
+/// Connections at once; the next ones wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(5);
+/// One connection's life: what is asked for here is short.
+const LIFE: Duration = Duration::from_secs(60);
+/// Pause after a connection that could not be taken (no file descriptor left).
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An answer.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Answers what comes in, until the end of its task.
+pub async fn serve<H, F>(listener: TcpListener, handler: H)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            let _room = permit;
+            let service = service_fn(|request| {
+                let answer = handler(request);
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Ok(Err(error)) = timeout(LIFE, connection).await {
+                debug!(%error, "a connection to an inner port ended");
+            }
+        });
+    }
+}
+
+/// An answer of a content type.
+#[must_use]
+pub fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    answer
+}
+
+/// An answer in words.
+#[must_use]
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}

@@ -6,6 +6,7 @@
 //! deadline is over is withdrawn and stopped all the same.
 
 use super::{
+    fleet,
     round::{Context, Plan},
     world::{HostView, World},
 };
@@ -37,4 +38,25 @@ pub(super) fn hosts<'w>(
 pub(super) fn is_over(drain: Option<&HostDrain>, wall: jiff::Timestamp) -> bool {
     let deadline = drain.and_then(|drain| drain.deadline);
     deadline.is_some_and(|deadline| deadline <= wall)
+}
+
+/// Whether a unit stays on a host that is drained: global ones do.
+#[must_use]
+pub fn stays(name: &UnitFileName, text: &str) -> bool {
+    fleet::XFleet::parse(name, text).is_ok_and(|options| options.global)
+}
+
+/// What still has to leave a host: processes, and units that are not global.
+#[must_use]
+pub fn left(world: &World, id: &MachineId) -> Vec<String> {
+    let Some(view) = world.hosts.get(id) else {
+        return Vec::new();
+    };
+    let moves = |name: &&UnitFileName| {
+        let unit = world.units.get(*name);
+        !unit.is_some_and(|unit| stays(name, &unit.value.text))
+    };
+    let units = view.units.keys().filter(moves).map(ToString::to_string);
+    let processes = view.processes.iter().map(ToString::to_string);
+    processes.chain(units).collect()
 }

@@ -229,6 +229,8 @@ fn what_does_not_get_up_elsewhere_leaves_the_old_one_serving() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     /// Whatever comes in between: as many serve as the app wants, and in the end nothing is on hosts
     /// that are drained.
     #[test]

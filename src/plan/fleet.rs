@@ -3,7 +3,9 @@
 //! `MachineID`, `MachineOf`, `MachineMetadata` (all keys, any value of a key), `Conflicts` (globs,
 //! both ways) and `Global` are honoured; `Replaces` is read, and keeps a unit off the other's host.
 
+mod leave;
 mod one;
+mod verdicts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +15,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use self::one::There;
+pub(super) use self::verdicts::verdicts;
 use super::{
     hosts::Losses,
     round::{Context, Plan},
@@ -246,6 +249,8 @@ struct Host<'w> {
 struct Units<'w> {
     options: BTreeMap<&'w UnitFileName, XFleet>,
     hosts: BTreeMap<&'w MachineId, Host<'w>>,
+    /// Parts of which an instance is on the move, when hosts are drained: `deis-router`.
+    moving: BTreeSet<&'w str>,
 }
 
 impl<'w> Units<'w> {
@@ -288,7 +293,8 @@ impl<'w> Units<'w> {
         let mut reasons = BTreeSet::new();
         for (id, host) in &self.hosts {
             if !host.open {
-                reasons.insert(format!("{} is cordoned", host.view.name(id)));
+                let why = Closed::of(host.view).map_or("is lost", Closed::words);
+                reasons.insert(format!("{} {why}", host.view.name(id)));
             } else if let Some(why) = self.refuses(name, options, id) {
                 reasons.insert(format!("{} {why}", host.view.name(id)));
             } else {
@@ -305,8 +311,15 @@ impl<'w> Units<'w> {
     }
 }
 
-/// Plans where units run.
-pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
+/// Where each unit is assigned.
+type Assigned<'w> = BTreeMap<&'w UnitFileName, Vec<There<'w>>>;
+
+/// What is known of units and hosts, and where units are.
+fn gather<'w>(
+    world: &'w World,
+    losses: &Losses,
+    plan: &mut Plan,
+) -> (Units<'w>, Assigned<'w>) {
     let bad = |prefix: String| {
         world
             .unreadable()
@@ -332,17 +345,18 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
             Err(error) => plan.wait(name.as_str(), format!("its [X-Fleet] section: {error}")),
         }
     }
-    let mut assigned: BTreeMap<&UnitFileName, Vec<There<'_>>> = BTreeMap::new();
+    let mut assigned = Assigned::new();
     let mut units = Units {
         options,
         hosts: BTreeMap::new(),
+        moving: BTreeSet::new(),
     };
     for (id, view) in &world.hosts {
         for (name, assignment) in &view.units {
             assigned.entry(name).or_default().push((id, assignment));
         }
         if let Some(machine) = view.presence.machine() {
-            let open = Closed::of(view).is_none();
+            let open = Closed::of(view).is_none() && !losses.lost.contains(id);
             let labels = labels(view, machine);
             units.hosts.insert(
                 id,
@@ -355,9 +369,18 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
             );
         }
     }
+    (units, assigned)
+}
+
+/// Plans where units run.
+pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
+    let (mut units, assigned) = gather(world, losses, plan);
     let names: BTreeSet<&UnitFileName> =
         world.units.keys().chain(assigned.keys().copied()).collect();
     let none = Vec::new();
+    if world.hosts.values().any(|host| host.drain().is_some()) {
+        units.note_moving(&assigned, losses);
+    }
     // Units go in order of name, except that those beside others go after them.
     let (first, then): (Vec<&UnitFileName>, Vec<&UnitFileName>) =
         names.into_iter().partition(|name| {

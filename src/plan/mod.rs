@@ -12,6 +12,7 @@ pub mod certs;
 pub mod drain;
 #[cfg(test)]
 mod drain_tests;
+pub mod explain;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
@@ -19,6 +20,7 @@ pub mod host;
 pub mod hosts;
 #[cfg(test)]
 mod kv_tests;
+pub mod preview;
 mod removal;
 pub mod rollout;
 pub mod round;

@@ -13,6 +13,8 @@ mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::Serialize;
+
 use super::{
     settings::Placing,
     world::{HostView, World},
@@ -41,7 +43,7 @@ impl std::fmt::Display for Waiting {
 }
 
 /// What a process reserves, or a host has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Resources {
     /// Memory in bytes.
     pub memory_bytes: u64,
@@ -121,6 +123,16 @@ impl Closed {
         let record = view.record.as_ref().map(|record| &record.value);
         let unreadable = || (!view.unreadable.is_empty()).then_some(Self::Unreadable);
         record.and_then(Self::of_record).or_else(unreadable)
+    }
+
+    /// `is cordoned`
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Cordoned => "is cordoned",
+            Self::Draining => "is being drained",
+            Self::Unreadable => "has records that can't be read",
+        }
     }
 
     /// What in its record closes a host.

@@ -9,6 +9,7 @@ use crate::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,
     },
+    plan::drain,
     store::{Store, StoreError, Versioned, keys},
 };
 
@@ -121,6 +122,18 @@ impl Fleet {
             (None, Some(host)) => format!("{}/{}", host.hostname, host.address),
             (None, None) => format!("{}...", &id.as_str()[..8]),
         }
+    }
+
+    /// How much has to leave a host that is drained: all but global units.
+    #[must_use]
+    pub fn to_leave(&self, id: &MachineId) -> usize {
+        let here = self.assignments.keys().filter(|(_, machine)| machine == id);
+        let stays = |name: &String| {
+            let name = name.parse().ok();
+            let unit = name.and_then(|name| Some((self.units.get(&name)?, name)));
+            unit.is_some_and(|(unit, name)| drain::stays(&name, &unit.value.text))
+        };
+        here.filter(|(name, _)| !stays(name)).count()
     }
 
     /// The last known address of a host.

@@ -17,13 +17,13 @@ use crate::{
 pub(super) type There<'w> = (&'w MachineId, &'w Versioned<Assignment>);
 
 /// A unit that is being planned.
-struct Unit<'a, 'w> {
-    name: &'w UnitFileName,
+pub(super) struct Unit<'a, 'w> {
+    pub name: &'w UnitFileName,
     /// Its options; none when it is not to run.
-    wanted: Option<XFleet>,
+    pub wanted: Option<XFleet>,
     /// Of its text: another text is another assignment.
     hash: String,
-    cx: &'a Context<'a>,
+    pub cx: &'a Context<'a>,
     batch: Batch,
 }
 
@@ -62,7 +62,10 @@ pub(super) fn plan<'w>(
         .copied()
         .partition(|(id, _)| losses.lost.contains(*id));
     let is_there = !live.is_empty();
+    let (leaving, live) = unit.leaving(world, live);
+    let is_elsewhere = !live.is_empty();
     unit.settle(world, live, units, plan);
+    unit.leave(world, &leaving, is_elsewhere, units, plan);
     match unit.targets(is_there, units) {
         Ok(targets) => unit.assign(&targets, &lost, units),
         // It stays assigned on a lost host, in case that one comes back first.
@@ -172,7 +175,7 @@ impl<'w> Unit<'_, 'w> {
     }
 
     /// Stops it on a host, and forgets it there once the host says that it is gone.
-    fn stop(&mut self, (id, there): There<'_>, host: Option<&HostView>, plan: &mut Plan) {
+    pub fn stop(&mut self, (id, there): There<'_>, host: Option<&HostView>, plan: &mut Plan) {
         let key = keys::assignment(id, self.name.as_str());
         let txn = Txn::new().unchanged(&key, there.mod_revision);
         if there.value.desired != Desired::Stop {

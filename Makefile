@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale
+.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest soak soak-leftovers bench-units bench-scheduler bench-scale
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -110,6 +110,23 @@ target/release/deisctl cluster up --local --hosts 3 --name bench --netns deis-be
 nsenter --net=/run/netns/deis-bench env DEIS_TEST_CLUSTER=bench $(BENCH) $(1) --offline; \
 status=$$?; target/release/deisctl cluster down --name bench; exit $$status
 endef
+
+# The long trials, on a cluster of their own: TRIALS='word...' picks, docs/soak.md tells what came of it.
+soak: build ## Hours of outages, partitions and power cuts, on three real hosts
+	@$(CARGO) test --locked --test soak --no-run
+	@if [ "$(TRIALS)" = --list ]; then $(CARGO) test -q --locked --test soak -- --list; exit; fi; \
+	$(DEISCTL) cluster down --name soak; rm -rf $${TMPDIR:-/tmp}/deis-suite-soak; \
+	sh tests/leftovers.sh >target/soak-before; \
+	$(DEISCTL) cluster up --local --hosts 3 --name soak --netns deis-soak --no-demo && \
+	nsenter --net=/run/netns/deis-soak env DEIS_TEST_CLUSTER=soak \
+	  $(CARGO) test -q --locked --offline --test soak -- $(TRIALS); \
+	status=$$?; $(if $(KEEP),,$(MAKE) --no-print-directory soak-leftovers || status=1;) exit $$status
+
+soak-leftovers:
+	@$(DEISCTL) cluster down --name soak
+	@rm -rf $${TMPDIR:-/tmp}/deis-suite-soak
+	@sh tests/leftovers.sh >target/soak-after
+	@diff target/soak-before target/soak-after && echo "the cluster left nothing behind"
 
 # Edges are tested against the real thing: etcd members, an sshd, a registry, on loopback.
 test-packages: packages

@@ -397,7 +397,7 @@ fn key_pem(key: &PrivateKeyDer<'_>) -> String {
 }
 
 /// RFC 7468: lines of 64.
-fn to_pem(label: &str, der: &[u8]) -> String {
+pub(crate) fn to_pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
     for at in (0..base64.len()).step_by(64) {

@@ -14,6 +14,7 @@ pub mod git;
 pub mod image;
 pub mod inner_http;
 pub mod leader;
+pub mod link;
 pub mod local;
 pub mod logger;
 pub mod metrics;

@@ -15,6 +15,18 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
+/// Time since the host's start, for what another process on it reads.
+///
+/// # Errors
+/// When the kernel doesn't say.
+pub fn uptime() -> std::io::Result<std::time::Duration> {
+    #[cfg(test)]
+    if let Some(uptime) = simulated::uptime() {
+        return Ok(uptime);
+    }
+    crate::sidecar::fence::uptime()
+}
+
 /// A new id.
 #[must_use]
 pub fn uuid() -> Uuid {
@@ -73,6 +85,10 @@ pub(crate) mod simulated {
     /// Back to the real one.
     pub(crate) fn end() {
         OUTSIDE.set(None);
+    }
+
+    pub(super) fn uptime() -> Option<Duration> {
+        OUTSIDE.with_borrow(|outside| outside.as_ref().map(|outside| outside.begun.elapsed()))
     }
 
     pub(super) fn is_on() -> bool {

@@ -91,7 +91,12 @@ pub struct HostSettings {
     pub metadata: BTreeMap<String, String>,
     /// Where the cluster key lies.
     pub cluster_key: PathBuf,
+    /// By what this host proves itself to others; none in a local cluster.
+    pub tls: Option<HostTls>,
 }
+
+/// Certificates of a host, as PEM.
+pub type HostTls = EtcdTls;
 
 impl HostSettings {
     /// Reads and checks a host's settings.
@@ -120,10 +125,11 @@ impl HostSettings {
             address: raw.address,
             etcd: EtcdOptions {
                 endpoints: raw.etcd,
-                tls,
+                tls: tls.clone(),
             },
             metadata: raw.metadata,
             cluster_key: raw.cluster_key,
+            tls,
         })
     }
 }

@@ -114,7 +114,7 @@ impl Rig {
         };
         let key = ClusterKey::parse(KEY).expect("a key");
         let (store, stop) = (self.store.clone(), self.stop.clone());
-        let running = tokio::spawn(builder::run_at(places, true, store, key, stop));
+        let running = tokio::spawn(builder::run_at(places, store, key, stop));
         self.running = Some(running);
         let ip = self.address.ip().to_string();
         eventually("the builder is registered", async || {
@@ -470,7 +470,6 @@ async fn images_go_into_a_registry_that_comes_and_goes() {
         storage: dir.path().join("storage"),
         run: dir.path().join("run"),
         listen,
-        tls: None,
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(registry::run_at(places, store.clone(), stop.clone()));
@@ -507,7 +506,7 @@ async fn images_go_into_a_registry_that_comes_and_goes() {
         layers: vec![base.1, top.1],
         mount_from: Some("deis/stack".into()),
     };
-    let registry = Registry::new(&listen.to_string(), true);
+    let registry = Registry::new(&listen.to_string());
     registry.push("hello", &image).await.expect("pushed");
     registry.push("hello", &image).await.expect("pushed again");
     // Another app's image mounts the layers from the first one's repository.

@@ -30,6 +30,8 @@ pub struct Memory {
     pub private: u64,
     /// Resident, shared pages included.
     pub resident: u64,
+    /// Resident, and no file's.
+    pub anonymous: u64,
 }
 
 /// What a process holds.
@@ -51,5 +53,6 @@ pub fn memory(pid: u32) -> Memory {
     Memory {
         private: sum(&["Private_Clean", "Private_Dirty"]),
         resident: sum(&["Rss"]),
+        anonymous: sum(&["Anonymous"]),
     }
 }

@@ -1,7 +1,11 @@
 //! The agent's loop: everything that happens comes in here, the plan is made anew, and its actions go
 //! out as tasks. The loop itself waits for nothing else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -15,18 +19,20 @@ use uuid::Uuid;
 use super::{
     cache,
     events::Happened,
-    files,
+    files, lease,
+    metrics::Metrics,
     oneoff::End,
     runtime::Runtime,
     socket::Word,
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
-    world::{Assigned, World, kind_of},
+    texts::Texts,
+    world::{Assigned, World, is_single, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision},
+    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Published, plan},
+    plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
     store::{Change, Feed, Update, keys},
     systemd::{News, UnitStatus, Units},
 };
@@ -48,17 +54,25 @@ enum Event {
 
 /// Asks a running agent's loop about its processes.
 #[derive(Debug, Clone)]
-pub struct Asker(mpsc::Sender<Event>);
+pub struct Asker {
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+}
 
 impl Asker {
     /// What the loop knows; none when it does not answer in time or has ended.
     pub async fn ask(&self, limit: Duration) -> Option<Vec<Vital>> {
         let (sender, receiver) = oneshot::channel();
         let asked = async {
-            self.0.send(Event::Ask(sender)).await.ok()?;
+            self.events.send(Event::Ask(sender)).await.ok()?;
             receiver.await.ok()
         };
         time::timeout(limit, asked).await.ok()?
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 }
 
@@ -66,16 +80,23 @@ impl Asker {
 #[derive(Debug)]
 enum Ended {
     Started(UnitStatus),
+    Loaded(UnitStatus),
     Cancelled,
     Stopped,
     Published,
     Withdrawn(Revision),
     Reported(End),
+    Suspended,
+    /// Behind the fence, or out of it.
+    Fenced(bool),
+    /// Left off, and whether the address was written or removed is not known.
+    Unknown,
 }
 
 struct Task {
     name: String,
     uuid: Uuid,
+    begun: Instant,
     cancel: CancellationToken,
 }
 
@@ -89,7 +110,9 @@ pub struct Agent<U: Units, R: Runtime> {
     tasks: JoinSet<Result<Ended, StepError>>,
     running: HashMap<Id, Task>,
     states: watch::Sender<Option<MachineState>>,
+    lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -110,12 +133,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         let now = outside::now();
-        for found in files::scan(&edges.paths)? {
-            let unit = unit_of(&found.name);
-            let status = match edges.units.status(&unit).await {
-                Ok(status) => status,
-                Err(error) => return Err(std::io::Error::other(error)),
-            };
+        let all = files::scan(&edges.paths)?;
+        let units: Vec<String> = all.iter().map(|found| unit_of(&found.name)).collect();
+        let statuses = edges.units.statuses(&units).await;
+        let statuses = statuses.map_err(std::io::Error::other)?;
+        for ((found, unit), status) in all.into_iter().zip(units).zip(statuses) {
             info!(unit, uuid = %found.uuid, active = ?status.active, "adopted");
             if found
                 .template
@@ -127,12 +149,19 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            world.adopt(&found.name, found.uuid, found.port, status, now);
+            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
+            if let (Some(owned), Some(entry)) = (found.raw, world.entry_mut(&found.name)) {
+                entry.adopt_raw(owned.loaded);
+            }
         }
         let feed = edges
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
+        let metrics = Arc::new(Metrics::default());
+        metrics.watches(feed.health_watch());
         Ok(Self {
+            lease: edges.standing.lease.subscribe(),
             edges,
             world,
             feed,
@@ -142,12 +171,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             running: HashMap::new(),
             states,
             clock: Instant::now(),
+            metrics,
         })
     }
 
     /// Through this the loop can be asked while it runs.
     pub fn asker(&self) -> Asker {
-        Asker(self.events.0.clone())
+        Asker {
+            events: self.events.0.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// Runs until `stop`. Units run on. Assignments count only once the machine is `registered`: they
@@ -168,6 +201,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 () = stop.cancelled() => break,
                 update = self.feed.next(), if is_registered => self.assignments(update).await,
                 () = until_true(&mut registered), if !is_registered => is_registered = true,
+                () = flipped(&mut self.lease) => self.world.touch_all(),
                 news = edges.units.inbox().next() => self.news(news),
                 Some(word) = self.words.recv() => self.heard(word),
                 Some(event) = self.events.1.recv() => self.event(event),
@@ -178,7 +212,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 }
                 () = time::sleep(alarm) => {}
             }
-            // What has come in meanwhile belongs to the same round.
+            // What has come in meanwhile belongs to the same round; a unit's signals before the end of
+            // the task that has caused them.
             while let Ok(word) = self.words.try_recv() {
                 self.heard(word);
             }
@@ -194,35 +229,44 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.tasks.abort_all();
     }
 
-    /// Plans, begins what is to be done, and reports.
+    /// Plans what something happened to, begins what is to be done, and reports. What begins is planned
+    /// once more; says when to plan again even if nothing happens.
     fn round(&mut self) -> Option<Duration> {
-        let plan = plan(
-            self.world.knowledge,
-            &self.world.wanted(),
-            &self.world.seen(),
-            self.clock.elapsed(),
-        );
-        for (name, action) in &plan.actions {
-            debug!(name, ?action, "begins");
-            self.begin(name, *action);
+        loop {
+            let now = self.clock.elapsed();
+            let names = self.world.take_touched(now);
+            if names.is_empty() {
+                break;
+            }
+            let begun = Instant::now();
+            let plan = self.world.plan(&names, *self.lease.borrow(), now);
+            self.metrics.rounds.observe(begun.elapsed());
+            let texts = Arc::new(Texts::of(raw_starts(&plan)));
+            for (name, action) in &plan.actions {
+                debug!(name, ?action, "begins");
+                self.begin(name, *action, &texts);
+            }
+            if self.world.knowledge != Knowledge::Nothing {
+                let live = self.world.knowledge == Knowledge::Live;
+                let (world, metrics, now) = (&mut self.world, &self.metrics, outside::now());
+                self.states.send_if_modified(|state| {
+                    let is_first = state.is_none();
+                    let state = state.get_or_insert_with(|| MachineState {
+                        schema: SCHEMA,
+                        processes: BTreeMap::new(),
+                    });
+                    let changed = world.report(&names, now, state) || is_first;
+                    metrics.reported(state, live);
+                    changed
+                });
+            }
         }
-        if self.world.knowledge != Knowledge::Nothing {
-            let state = self.world.report(outside::now());
-            self.states.send_if_modified(|old| {
-                let changed = old.as_ref() != Some(&state);
-                if changed {
-                    *old = Some(state);
-                }
-                changed
-            });
-        }
-        plan.wake_at()
     }
 
     async fn assignments(&mut self, update: Update) {
         if update.first {
             // The first view is whole: what it does not hold is not assigned.
-            self.world.assigned.clear();
+            self.world.unassign_all();
             if self.world.knowledge != Knowledge::Live {
                 self.recall().await;
             }
@@ -235,16 +279,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
                 Some((Ok(assignment), mod_revision)) => {
-                    if assignment.desired != Desired::Run {
+                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
                         self.forget(name);
                     }
-                    self.world.assigned.insert(
-                        name.to_owned(),
-                        Assigned {
-                            assignment,
-                            mod_revision,
-                        },
-                    );
+                    let assigned = Assigned {
+                        assignment,
+                        mod_revision,
+                    };
+                    self.world.assign(name, Some(assigned));
                 }
                 Some((Err(error), _)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
@@ -252,7 +294,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.keep_unreadable(name);
                 }
                 None => {
-                    self.world.assigned.remove(name);
+                    self.world.assign(name, None);
                     self.forget(name);
                 }
             }
@@ -260,7 +302,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if self.world.knowledge != Knowledge::Live {
             self.forget_unassigned();
         }
-        self.world.knowledge = Knowledge::Live;
+        self.world.learn(Knowledge::Live);
     }
 
     /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
@@ -273,11 +315,11 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Forgets what went while the agent was away.
     fn forget_unassigned(&mut self) {
-        let gone = |name: &&String| !self.world.assigned.contains_key(*name);
+        let gone = |name: &&String| !self.world.assigned().contains_key(*name);
         let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
         for name in gone {
             self.forget(&name);
-            if !self.world.entries.contains_key(&name) {
+            if !self.world.entries().contains_key(&name) {
                 self.world.ports.release(&name);
             }
         }
@@ -285,7 +327,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Leaves a name as it is whose assignment can't be read.
     fn keep_unreadable(&mut self, name: &str) {
-        if self.world.assigned.contains_key(name) {
+        if self.world.assigned().contains_key(name) {
             return;
         }
         if let Some(saved) = self.world.saved.get(name) {
@@ -293,7 +335,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 assignment: saved.assignment.clone(),
                 mod_revision: saved.mod_revision,
             };
-            self.world.assigned.insert(name.to_owned(), assigned);
+            self.world.assign(name, Some(assigned));
         }
     }
 
@@ -321,14 +363,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             patience_secs = PATIENCE.as_secs(),
             "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
         );
-        for (name, saved) in &self.world.saved {
+        for (name, saved) in self.world.saved.clone() {
             let assigned = Assigned {
-                assignment: saved.assignment.clone(),
+                assignment: saved.assignment,
                 mod_revision: saved.mod_revision,
             };
-            self.world.assigned.insert(name.clone(), assigned);
+            self.world.assign(&name, Some(assigned));
         }
-        self.world.knowledge = Knowledge::Cached;
+        self.world.learn(Knowledge::Cached);
     }
 
     fn news(&mut self, news: News) {
@@ -338,8 +380,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
         if news.resync {
+            self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            for name in self.world.entries.keys() {
+            for name in self.world.entries().keys() {
                 let unit = unit_of(name);
                 let (edges, events, name) =
                     (self.edges.clone(), self.events.0.clone(), name.clone());
@@ -361,9 +404,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     /// Fetches the last lines of a process that has crashed, for the report.
     fn crashed(&mut self, name: &str) {
-        let Some(entry) = self.world.entries.get(name) else {
+        let Some(entry) = self.world.entries().get(name) else {
             return;
         };
+        self.metrics.crashes.inc();
         warn!(
             name,
             restarts = entry.status.restarts,
@@ -389,12 +433,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Progress(name, progress) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.progress = progress;
                 }
             }
             Event::Log(name, lines) => {
-                if let Some(entry) = self.world.entries.get_mut(&name) {
+                if let Some(entry) = self.world.entry_mut(&name) {
                     entry.log = lines;
                 }
             }
@@ -404,6 +448,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     exit: Some(status.exit),
                     restarts: Some(status.restarts),
                     up_since: Some(status.up_since),
+                    words: Some(status.words),
                 };
                 if let Some(name) =
                     self.world
@@ -420,16 +465,31 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     fn ended(&mut self, ended: Result<(Id, Result<Ended, StepError>), tokio::task::JoinError>) {
+        // Its unit's signals came before: they are not to be overtaken.
+        let news = self.edges.units.inbox().take();
+        self.news(news);
         let (id, result) = match ended {
             Ok((id, result)) => (id, Ok(result)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(Task { name, uuid, .. }) = self.running.remove(&id) else {
+        let Some(Task {
+            name, uuid, begun, ..
+        }) = self.running.remove(&id)
+        else {
             return;
         };
+        match &result {
+            Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
+            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
+            Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
+            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(Err(error)) => self.metrics.failed(error),
+            Err(_) => self.metrics.failed(&StepError::Broken),
+        }
         if self
             .world
-            .entries
+            .entries()
             .get(&name)
             .is_none_or(|entry| entry.seen.uuid != uuid)
         {
@@ -467,7 +527,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         match ended {
             Ended::Started(status) => entry.started(status),
+            Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
+            Ended::Suspended => {
+                entry.suspended();
+                self.tell(name, &Happened::Suspended);
+            }
+            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
+            Ended::Unknown => entry.seen.published = Published::Unknown,
             Ended::Published => {
                 entry.seen.published = Published::Yes;
                 entry.withdrawn = None;
@@ -488,13 +555,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// Begins an action of the plan.
-    fn begin(&mut self, name: &str, action: Action) {
-        let assigned = self.world.assigned.get(name).cloned();
+    fn begin(&mut self, name: &str, action: Action, texts: &Arc<Texts>) {
+        let assigned = self.world.assigned().get(name).cloned();
         if action == Action::Cancel {
             for task in self.running.values().filter(|task| task.name == name) {
                 task.cancel.cancel();
             }
-            if let Some(entry) = self.world.entries.get_mut(name) {
+            if let Some(entry) = self.world.entry_mut(name) {
                 entry.seen.busy = Some(Busy::Cancelling);
             }
             return;
@@ -504,7 +571,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         let spawned = match action {
             Action::Cancel => return,
             Action::Start => {
-                let Some(job) = assigned.and_then(|assigned| self.job(name, assigned)) else {
+                let Some(job) =
+                    assigned.and_then(|assigned| self.job(name, assigned, texts.clone()))
+                else {
                     return;
                 };
                 let (events, cancel) = (self.events.0.clone(), cancel.clone());
@@ -512,28 +581,41 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     // Only for people: one that does not fit is left out.
                     let _ = events.try_send(Event::Progress(owned.clone(), progress));
                 };
+                let done = if job.assignment.desired == Desired::Load {
+                    Ended::Loaded
+                } else {
+                    Ended::Started
+                };
                 self.tasks.spawn(async move {
                     let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, Ended::Started))
+                    Ok(started.map_or(Ended::Cancelled, done))
                 })
             }
             Action::Publish => {
                 let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else {
                     return;
                 };
+                let entry = self.world.entries().get(name);
+                let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
-                self.tasks.spawn(async move {
-                    edges
-                        .publish(owned, assigned.mod_revision, port)
-                        .await
-                        .map(|()| Ended::Published)
-                })
+                let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    publish.await.map(|()| Ended::Published)
+                }))
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let port = self.world.ports.get(name);
+                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
+                    withdraw.await.map(Ended::Withdrawn)
+                }))
+            }
+            Action::Halt => {
+                let Some(uuid) = self.busy(name, Busy::Stopping) else {
+                    return;
+                };
                 self.tasks
-                    .spawn(async move { edges.withdraw(owned, port).await.map(Ended::Withdrawn) })
+                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
             }
             Action::Stop => {
                 let Some(uuid) = self.busy(name, Busy::Stopping) else {
@@ -541,6 +623,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 };
                 self.tasks
                     .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
+            }
+            Action::Suspend => {
+                self.busy(name, Busy::Stopping);
+                self.tasks
+                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
+            }
+            Action::Fence | Action::Unfence => {
+                let Some(assigned) = assigned else { return };
+                self.busy(name, Busy::Fencing);
+                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
+                self.tasks
+                    .spawn(async move { fence.await.map(Ended::Fenced) })
             }
             Action::Report => {
                 self.busy(name, Busy::Reporting);
@@ -550,7 +644,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         };
         let uuid = self
             .world
-            .entries
+            .entries()
             .get(name)
             .map_or(Uuid::nil(), |entry| entry.seen.uuid);
         self.running.insert(
@@ -558,18 +652,20 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Task {
                 name: name.to_owned(),
                 uuid,
+                begun: Instant::now(),
                 cancel,
             },
         );
     }
 
     /// What a start needs; none when there is no port to publish it on.
-    fn job(&mut self, name: &str, assigned: Assigned) -> Option<Job> {
+    fn job(&mut self, name: &str, assigned: Assigned, texts: Arc<Texts>) -> Option<Job> {
         let kind = kind_of(name, &assigned.assignment.work);
         let entry = self
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
+        entry.seen.fenced = is_single(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {
@@ -583,11 +679,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             mod_revision: assigned.mod_revision,
             port: port.flatten(),
             saved: self.world.saved.get(name).cloned(),
+            texts,
         })
     }
 
     fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {
-        let entry = self.world.entries.get_mut(name)?;
+        let entry = self.world.entry_mut(name)?;
         entry.seen.busy = Some(busy);
         Some(entry.seen.uuid)
     }
@@ -597,6 +694,35 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         self.world
             .ports
             .take(name, |port| runtime.port_is_free((address, port).into()))
+    }
+}
+
+/// The raw units that a plan starts.
+fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
+    let starts = plan
+        .actions
+        .iter()
+        .filter(|(_, action)| **action == Action::Start);
+    // What is no unit's name is a process's, or refused when it comes to that.
+    starts.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Does what may wait for etcd, unless there is no time for that any more.
+async fn unless_cancelled(
+    cancel: CancellationToken,
+    work: impl Future<Output = Result<Ended, StepError>>,
+) -> Result<Ended, StepError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Ok(Ended::Unknown),
+        done = work => done,
+    }
+}
+
+/// Waits until the lease is another.
+async fn flipped(lease: &mut watch::Receiver<Lease>) {
+    if lease.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

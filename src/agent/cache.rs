@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use super::paths::{Durability, Paths, remove, write_atomic};
+use super::paths::{Paths, remove, write_all_atomic};
 use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
 
 /// The records that a process's units are made of.
@@ -46,15 +46,36 @@ fn checksum(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Writes what is kept of an assignment.
+/// Writes what is kept of assignments; the disk is waited for once.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn save(paths: &Paths, name: &str, saved: &Saved) -> io::Result<()> {
-    let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
-    let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
-    bytes.extend(body);
-    write_atomic(&paths.cache().join(name), &bytes, 0o600, Durability::Disk)
+pub fn save_all(paths: &Paths, entries: &[(&str, &Saved)]) -> io::Result<()> {
+    let mut files = Vec::with_capacity(entries.len());
+    for (name, saved) in entries {
+        let body = serde_json::to_vec(saved).map_err(io::Error::other)?;
+        let mut bytes = format!("{}\n", checksum(&body)).into_bytes();
+        bytes.extend(body);
+        files.push((*name, bytes));
+    }
+    write_all_atomic(&paths.cache(), &files, 0o600)
+}
+
+/// Changes an assignment in what is kept of it, if anything is.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn amend(
+    paths: &Paths,
+    name: &str,
+    assignment: Assignment,
+    mod_revision: Revision,
+) -> io::Result<()> {
+    let Ok(mut saved) = read(&paths.cache().join(name)) else {
+        return Ok(());
+    };
+    (saved.assignment, saved.mod_revision) = (assignment, mod_revision);
+    save_all(paths, &[(name, &saved)])
 }
 
 /// Forgets an assignment.
@@ -135,7 +156,7 @@ mod tests {
         let paths = Paths::below(dir.path());
         paths.prepare().expect("folders");
         for name in ["a", "b", "c"] {
-            save(&paths, name, &saved()).expect("saved");
+            save_all(&paths, &[(name, &saved())]).expect("saved");
         }
         let file = |name: &str| paths.cache().join(name);
         let mut bytes = fs::read(file("b")).expect("read");

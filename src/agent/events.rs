@@ -17,6 +17,8 @@ pub enum Happened {
     Unhealthy(String),
     /// It takes requests again.
     Healthy,
+    /// Its type is single, and its host's lease has run out.
+    Suspended,
 }
 
 impl Happened {
@@ -34,6 +36,9 @@ impl Happened {
             Self::Unhealthy(reason) if reason.is_empty() => "is unhealthy".to_owned(),
             Self::Unhealthy(reason) => format!("is unhealthy: {reason}"),
             Self::Healthy => "is healthy again".to_owned(),
+            Self::Suspended => {
+                "is stopped: its host can't reach etcd, and its type is single".to_owned()
+            }
         }
     }
 }
@@ -42,10 +47,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     /// Tells it, unless the same process gave cause to a moment ago. Waits for nothing.
     pub(super) fn tell(&mut self, name: &str, happened: &Happened) {
         let now = self.clock.elapsed();
-        let (Some(entry), Ok(process)) = (
-            self.world.entries.get_mut(name),
-            name.parse::<ProcessName>(),
-        ) else {
+        let (Some(entry), Ok(process)) = (self.world.entry_mut(name), name.parse::<ProcessName>())
+        else {
             return;
         };
         if let Some(before) = entry.damper.ask(now) {

@@ -28,14 +28,18 @@ pub struct Found {
     pub port: Option<u16>,
     /// The digest of the templates that it was made from; none for a raw unit.
     pub template: Option<String>,
-    /// A raw unit, not a process.
-    pub raw: bool,
+    /// A raw unit, not a process, and what was done with it.
+    pub raw: Option<Owned>,
 }
 
 /// What is remembered of a raw unit: its text has no place for it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Owned {
-    uuid: Uuid,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// The assignment's uuid.
+    pub uuid: Uuid,
+    /// It has been loaded, and not started since.
+    #[serde(default)]
+    pub loaded: bool,
 }
 
 /// Writes a process's files: environment first, the unit that needs the others last.
@@ -121,20 +125,44 @@ pub fn is_hosts_own(paths: &Paths, unit: &UnitFileName) -> bool {
 ///
 /// # Errors
 /// When it can't be written.
-pub fn write_raw(paths: &Paths, unit: &UnitFileName, uuid: Uuid, text: &str) -> io::Result<()> {
-    let owned = serde_json::to_vec(&Owned { uuid }).map_err(io::Error::other)?;
-    write_atomic(
-        &paths.owned(unit.as_str()),
-        &owned,
-        0o600,
-        Durability::Runtime,
-    )?;
+pub fn write_raw(paths: &Paths, unit: &UnitFileName, owned: Owned, text: &str) -> io::Result<()> {
+    write_owned(paths, unit, owned)?;
+    // systemd takes a file that was written again for another text.
+    if read_raw(paths, unit.as_str())?.as_deref() == Some(text) {
+        return Ok(());
+    }
     write_atomic(
         &paths.unit(unit.as_str()),
         text.as_bytes(),
         0o644,
         Durability::Runtime,
     )
+}
+
+/// Writes down what has been done with a raw unit.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write_owned(paths: &Paths, unit: &UnitFileName, owned: Owned) -> io::Result<()> {
+    let owned = serde_json::to_vec(&owned).map_err(io::Error::other)?;
+    write_atomic(
+        &paths.owned(unit.as_str()),
+        &owned,
+        0o600,
+        Durability::Runtime,
+    )
+}
+
+/// A raw unit's text, if it is there.
+///
+/// # Errors
+/// When it can't be read.
+pub fn read_raw(paths: &Paths, unit: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(paths.unit(unit)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a raw unit's file.
@@ -180,7 +208,7 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
             uuid,
             port: field("X-Deis-Port").and_then(|port| port.parse().ok()),
             template: field("X-Deis-Template").map(str::to_owned),
-            raw: false,
+            raw: None,
         });
     }
     for entry in fs::read_dir(paths.at("/run/deis/units"))? {
@@ -188,13 +216,13 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
             continue;
         };
-        if let Some(uuid) = read_owned(&path) {
+        if let Some(owned) = read_owned(&path) {
             found.push(Found {
                 name: name.to_owned(),
-                uuid,
+                uuid: owned.uuid,
                 port: None,
                 template: None,
-                raw: true,
+                raw: Some(owned),
             });
         }
     }
@@ -202,10 +230,8 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-fn read_owned(path: &Path) -> Option<Uuid> {
-    serde_json::from_slice::<Owned>(&fs::read(path).ok()?)
-        .ok()
-        .map(|owned| owned.uuid)
+fn read_owned(path: &Path) -> Option<Owned> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -228,14 +254,18 @@ mod tests {
         fs::write(paths.unit("ssh.service"), "[Unit]").expect("written");
         fs::write(paths.unit("x_v1.web.1.service"), "[Unit]").expect("written");
         let raw: UnitFileName = "deis-router@1.service".parse().expect("name");
-        write_raw(&paths, &raw, Uuid::from_u128(2), "[Service]").expect("written");
+        let owned = Owned {
+            uuid: Uuid::from_u128(2),
+            loaded: true,
+        };
+        write_raw(&paths, &raw, owned, "[Service]").expect("written");
         let found = scan(&paths).expect("scanned");
         assert_eq!(found.len(), 2);
         assert_eq!(
             (found[0].name.as_str(), found[0].port, found[0].uuid),
             ("blog_v7.web.1", Some(20001), Uuid::from_u128(13))
         );
-        assert!(found[1].raw && found[1].uuid == Uuid::from_u128(2));
+        assert_eq!(found[1].raw, Some(owned));
         assert!(!is_hosts_own(&paths, &raw));
         assert!(is_hosts_own(&paths, &"ssh.service".parse().expect("name")));
         remove_process(&paths, &name).expect("removed");

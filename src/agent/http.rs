@@ -13,7 +13,10 @@ use super::{
     cgroup::Cgroups,
     stats::{self, Sampler},
 };
-use crate::inner_http::{self, Answer};
+use crate::{
+    inner_http::{self, Answer},
+    metrics,
+};
 
 /// How long the agent's loop may take to answer.
 const LOOP_LIMIT: Duration = Duration::from_secs(1);
@@ -63,7 +66,11 @@ impl Figures {
         }
         match path {
             stats::PATH => self.stats().await,
-            _ => inner_http::text(StatusCode::NOT_FOUND, "try /v1/stats\n"),
+            "/metrics" => {
+                let page = self.asker.metrics().page();
+                inner_http::answer(StatusCode::OK, metrics::CONTENT_TYPE, page)
+            }
+            _ => inner_http::text(StatusCode::NOT_FOUND, "try /v1/stats or /metrics\n"),
         }
     }
 

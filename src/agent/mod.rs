@@ -17,7 +17,10 @@ mod files;
 mod http;
 mod images;
 mod isolation;
+mod keeper;
+mod lease;
 mod machine;
+mod metrics;
 mod oneoff;
 pub(crate) mod paths;
 mod ports;
@@ -26,21 +29,27 @@ mod report;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
+pub mod stand_in;
 pub mod stats;
 pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod world;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
     logger::tell::Teller,
     model::{Machine, MachineId, MachineState},
+    plan::units::Lease,
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
     settings::{HostSettings, SettingsError},
@@ -54,6 +63,8 @@ use runtime::Runtime;
 const LEASE: Duration = Duration::from_secs(6);
 /// Pause between two tries to register.
 const REGISTER_RETRY: Duration = Duration::from_secs(1);
+/// How long the end of the agent waits for a last renewal of the lease.
+const RENEW_LIMIT: Duration = Duration::from_secs(1);
 /// Announcers' words that may wait.
 const WORDS_MAX: usize = 256;
 /// Where the installed templates lie.
@@ -123,7 +134,7 @@ pub async fn run(
     isolation::set_up(&paths, settings.address).await?;
     let machine = machine::describe(machine::id()?, &settings);
     let units = Systemd::connect().await.map_err(AgentError::Bus)?;
-    let runtime = runtime::Podman::new(store.clone(), settings.local);
+    let runtime = runtime::Podman::new(store.clone());
     let (word_sender, words) = mpsc::channel(WORDS_MAX);
     let edges = Arc::new(steps::Edges {
         units,
@@ -138,8 +149,10 @@ pub async fn run(
         paths: paths.clone(),
         machine: machine.id.clone(),
         records: records::RecordCache::default(),
-        starts: steps::Edges::<Systemd, runtime::Podman>::starts(),
+        starts: steps::Starts::default(),
+        keeper: keeper::Keeper::default(),
         teller: Teller::start(store.clone()),
+        standing: steps::Standing::default(),
     });
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
@@ -170,6 +183,16 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     let (states, state_receiver) = watch::channel(None);
     let (registered_sender, is_registered) = watch::channel(false);
     let (store, id) = (edges.store.clone(), machine.id.clone());
+    let (paths, standing) = (edges.paths.clone(), edges.standing.clone());
+    // Until this life is registered, the lease of the one before counts: a restart stops nothing.
+    let inherited = lease::inherited(&paths);
+    standing.lease.send_replace(match inherited {
+        Some(_) => Lease::Held,
+        None => Lease::Expired,
+    });
+    let (until_sender, until) = watch::channel(inherited);
+    let keeper = lease::keep(paths.clone(), until, standing.lease);
+    let _keeper = AbortOnDropHandle::new(tokio::spawn(keeper));
     let agent = agent::Agent::new(edges, words, states)
         .await
         .map_err(host("what runs on this host can't be read"))?;
@@ -177,20 +200,35 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
-    let registered = register(store.clone(), machine, registered_sender, ended.clone());
-    let reporter = report::write_states(store, id.clone(), state_receiver, ended.clone());
-    let registered = AbortOnDropHandle::new(tokio::spawn(registered));
+    let registered = register(
+        store.clone(),
+        machine,
+        registered_sender,
+        (paths, until_sender),
+        ended.clone(),
+    );
+    let reporter = report::write_states(
+        store,
+        id.clone(),
+        state_receiver,
+        standing.confirmed,
+        ended.clone(),
+    );
+    let mut registered = AbortOnDropHandle::new(tokio::spawn(registered));
     let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {
         biased;
         () = agent.run(stop, is_registered) => Ok(()),
-        twin = registered => match twin {
+        twin = &mut registered => match twin {
             Ok(Err(other)) => Err(AgentError::Twin { id, other }),
             Ok(Ok(())) | Err(_) => Ok(()),
         },
     };
     ended.cancel();
     let _ = reporter.await;
+    if !registered.is_finished() {
+        let _ = registered.await;
+    }
     result
 }
 
@@ -211,6 +249,7 @@ async fn register(
     store: Store,
     machine: Machine,
     registered: watch::Sender<bool>,
+    (paths, until): (paths::Paths, watch::Sender<Option<Instant>>),
     stop: CancellationToken,
 ) -> Result<(), String> {
     let (id, address, boot) = (
@@ -248,15 +287,36 @@ async fn register(
         tokio::time::sleep(REGISTER_RETRY).await;
     };
     info!(machine = %id, "registered");
+    let mut clock = presence.clock();
+    tokio::spawn(async move {
+        loop {
+            until.send_replace(Some(clock.until()));
+            if !clock.renewed().await {
+                return;
+            }
+        }
+    });
     registered.send_replace(true);
-    while let Err(error) = machine::record(&store, &machine).await {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = keep_recorded(&store, &machine) => stop.cancelled().await,
+    }
+    // An agent's restart is no lost host: the lease is left to run out, and the next agent takes over.
+    // It gets all of the lease's time for that.
+    let renewed = tokio::time::timeout(RENEW_LIMIT, presence.renew(LEASE)).await;
+    if let Ok(Some(until)) = renewed
+        && let Err(error) = lease::note(&paths, until)
+    {
+        warn!(%error, "the last renewal of the host's lease is not written down");
+    }
+    Ok(())
+}
+
+async fn keep_recorded(store: &Store, machine: &Machine) {
+    while let Err(error) = machine::record(store, machine).await {
         warn!(%error, "the host's durable record is not written yet, trying again");
         tokio::time::sleep(REGISTER_RETRY).await;
     }
-    // An agent's restart is no lost host: the lease is left to run out, and the next agent takes over.
-    stop.cancelled().await;
-    drop(presence);
-    Ok(())
 }
 
 /// The installed templates, or those that this program was built with.

@@ -50,6 +50,18 @@ impl Paths {
         self.at("/run/deis/agent.sock")
     }
 
+    /// Until when the host's lease holds.
+    #[must_use]
+    pub fn lease(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::LEASE)
+    }
+
+    /// Processes of single types, by name.
+    #[must_use]
+    pub fn fenced(&self) -> PathBuf {
+        self.at(crate::sidecar::fence::FENCED)
+    }
+
     /// The cache: one file per assignment.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
@@ -78,6 +90,7 @@ impl Paths {
         }
         for dir in [
             self.at("/run/deis/units"),
+            self.fenced(),
             self.at("/var/lib/deis/agent"),
             self.cache(),
             self.started_runs(),
@@ -95,6 +108,9 @@ fn private_dir(path: &Path, mode: u32) -> io::Result<()> {
         .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
+
+/// Files that are flushed one by one.
+const FEW_FILES: usize = 3;
 
 /// Whether a file's bytes must be on the disk before it counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,17 +131,8 @@ pub fn write_atomic(
     mode: u32,
     durability: Durability,
 ) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    // A former attempt may have left one with other permissions.
-    remove(&new)?;
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)?;
-    file.write_all(bytes)?;
+    let new = new_name(path);
+    let file = write_new(&new, bytes, mode)?;
     if durability == Durability::Disk {
         file.sync_all()?;
     }
@@ -134,6 +141,48 @@ pub fn write_atomic(
         fs::File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+/// The same with several files of one folder, all of them on the disk in the end. Few are flushed one
+/// by one; with many it costs less to have the whole file system flushed once.
+///
+/// # Errors
+/// When one can't be written; each then is what it was, or new.
+pub fn write_all_atomic(dir: &Path, files: &[(&str, Vec<u8>)], mode: u32) -> io::Result<()> {
+    let folder = fs::File::open(dir)?;
+    let is_few = files.len() <= FEW_FILES;
+    for (name, bytes) in files {
+        let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
+        if is_few {
+            file.sync_all()?;
+        }
+    }
+    if !is_few {
+        rustix::fs::syncfs(&folder)?;
+    }
+    for (name, _) in files {
+        let path = dir.join(name);
+        fs::rename(new_name(&path), path)?;
+    }
+    folder.sync_all()
+}
+
+fn new_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<fs::File> {
+    // A former attempt may have left one with other permissions.
+    remove(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 /// Removes a file; one that is not there is removed.

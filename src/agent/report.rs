@@ -17,11 +17,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Writes whatever `states` holds until `stop`; `None` is not written.
+/// Writes whatever `states` holds until `stop`; `None` is not written. `confirmed` is told what stands
+/// in the store.
 pub async fn write_states(
     store: Store,
     machine: MachineId,
     mut states: watch::Receiver<Option<MachineState>>,
+    confirmed: watch::Sender<Option<MachineState>>,
     stop: CancellationToken,
 ) {
     let key = keys::state(&machine);
@@ -37,6 +39,7 @@ pub async fn write_states(
                     Some(revision) => Txn::new().unchanged(&key, revision),
                     None => match store.get(&key).await {
                         Ok(Some(old)) if old.value == state => {
+                            confirmed.send_replace(Some(state.clone()));
                             (written, at) = (Some(state), Some(old.mod_revision));
                             continue;
                         }
@@ -54,6 +57,7 @@ pub async fn write_states(
                 match store.commit(txn.put(&key, &state)).await {
                     Ok(revision) => {
                         failing = false;
+                        confirmed.send_replace(Some(state.clone()));
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
                     }
@@ -107,6 +111,7 @@ mod tests {
 
     fn state(restarts: u32) -> MachineState {
         let process = ProcessState {
+            unit: None,
             uuid: uuid::Uuid::nil(),
             phase: Phase::Up,
             ready: true,
@@ -134,6 +139,7 @@ mod tests {
             store.clone(),
             machine.clone(),
             receiver,
+            watch::channel(None).0,
             stop.clone(),
         ));
         let key = keys::state(&machine);

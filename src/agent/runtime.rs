@@ -9,6 +9,7 @@ use tokio::{process::Command, sync::Mutex, time};
 use tracing::{info, warn};
 
 use crate::{
+    link::in_clear,
     render::unit::local_image,
     store::{Store, keys},
 };
@@ -70,8 +71,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Podman {
     store: Store,
-    /// Registries without TLS are allowed (local clusters).
-    plain: bool,
     /// One pull per image at a time; `true` once it is there.
     images: Arc<Mutex<HashMap<String, Arc<Mutex<bool>>>>>,
 }
@@ -79,10 +78,9 @@ pub struct Podman {
 impl Podman {
     /// A runtime that finds registries in `store`.
     #[must_use]
-    pub fn new(store: Store, plain: bool) -> Self {
+    pub fn new(store: Store) -> Self {
         Self {
             store,
-            plain,
             images: Arc::default(),
         }
     }
@@ -153,14 +151,16 @@ impl Runtime for Podman {
         let mut last = ImageError::NoRegistry;
         // Hosts begin with different replicas, by chance of the image's digest and nothing more.
         for registry in &registries {
-            let from = format!("{registry}/{image}");
-            let tls = if self.plain {
-                "--tls-verify=false"
-            } else {
-                "--tls-verify=true"
-            };
+            // Where links are TLS they prove both ends; podman speaks with this host alone.
+            let from = format!("{}/{image}", in_clear(registry));
             let begun = time::Instant::now();
-            match podman("pull", &["pull", "--quiet", tls, &from], PULL_LIMIT).await {
+            match podman(
+                "pull",
+                &["pull", "--quiet", "--tls-verify=false", &from],
+                PULL_LIMIT,
+            )
+            .await
+            {
                 Ok(id) => {
                     podman("tag", &["tag", &id, &local], CALL_LIMIT).await?;
                     info!(

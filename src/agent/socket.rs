@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Du
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
-    net::{TcpStream, UnixListener, UnixStream},
+    net::{UnixListener, UnixStream},
     sync::{Mutex, Semaphore, mpsc},
     time,
 };
@@ -14,7 +14,10 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::paths::{Paths, remove};
-use crate::store::{Store, keys};
+use crate::{
+    link::{Link, links},
+    store::{Store, keys},
+};
 
 /// Connections at once: two per process, and some to spare.
 const CONNECTIONS_MAX: usize = 4096;
@@ -65,7 +68,7 @@ struct Loggers {
 }
 
 impl Loggers {
-    async fn connect(&self) -> io::Result<TcpStream> {
+    async fn connect(&self) -> io::Result<Link> {
         let prefix = keys::parts("logs");
         let read = time::timeout(CONNECT_LIMIT, self.store.list(&prefix)).await;
         let mut known = self.known.lock().await;
@@ -83,15 +86,9 @@ impl Loggers {
             "no logger is registered under /deis/logs/hosts",
         );
         for address in addresses {
-            match time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    last = io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!("logger {address} does not answer"),
-                    )
-                }
+            match links().connect(address, CONNECT_LIMIT).await {
+                Ok(link) => return Ok(link),
+                Err(error) => last = error,
             }
         }
         Err(last)
@@ -209,22 +206,18 @@ async fn converse(
             };
             relay(reader, logger).await
         }
-        Hello::Run { unit, attach } => {
-            let connected = time::timeout(CONNECT_LIMIT, TcpStream::connect(attach)).await;
-            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(controller) => relay(reader, controller).await,
-                Err(error) => {
-                    debug!(unit, %attach, %error, "the controller that waits for a one-off is not there");
-                    Err(error)
-                }
+        Hello::Run { unit, attach } => match links().connect(attach, CONNECT_LIMIT).await {
+            Ok(controller) => relay(reader, controller).await,
+            Err(error) => {
+                debug!(unit, %attach, %error, "the controller that waits for a one-off is not there");
+                Err(error)
             }
-        }
+        },
     }
 }
 
 /// Passes bytes both ways until one side has closed.
-async fn relay(mut reader: BufReader<UnixStream>, mut other: TcpStream) -> io::Result<()> {
-    other.set_nodelay(true)?;
+async fn relay(mut reader: BufReader<UnixStream>, mut other: Link) -> io::Result<()> {
     // What came in one packet with the hello belongs to the other side.
     other.write_all(reader.buffer()).await?;
     let stream = reader.get_mut();

@@ -3,25 +3,34 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
     cache::{self, Records, Saved},
-    files, oneoff,
+    files,
+    keeper::Keeper,
+    lease, oneoff,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
     runtime::{ImageError, Runtime},
     spool,
+    texts::Texts,
+    world::is_single,
 };
 use crate::{
     logger::tell::Teller,
     model::{
-        Assignment, MachineId, ProcessName, Revision, SealedValue, UnitFile, UnitFileName, Work,
+        Assignment, Desired, MachineId, MachineState, ProcessName, Revision, SealedValue, UnitFile,
+        UnitFileName, Work,
     },
     outside,
+    plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
         unit::{Manner, announcer, log, log_socket, service},
@@ -33,8 +42,14 @@ use crate::{
     systemd::{UnitError, UnitStatus, Units},
 };
 
-/// Starts at once: more than the processors can do in parallel only makes each of them slower.
-const STARTS_MAX: usize = 8;
+/// Containers started at once: more than the processors can do in parallel only makes each of them
+/// slower.
+const CONTAINERS_MAX: usize = 8;
+/// Raw units started at once: each is little work, and most of its time is systemd's answer.
+const UNITS_MAX: usize = 64;
+
+/// How long a start waits until the host's report that names the process stands in etcd.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// All edges that tasks need.
 pub struct Edges<U, R> {
@@ -47,13 +62,43 @@ pub struct Edges<U, R> {
     pub paths: Paths,
     pub machine: MachineId,
     pub records: RecordCache,
-    pub starts: Semaphore,
+    pub starts: Starts,
+    pub keeper: Keeper,
     pub teller: Teller,
+    pub standing: Standing,
 }
 
-impl<U: Units, R: Runtime> Edges<U, R> {
-    pub fn starts() -> Semaphore {
-        Semaphore::new(STARTS_MAX)
+/// How this host stands with the rest of the cluster; the agent's life keeps it up to date.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Whether its lease is held.
+    pub lease: watch::Sender<Lease>,
+    /// Its report as it stands in etcd.
+    pub confirmed: watch::Sender<Option<MachineState>>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            lease: watch::Sender::new(Lease::Expired),
+            confirmed: watch::Sender::new(None),
+        }
+    }
+}
+
+/// How many may be started at once.
+#[derive(Debug)]
+pub struct Starts {
+    containers: Semaphore,
+    units: Semaphore,
+}
+
+impl Default for Starts {
+    fn default() -> Self {
+        Self {
+            containers: Semaphore::new(CONTAINERS_MAX),
+            units: Semaphore::new(UNITS_MAX),
+        }
     }
 }
 
@@ -90,6 +135,10 @@ pub enum StepError {
     HostsOwn { unit: String },
     #[error("the assignment has changed meanwhile")]
     Outdated,
+    #[error("its type is single, and this host's lease is not held")]
+    Lease,
+    #[error("its type is single, and the host's report that names it can't be written")]
+    Unclaimed,
     #[error("the agent broke off: a bug, see its log")]
     Broken,
     #[error("the order of {name} makes no sense: {what}")]
@@ -102,7 +151,7 @@ impl StepError {
         match self {
             Self::Store(error) | Self::Records(RecordsError::Store(error)) => error.is_transient(),
             Self::Unit(error) => matches!(error, UnitError::NoBus),
-            Self::Outdated => true,
+            Self::Outdated | Self::Lease | Self::Unclaimed => true,
             Self::Records(_)
             | Self::Seal(_)
             | Self::Value(_)
@@ -138,6 +187,8 @@ pub struct Job {
     pub port: Option<u16>,
     /// What the cache holds, for a start without etcd.
     pub saved: Option<Saved>,
+    /// The files of the raw units that start in the same moment.
+    pub texts: Arc<Texts>,
 }
 
 fn process_name(name: &str) -> Result<ProcessName, StepError> {
@@ -157,10 +208,8 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Option<UnitStatus>, StepError> {
         let work = async {
-            let _slot = self.starts.acquire().await;
-            progress(Progress::Preparing);
             match &job.assignment.work {
-                Work::Process { .. } => self.start_process(&job, &progress).await?,
+                Work::Process { .. } => self.start_process(&job, &progress).await,
                 Work::Run {
                     order,
                     attach,
@@ -168,13 +217,10 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                     ..
                 } => {
                     let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
-                    self.start_run(&job, &errand, &progress).await?
+                    self.start_run(&job, &errand, &progress).await
                 }
-                Work::Unit { hash } => self.start_raw(&job, hash, &progress).await?,
+                Work::Unit { hash } => self.start_raw(&job, hash).await,
             }
-            // The end of the start's job may be known before the signals that tell what it made of the
-            // unit: so it is read once.
-            Ok(self.units.status(&unit_of(&job.name)).await?)
         };
         tokio::select! {
             biased;
@@ -183,23 +229,19 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    async fn records(
-        &self,
-        name: &ProcessName,
-        saved: Option<&Saved>,
-    ) -> Result<Arc<Records>, StepError> {
-        match self.records.get(&self.store, name).await {
-            Ok(records) => Ok(records),
-            Err(error) => match saved.and_then(|s| s.records.clone()) {
-                // Immutable, so what the cache has is as good as what etcd has.
-                Some(records) => {
-                    let records = Arc::new(records);
-                    self.records.put(name, records.clone());
-                    Ok(records)
-                }
-                None => Err(error.into()),
-            },
+    async fn records(&self, name: &ProcessName, job: &Job) -> Result<Arc<Records>, StepError> {
+        // A former app's process may have had the same name. Immutable, so what the cache has of this one
+        // is as good as what etcd has.
+        let own = |saved: &&Saved| saved.assignment.uuid == job.assignment.uuid;
+        let saved = job.saved.as_ref().filter(own);
+        if let Some(records) = saved.and_then(|saved| saved.records.clone()) {
+            return Ok(Arc::new(records));
         }
+        let rollout = match job.assignment.work {
+            Work::Process { rollout, .. } => rollout,
+            Work::Run { .. } | Work::Unit { .. } => None,
+        };
+        Ok(self.records.get(&self.store, name, rollout).await?)
     }
 
     async fn save(
@@ -218,21 +260,17 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         if job.saved.as_ref() == Some(&saved) {
             return Ok(());
         }
-        let (paths, name) = (self.paths.clone(), job.name.clone());
-        // It waits for the disk.
-        outside::blocking(move || cache::save(&paths, &name, &saved))
-            .await
-            .map_err(io::Error::other)?
+        self.keeper.save(&self.paths, &job.name, saved).await
     }
 
     async fn start_process(
         &self,
         job: &Job,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    ) -> Result<UnitStatus, StepError> {
         let begun = Instant::now();
         let name = process_name(&job.name)?;
-        let records = self.records(&name, job.saved.as_ref()).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {
@@ -248,21 +286,117 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let units = self.templates.process(&spec, &self.host)?;
         self.runtime.ensure_image(&records.build.image).await?;
         self.save(job, Some(&records), None).await?;
+        let _slot = self.starts.containers.acquire().await;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
+        if is_single(&job.assignment.work) {
+            self.claim(job).await?;
+        } else {
+            lease::set_fenced(&self.paths, &job.name, false)?;
+        }
         progress(Progress::Starting);
         let unit = service(&name);
-        if let Err(error) = self.units.start(&unit).await {
-            // A process that crashed at once is systemd's to restart, and the report's to tell.
-            if !self.units.status(&unit).await?.active.is_live() {
-                return Err(error.into());
+        let status = match self.units.start(&unit).await {
+            Ok(status) => status,
+            Err(error) => {
+                // A process that crashed at once is systemd's to restart, and the report's to tell.
+                let status = self.units.status(&unit).await?;
+                if !status.active.is_live() {
+                    return Err(error.into());
+                }
+                status
             }
-        }
+        };
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         info!(
             unit, uuid = %job.assignment.uuid, prepared_ms = millis(prepared),
             started_ms = millis(begun.elapsed()), "process started"
         );
+        Ok(status)
+    }
+
+    /// Makes sure that a process of a single type may be started: nobody else starts it, and the fence
+    /// stands around it.
+    ///
+    /// The leader places another one only in a transaction that compares that this host is absent, or
+    /// once the host's report doesn't name this one any more. So the report names it first. If then the
+    /// assignment is still what it was, and this host is present, what the leader decides from now on
+    /// it decides on having seen that report.
+    async fn claim(&self, job: &Job) -> Result<(), StepError> {
+        let uuid = job.assignment.uuid;
+        let names_it = |state: &Option<MachineState>| {
+            let processes = state.as_ref().map(|state| &state.processes);
+            let process = processes.and_then(|processes| processes.get(&job.name));
+            process.is_some_and(|process| process.uuid == uuid)
+        };
+        let mut confirmed = self.standing.confirmed.subscribe();
+        match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
+        }
+        let unchanged = Txn::new()
+            .unchanged(
+                &keys::assignment(&self.machine, &job.name),
+                job.mod_revision,
+            )
+            .present(&keys::machine(&self.machine));
+        match self.store.commit(unchanged).await {
+            Ok(_) => {}
+            Err(CommitError::Conflict) => return Err(StepError::Outdated),
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+        lease::set_fenced(&self.paths, &job.name, true)?;
+        self.units.start(lease::FENCE_UNIT).await?;
+        match *self.standing.lease.borrow() {
+            Lease::Held => Ok(()),
+            Lease::Expired => Err(StepError::Lease),
+        }
+    }
+
+    /// Puts a process that runs behind the fence, or takes it out, as its assignment says now.
+    pub async fn fence(
+        self: Arc<Self>,
+        name: String,
+        assignment: Assignment,
+        mod_revision: Revision,
+    ) -> Result<bool, StepError> {
+        let fenced = is_single(&assignment.work);
+        lease::set_fenced(&self.paths, &name, fenced)?;
+        if fenced {
+            self.units.start(lease::FENCE_UNIT).await?;
+        }
+        let paths = self.paths.clone();
+        outside::blocking(move || cache::amend(&paths, &name, assignment, mod_revision))
+            .await
+            .map_err(io::Error::other)??;
+        Ok(fenced)
+    }
+
+    /// Stops a process's units and keeps all else of it.
+    pub async fn suspend(self: Arc<Self>, name: String) -> Result<(), StepError> {
+        let process = process_name(&name)?;
+        self.stop_units(&process).await?;
+        info!(
+            unit = service(&process),
+            "process stopped: its type is single, and the host's lease has run out"
+        );
+        Ok(())
+    }
+
+    async fn stop_units(&self, process: &ProcessName) -> Result<(), StepError> {
+        let begun = Instant::now();
+        self.units.stop(&service(process)).await?;
+        // The log sidecar goes last: it still has what the process said in its last second.
+        self.units.stop(&announcer(process)).await?;
+        self.units.stop(&log_socket(process)).await?;
+        self.units.stop(&log(process)).await?;
+        let grace = Duration::from_secs(u64::from(crate::render::unit::STOP_GRACE_SECS));
+        if begun.elapsed() >= grace
+            && let Err(error) = self.runtime.remove(&process.to_string()).await
+        {
+            // It had to be killed, and podman's own tidying with it.
+            warn!(container = %process, %error, "a container was left behind");
+        }
         Ok(())
     }
 
@@ -300,9 +434,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         job: &Job,
         errand: &Errand,
         progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    ) -> Result<UnitStatus, StepError> {
         let name = process_name(&job.name)?;
-        let records = self.records(&name, None).await?;
+        let records = self.records(&name, job).await?;
         let values = open_values(&self.key, &records)?;
         let environment = Environment::new(&values)?;
         let spec = ProcessSpec {
@@ -324,24 +458,21 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             .templates
             .run(&spec, &self.host, errand.memory_bytes, &manner)?;
         self.runtime.ensure_image(&records.build.image).await?;
+        let _slot = self.starts.containers.acquire().await;
         files::write_errand(&self.paths, &name, errand)?;
         files::write_process(&self.paths, &name, &units, &environment)?;
         // From here on it counts as started, whatever happens to this host.
+        let unit = service(&name);
         if !oneoff::mark_started(&self.paths, job.assignment.uuid)? {
-            return Ok(());
+            return Ok(self.units.status(&unit).await?);
         }
         progress(Progress::Starting);
-        self.units.start(&service(&name)).await?;
-        info!(unit = service(&name), uuid = %job.assignment.uuid, "one-off started");
-        Ok(())
+        let status = self.units.start(&unit).await?;
+        info!(unit, uuid = %job.assignment.uuid, "one-off started");
+        Ok(status)
     }
 
-    async fn start_raw(
-        &self,
-        job: &Job,
-        hash: &str,
-        progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<(), StepError> {
+    async fn start_raw(&self, job: &Job, hash: &str) -> Result<UnitStatus, StepError> {
         let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
             name: job.name.clone(),
         })?;
@@ -350,8 +481,8 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        let file = match self.store.get(&keys::unit(&unit)).await {
-            Ok(Some(file)) => file.value,
+        let file = match job.texts.get(&self.store, &unit).await {
+            Ok(Some(file)) => file,
             Ok(None) => {
                 return Err(StepError::NoUnitFile {
                     unit: job.name.clone(),
@@ -368,18 +499,63 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             });
         }
         self.save(job, None, Some(file.clone())).await?;
-        files::write_raw(&self.paths, &unit, job.assignment.uuid, &file.text)?;
-        progress(Progress::Starting);
-        if self.units.status(unit.as_str()).await?.needs_reload {
-            info!(
-                unit = unit.as_str(),
-                "a raw unit's text has changed: systemd reloads"
-            );
+        let _slot = self.starts.units.acquire().await;
+        let owned = files::Owned {
+            uuid: job.assignment.uuid,
+            loaded: job.assignment.desired == Desired::Load,
+        };
+        files::write_raw(&self.paths, &unit, owned, &file.text)?;
+        let name = unit.as_str();
+        if has_install_section(&file.text) && self.units.enable(name).await? {
+            info!(unit = name, "a raw unit is enabled: systemd reloads");
             self.units.reload().await?;
         }
-        self.units.start(unit.as_str()).await?;
-        info!(unit = unit.as_str(), uuid = %job.assignment.uuid, "unit started");
-        Ok(())
+        if owned.loaded {
+            let mut status = self.units.load(name).await?;
+            if status.needs_reload {
+                self.reload_for(name).await?;
+                status = self.units.load(name).await?;
+            }
+            info!(unit = name, uuid = %owned.uuid, "unit loaded");
+            return Ok(status);
+        }
+        let started = match self.units.start(name).await {
+            Err(UnitError::OtherText { .. }) => {
+                self.reload_for(name).await?;
+                self.units.start(name).await
+            }
+            result => result,
+        };
+        match started {
+            Ok(status) => {
+                info!(unit = name, uuid = %owned.uuid, "unit started");
+                Ok(status)
+            }
+            // It was started, as was wanted, and has failed: systemd's words tell, and what is to
+            // follow is up to its Restart=.
+            Err(UnitError::Job { result, .. }) if result == "failed" || result == "timeout" => {
+                warn!(unit = name, uuid = %owned.uuid, result, "unit started, and has failed");
+                Ok(self.units.load(name).await?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn reload_for(&self, unit: &str) -> Result<(), StepError> {
+        info!(unit, "a raw unit's text has changed: systemd reloads");
+        Ok(self.units.reload().await?)
+    }
+
+    /// Stops a raw unit that systemd is to know on.
+    pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
+        let unit: UnitFileName = name
+            .parse()
+            .map_err(|_| StepError::Name { name: name.clone() })?;
+        self.units.stop(&name).await?;
+        self.units.reset_failed(&name).await?;
+        files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;
+        info!(unit = name, %uuid, "unit stopped, and known on");
+        Ok(self.units.load(&name).await?)
     }
 
     /// Stops a name's units and removes everything of it. Idempotent.
@@ -387,23 +563,19 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let Ok(process) = name.parse::<ProcessName>() else {
             self.units.stop(&name).await?;
             self.units.reset_failed(&name).await?;
+            let text = files::read_raw(&self.paths, &name)?;
+            let enabled = text.is_some_and(|text| has_install_section(&text));
+            let disabled = enabled && self.units.disable(&name).await?;
             files::remove_raw(&self.paths, &name)?;
+            if disabled {
+                self.units.reload().await?;
+            }
             cache::forget(&self.paths, &name)?;
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
         };
-        let begun = Instant::now();
-        self.units.stop(&service(&process)).await?;
-        // The log sidecar goes last: it still has what the process said in its last second.
-        self.units.stop(&announcer(&process)).await?;
-        self.units.stop(&log_socket(&process)).await?;
-        self.units.stop(&log(&process)).await?;
-        if begun.elapsed() >= Duration::from_secs(u64::from(crate::render::unit::STOP_GRACE_SECS))
-            && let Err(error) = self.runtime.remove(&name).await
-        {
-            // It had to be killed, and podman's own tidying with it.
-            warn!(container = name, %error, "a container was left behind");
-        }
+        self.stop_units(&process).await?;
+        lease::set_fenced(&self.paths, &name, false)?;
         tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
         cache::forget(&self.paths, &name)?;
@@ -412,27 +584,33 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(())
     }
 
-    /// Publishes a process's address, as long as its assignment is the one that we know.
+    /// Publishes a process's address, as long as its assignment is the one that we know; `is_there` when
+    /// a former life of the agent may have done so.
     pub async fn publish(
         self: Arc<Self>,
         name: String,
         mod_revision: Revision,
         port: u16,
+        is_there: bool,
     ) -> Result<(), StepError> {
         let process = process_name(&name)?;
         let key = keys::service(&process.app, &process);
         let address = std::net::SocketAddr::new(self.host.address, port).to_string();
         let assignment = keys::assignment(&self.machine, &name);
-        let txn = match self.store.get(&key).await? {
-            Some(old) if old.value == address => return Ok(()),
-            Some(old) => Txn::new().unchanged(&key, old.mod_revision),
-            None => Txn::new().absent(&key),
-        };
-        match self
-            .store
-            .commit(txn.unchanged(&assignment, mod_revision).put(&key, &address))
-            .await
+        if is_there
+            && self
+                .store
+                .get(&key)
+                .await?
+                .is_some_and(|old| old.value == address)
         {
+            return Ok(());
+        }
+        // Whatever stood there: as long as the assignment is ours, so is the name.
+        let txn = Txn::new()
+            .unchanged(&assignment, mod_revision)
+            .put(&key, &address);
+        match self.store.commit(txn).await {
             Ok(revision) => {
                 info!(process = name, address, revision, "published");
                 Ok(())
@@ -489,6 +667,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let process = process_name(&name)?;
         Ok(oneoff::end_of(&self.paths, &process))
     }
+}
+
+/// Whether a unit's text asks to be enabled.
+fn has_install_section(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[Install]")
 }
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.

@@ -1,7 +1,10 @@
 //! What the agent knows: assignments, and each name's condition on this host. Takes in everything
 //! that happens and gives out the host's report. No IO: [`super::agent`] carries out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -19,9 +22,11 @@ use crate::{
     logger::tell::Damper,
     model::{
         Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
-        SCHEMA, Work,
+        UnitTarget, UnitWords, Work,
     },
-    plan::units::{Busy, Kind, Knowledge, Published, Running, Seen, Wanted},
+    plan::units::{
+        Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
+    },
     systemd::{Active, Exit, UnitChange, UnitStatus},
 };
 
@@ -93,6 +98,11 @@ fn memory_of(assignment: &Assignment) -> Option<u64> {
     }
 }
 
+/// Whether there must never be two of it.
+pub const fn is_single(work: &Work) -> bool {
+    matches!(work, Work::Process { single: true, .. })
+}
+
 fn running_of(active: Active) -> Running {
     match active {
         Active::Active => Running::Up,
@@ -105,10 +115,15 @@ fn running_of(active: Active) -> Running {
 #[derive(Debug)]
 pub struct World {
     pub knowledge: Knowledge,
-    pub assigned: BTreeMap<String, Assigned>,
-    pub entries: BTreeMap<String, Entry>,
+    assigned: BTreeMap<String, Assigned>,
+    entries: BTreeMap<String, Entry>,
     pub saved: BTreeMap<String, Saved>,
     pub ports: Ports,
+    /// Names of which anything has changed since they were planned last: a host has hundreds, and
+    /// what happens concerns one.
+    touched: BTreeSet<String>,
+    /// Names that wait for a time.
+    alarms: BTreeMap<String, Duration>,
 }
 
 impl World {
@@ -120,35 +135,109 @@ impl World {
             entries: BTreeMap::new(),
             saved: BTreeMap::new(),
             ports: Ports::default(),
+            touched: BTreeSet::new(),
+            alarms: BTreeMap::new(),
         }
     }
 
-    /// The planner's view of what is wanted.
-    pub fn wanted(&self) -> BTreeMap<String, Wanted> {
-        let wanted = |(name, a): (&String, &Assigned)| {
-            let kind = kind_of(name, &a.assignment.work);
-            (
-                name.clone(),
-                Wanted {
-                    uuid: a.assignment.uuid,
-                    desired: a.assignment.desired,
-                    kind,
-                },
-            )
-        };
-        self.assigned.iter().map(wanted).collect()
+    /// What is assigned to this host.
+    pub const fn assigned(&self) -> &BTreeMap<String, Assigned> {
+        &self.assigned
     }
 
-    /// The planner's view of what is there.
-    pub fn seen(&self) -> BTreeMap<String, Seen> {
-        self.entries
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.seen))
-            .collect()
+    /// Notes what is wanted of a name; nothing when it is no longer assigned.
+    pub fn assign(&mut self, name: &str, assigned: Option<Assigned>) {
+        self.touched.insert(name.to_owned());
+        match assigned {
+            Some(assigned) => drop(self.assigned.insert(name.to_owned(), assigned)),
+            None => drop(self.assigned.remove(name)),
+        }
+    }
+
+    /// Forgets all assignments.
+    pub fn unassign_all(&mut self) {
+        self.touched
+            .extend(std::mem::take(&mut self.assigned).into_keys());
+    }
+
+    /// What is known of this host's names.
+    pub const fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// One name's condition, to be changed.
+    pub fn entry_mut(&mut self, name: &str) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(name)?;
+        if !self.touched.contains(name) {
+            self.touched.insert(name.to_owned());
+        }
+        Some(entry)
+    }
+
+    /// Another knowledge of the assignments changes what is done about every name.
+    pub fn learn(&mut self, knowledge: Knowledge) {
+        if self.knowledge != knowledge {
+            self.knowledge = knowledge;
+            self.touch_all();
+        }
+    }
+
+    /// Has everything planned anew.
+    pub fn touch_all(&mut self) {
+        self.touched.extend(self.assigned.keys().cloned());
+        self.touched.extend(self.entries.keys().cloned());
+    }
+
+    /// Takes the names that have to be planned now.
+    pub fn take_touched(&mut self, now: Duration) -> BTreeSet<String> {
+        let mut names = std::mem::take(&mut self.touched);
+        let due = self.alarms.iter().filter(|(_, at)| **at <= now);
+        names.extend(due.map(|(name, _)| name.clone()));
+        names
+    }
+
+    /// Plans these names.
+    pub fn plan(&mut self, names: &BTreeSet<String>, lease: Lease, now: Duration) -> Plan {
+        let (wanted, seen) = (self.wanted(names), self.seen(names));
+        let plan = plan(self.knowledge, lease, &wanted, &seen, now);
+        for name in names {
+            match plan.waiting.get(name) {
+                Some(Waiting::Retry(at)) => drop(self.alarms.insert(name.clone(), *at)),
+                _ => drop(self.alarms.remove(name)),
+            }
+        }
+        plan
+    }
+
+    /// When something has to be planned again even if nothing happens.
+    pub fn wake_at(&self) -> Option<Duration> {
+        self.alarms.values().min().copied()
+    }
+
+    /// The planner's view of what is wanted of some names.
+    fn wanted(&self, names: &BTreeSet<String>) -> BTreeMap<String, Wanted> {
+        let wanted = |name: &String| {
+            let Assigned { assignment, .. } = self.assigned.get(name)?;
+            let wanted = Wanted {
+                uuid: assignment.uuid,
+                desired: assignment.desired,
+                kind: kind_of(name, &assignment.work),
+                single: is_single(&assignment.work),
+            };
+            Some((name.clone(), wanted))
+        };
+        names.iter().filter_map(wanted).collect()
+    }
+
+    /// The planner's view of what is there under some names.
+    fn seen(&self, names: &BTreeSet<String>) -> BTreeMap<String, Seen> {
+        let seen = |name: &String| Some((name.clone(), self.entries.get(name)?.seen));
+        names.iter().filter_map(seen).collect()
     }
 
     /// A new entry: something is being started under this name.
     pub fn begin(&mut self, name: &str, uuid: Uuid, kind: Kind, now: Timestamp) -> &mut Entry {
+        self.touched.insert(name.to_owned());
         let fresh = || Entry::new(uuid, kind, now);
         let entry = self.entries.entry(name.to_owned()).or_insert_with(fresh);
         if entry.seen.uuid != uuid {
@@ -163,10 +252,12 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
+        fenced: bool,
         status: UnitStatus,
         now: Timestamp,
     ) {
         let mut entry = Entry::new(uuid, kind_of_name(name), now);
+        entry.seen.fenced = fenced;
         entry.seen.started = status.active.is_live() || entry.seen.kind == Kind::Run;
         entry.seen.published = Published::Unknown;
         entry.seen.running = running_of(status.active);
@@ -176,16 +267,13 @@ impl World {
             self.ports.remember(name, port);
         }
         self.entries.insert(name.to_owned(), entry);
+        self.touched.insert(name.to_owned());
     }
 
     /// What the host's last report said of processes that are still the same.
     pub fn recall(&mut self, state: &MachineState) {
         for (name, old) in &state.processes {
-            if let Some(entry) = self
-                .entries
-                .get_mut(name)
-                .filter(|e| e.seen.uuid == old.uuid)
-            {
+            if let Some(entry) = self.entry_mut(name).filter(|e| e.seen.uuid == old.uuid) {
                 entry.withdrawn = old.withdrawn;
                 (entry.phase, entry.since) = (old.phase, old.since);
                 entry.log.clone_from(&old.log);
@@ -219,8 +307,7 @@ impl World {
     /// An announcer has spoken. Returns what its app's owner is to know.
     pub fn hear(&mut self, word: Word) -> Option<Happened> {
         let entry = self
-            .entries
-            .get_mut(&word.unit)
+            .entry_mut(&word.unit)
             .filter(|e| e.seen.uuid == word.uuid)?;
         let up = entry.seen.running == Running::Up;
         let happened = match (word.healthy, entry.ailing) {
@@ -253,7 +340,7 @@ impl World {
             .strip_suffix(".service")
             .filter(|stem| self.entries.contains_key(*stem))
             .unwrap_or(unit);
-        let entry = self.entries.get_mut(name)?;
+        let entry = self.entry_mut(name)?;
         let before = entry.status.clone();
         // The next run's start clears what systemd says of the last one.
         if let Some(exit) = change.exit.as_ref().and_then(Exit::brief) {
@@ -269,7 +356,8 @@ impl World {
             entry.word = None;
             entry.ailing = false;
         }
-        if entry.seen.running == Running::Up {
+        // A unit that is loaded only may be started by another one, which is not us.
+        if entry.seen.running == Running::Up && !entry.seen.loaded {
             entry.seen.started = true;
         }
         // On its way to a restart, systemd shows a process as failed for a moment: only one that stays
@@ -289,7 +377,7 @@ impl World {
     /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
     /// was away.
     pub fn failed(&mut self, name: &str, error: &StepError, now: Duration) {
-        let Some(entry) = self.entries.get_mut(name) else {
+        let Some(entry) = self.entry_mut(name) else {
             return;
         };
         entry.seen.busy = None;
@@ -307,14 +395,14 @@ impl World {
 
     /// An assignment has changed: whatever failed before may go well now.
     pub fn try_again(&mut self, name: &str) {
-        if let Some(entry) = self.entries.get_mut(name) {
+        if let Some(entry) = self.entry_mut(name) {
             (entry.seen.retry_at, entry.failures) = (None, 0);
         }
     }
 
     /// A task has gone well.
     pub fn done(&mut self, name: &str) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(name)?;
+        let entry = self.entry_mut(name)?;
         entry.seen.busy = None;
         entry.seen.retry_at = None;
         entry.error = None;
@@ -325,6 +413,7 @@ impl World {
     /// Everything of a name is gone.
     pub fn gone(&mut self, name: &str) {
         self.entries.remove(name);
+        self.touched.insert(name.to_owned());
         self.saved.remove(name);
         self.ports.release(name);
     }
@@ -345,22 +434,32 @@ impl World {
         self.entries.iter().map(vital).collect()
     }
 
-    /// The host's report; notes since when each process has been in its phase.
-    pub fn report(&mut self, now: Timestamp) -> MachineState {
-        let mut processes = BTreeMap::new();
-        for (name, entry) in &mut self.entries {
+    /// Brings what the report says of some names up to date, and notes since when each has been in its
+    /// phase; whether anything changed.
+    pub fn report(
+        &mut self,
+        names: &BTreeSet<String>,
+        now: Timestamp,
+        report: &mut MachineState,
+    ) -> bool {
+        let mut changed = false;
+        for name in names {
+            let Some(entry) = self.entries.get_mut(name) else {
+                changed |= report.processes.remove(name).is_some();
+                continue;
+            };
             let phase = entry.current_phase();
             if phase != entry.phase {
                 (entry.phase, entry.since) = (phase, now);
             }
-            let port = self.ports.get(name);
             let desired = self.assigned.get(name).map(|a| a.assignment.desired);
-            processes.insert(name.clone(), entry.state(port, desired));
+            let state = entry.state(self.ports.get(name), desired);
+            if report.processes.get(name) != Some(&state) {
+                report.processes.insert(name.clone(), state);
+                changed = true;
+            }
         }
-        MachineState {
-            schema: SCHEMA,
-            processes,
-        }
+        changed
     }
 }
 
@@ -371,10 +470,12 @@ impl Entry {
                 uuid,
                 kind,
                 started: false,
+                loaded: false,
                 running: Running::No,
                 healthy: None,
                 published: Published::No,
                 reported: false,
+                fenced: false,
                 busy: None,
                 retry_at: None,
             },
@@ -396,9 +497,33 @@ impl Entry {
 
     /// Its start has gone well.
     pub fn started(&mut self, status: UnitStatus) {
-        self.seen.started = true;
+        (self.seen.started, self.seen.loaded) = (true, false);
+        self.found(status);
+    }
+
+    /// systemd knows it now, and we have not started it.
+    pub fn loaded(&mut self, status: UnitStatus) {
+        (self.seen.started, self.seen.loaded) = (false, true);
+        self.found(status);
+    }
+
+    /// A raw unit was found on the host: what was done with it is written down beside it.
+    pub fn adopt_raw(&mut self, loaded: bool) {
+        self.seen.loaded = loaded;
+        self.seen.started &= !loaded;
+    }
+
+    fn found(&mut self, status: UnitStatus) {
         self.seen.running = running_of(status.active);
         self.status = status;
+    }
+
+    /// Its units are stopped, and it is kept for when the host's lease is back.
+    pub fn suspended(&mut self) {
+        self.seen.running = Running::No;
+        self.seen.healthy = None;
+        self.status.active = Active::Inactive;
+        self.word = None;
     }
 
     fn current_phase(&self) -> Phase {
@@ -413,9 +538,33 @@ impl Entry {
                 Phase::Starting
             }
             (_, Active::Inactive) if self.error.is_some() => Phase::Error,
+            (_, Active::Inactive) if self.is_done() => Phase::Idle,
             (_, Active::Inactive) if self.seen.started => Phase::Stopping,
             (_, Active::Inactive) => Phase::Preparing,
         }
+    }
+
+    /// A raw unit of which all has been done that was wanted.
+    fn is_done(&self) -> bool {
+        self.seen.kind == Kind::Unit && (self.seen.started || self.seen.loaded)
+    }
+
+    /// A raw unit in systemd's words.
+    fn words(&self) -> Option<UnitWords> {
+        self.is_done().then(|| {
+            let or =
+                |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
+            UnitWords {
+                done: if self.seen.loaded {
+                    UnitTarget::Loaded
+                } else {
+                    UnitTarget::Launched
+                },
+                load: or(&self.status.load, "loaded"),
+                active: or(&self.status.words.active, "inactive"),
+                sub: or(&self.status.words.sub, "dead"),
+            }
+        })
     }
 
     fn is_healthy(&self) -> bool {
@@ -447,7 +596,7 @@ impl Entry {
         match self.phase {
             Phase::Crashed => Some(self.status.exit.reason()),
             Phase::Starting | Phase::Up => self.word.clone(),
-            Phase::Preparing | Phase::Stopping | Phase::Error => None,
+            Phase::Preparing | Phase::Stopping | Phase::Error | Phase::Idle => None,
         }
     }
 
@@ -467,6 +616,7 @@ impl Entry {
             since: self.since,
             reason: self.reason(),
             log: self.log.clone(),
+            unit: self.words(),
         }
     }
 }

@@ -143,6 +143,11 @@ pub struct Rollback {
 #[schemars(rename = "ScaleRequest")]
 pub struct Scale(pub BTreeMap<String, u32>);
 
+/// `POST apps/<app>/single/`: whether there must never be two processes of one number of a type. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SingleRequest")]
+pub struct Single(pub BTreeMap<String, bool>);
+
 /// `POST apps/<app>/run`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "RunRequest")]

@@ -226,7 +226,7 @@ pub struct NoPlace(String);
 const fn word(phase: Phase) -> &'static str {
     match phase {
         Phase::Preparing => "created",
-        Phase::Starting | Phase::Stopping => "down",
+        Phase::Starting | Phase::Stopping | Phase::Idle => "down",
         Phase::Up => "up",
         Phase::Crashed => "crashed",
         Phase::Error => "error",
@@ -287,6 +287,7 @@ mod tests {
             self.0.assigned.push((machine(on), process, assignment));
             if let Some(phase) = phase {
                 let state = ProcessState {
+                    unit: None,
                     uuid,
                     phase,
                     ready: phase == Phase::Up,

@@ -304,6 +304,33 @@ pub fn scale(fields: &Fields) -> Result<BTreeMap<ProcessType, u32>, Refusal> {
     Ok(wanted)
 }
 
+/// `POST apps/<app>/single/`.
+///
+/// # Errors
+/// When a mark is neither true nor false, or a type is none.
+pub fn single(fields: &Fields) -> Result<BTreeMap<ProcessType, bool>, Refusal> {
+    let mut marks = BTreeMap::new();
+    for (kind, value) in fields {
+        let single = value.as_bool().ok_or_else(|| {
+            Refusal::Detail(format!(
+                "{kind} is single or not: true or false, not {value}"
+            ))
+        })?;
+        let kind: ProcessType = kind.parse().map_err(|_| {
+            Refusal::Detail(format!(
+                "Container type {kind} does not exist in application"
+            ))
+        })?;
+        marks.insert(kind, single);
+    }
+    if marks.is_empty() {
+        return Err(Refusal::Detail(
+            "say which type is single, for example {\"web\": true}".to_owned(),
+        ));
+    }
+    Ok(marks)
+}
+
 /// `POST apps/<app>/releases/rollback/`: the release to go back to, if the request names one.
 ///
 /// # Errors

@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use deis::{
     agent,
     builder::{self, side::GitSide},
-    controller, logger, registry, router,
+    controller,
+    link::{self, Links},
+    logger, registry, router,
     seal::ClusterKey,
     settings::{self, HostSettings},
     store::Store,
@@ -130,13 +132,8 @@ fn serve(
     // TLS of etcd, routers and registries: the first provider that is installed serves all.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = HostSettings::load(&host.settings)?;
-    anyhow::ensure!(
-        settings.local,
-        "{} is not of a local cluster (`local: true`), and only etcd's and the registries' links have \
-         TLS so far: router, controller, agent and logger would talk to each other in clear, so \
-         nothing is started",
-        host.settings.display()
-    );
+    // Of a cluster that isn't local, settings without certificates are refused above.
+    link::install(Links::new(settings.tls.as_ref())?);
     let runtime = match threads {
         Threads::UpTo(most) => {
             let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -145,7 +145,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), BuilderError> {
     let places = Places::of_host(&settings)?;
-    run_at(places, settings.local, store, key, stop).await
+    run_at(places, store, key, stop).await
 }
 
 /// As [`run`], with everything somewhere else: for tests.
@@ -154,7 +154,6 @@ pub async fn run(
 /// When it can't be set up.
 pub async fn run_at(
     places: Places,
-    local: bool,
     store: Store,
     key: ClusterKey,
     stop: CancellationToken,
@@ -189,7 +188,7 @@ pub async fn run_at(
     let presence =
         Presence::keep(&store, keys::part("builder", &ip), registration, TTL, ours).await?;
     let daemon = Arc::new(Daemon {
-        registries: Registries::new(store.clone(), local),
+        registries: Registries::new(store.clone()),
         teller: Teller::start(store.clone()),
         store,
         key,

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -24,7 +23,10 @@ use tokio_util::{
 use tracing::{debug, warn};
 
 use super::{State, error::ApiError};
-use crate::session::{Frame, FrameError};
+use crate::{
+    link::{Link, LinkListener},
+    session::{Frame, FrameError},
+};
 
 /// One-off processes that are waited for at once.
 const MAX_RUNS: usize = 256;
@@ -81,7 +83,7 @@ impl Encoder<&Frame> for Frames {
     }
 }
 
-type Wire = Framed<TcpStream, Frames>;
+type Wire = Framed<Link, Frames>;
 
 struct Waiting {
     token: String,
@@ -214,7 +216,7 @@ struct Head {
 }
 
 /// Takes connections until `stop`, and a little longer for those sessions that are about to end.
-pub(super) async fn serve(listener: TcpListener, state: State, stop: CancellationToken) {
+pub(super) async fn serve(listener: LinkListener, state: State, stop: CancellationToken) {
     let closing = state.attach.closing.clone();
     let last_call = async {
         stop.cancelled().await;
@@ -232,7 +234,7 @@ pub(super) async fn serve(listener: TcpListener, state: State, stop: Cancellatio
     closing.cancel();
 }
 
-async fn accept(listener: TcpListener, state: State) {
+async fn accept(mut listener: LinkListener, state: State) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = places.clone().acquire_owned().await;
@@ -256,8 +258,7 @@ async fn accept(listener: TcpListener, state: State) {
     }
 }
 
-async fn receive(attach: &Attach, socket: TcpStream) -> Result<(), WireError> {
-    socket.set_nodelay(true)?;
+async fn receive(attach: &Attach, socket: Link) -> Result<(), WireError> {
     let mut reader = BufReader::new(socket);
     let mut line = String::new();
     (&mut reader).take(MAX_LINE).read_line(&mut line).await?;

@@ -45,9 +45,9 @@ pub(super) struct Images {
 }
 
 impl Images {
-    pub(super) fn new(store: crate::store::Store, local: bool) -> Self {
+    pub(super) fn new(store: crate::store::Store) -> Self {
         Self {
-            registries: Registries::new(store, local),
+            registries: Registries::new(store),
             turns: Semaphore::new(AT_ONCE),
         }
     }
@@ -206,8 +206,7 @@ impl Shared {
         let net = Net::platform()?;
         let mut last = None;
         for address in &addresses {
-            let local = self.images.registries.is_local();
-            let source = Source::replica(&net, address, local, name.as_str())?;
+            let source = Source::replica(&net, address, name.as_str())?;
             match source.find(&format!("git-{sha}"), architecture()).await {
                 Ok(found) => {
                     let from = Some(name.as_str());

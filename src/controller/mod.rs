@@ -56,6 +56,7 @@ use uuid::Uuid;
 use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images, metrics::Metrics};
 use crate::{
     leader::{self, LeaderError},
+    link::links,
     logger::tell::Teller,
     model::{PartPresence, SCHEMA},
     seal::ClusterKey,
@@ -125,9 +126,9 @@ struct Shared {
 type State = Arc<Shared>;
 
 impl Shared {
-    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr, local: bool) -> State {
+    fn new(store: Store, key: Arc<ClusterKey>, attach: SocketAddr) -> State {
         Arc::new(Self {
-            images: Images::new(store.clone(), local),
+            images: Images::new(store.clone()),
             teller: Teller::start(store.clone()),
             closing: CancellationToken::new(),
             store,
@@ -159,11 +160,12 @@ pub async fn run(
     key: ClusterKey,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
-    let api = listen(settings.address, PORT).await?;
-    let attach = listen(settings.address, ATTACH_PORT).await?;
+    let links = links();
+    let api = links.listen(listen(settings.address, PORT).await?);
+    let attach = links.listen(listen(settings.address, ATTACH_PORT).await?);
     let figures = listen(settings.address, METRICS_PORT).await?;
     let attach_address = SocketAddr::new(settings.address, ATTACH_PORT);
-    let shared = Shared::new(store.clone(), Arc::new(key), attach_address, settings.local);
+    let shared = Shared::new(store.clone(), Arc::new(key), attach_address);
     let id = Uuid::new_v4();
     let presence = PartPresence {
         schema: SCHEMA,

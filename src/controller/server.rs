@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, sync::Semaphore, time::Instant};
+use tokio::{io::AsyncWriteExt as _, sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, info, warn};
@@ -30,7 +30,10 @@ use super::{
     metrics::Route,
     routes,
 };
-use crate::api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason};
+use crate::{
+    api::{API_VERSION, MAJOR_VERSION, PLATFORM_VERSION, reason},
+    link::LinkListener,
+};
 
 /// Connections that are served at once; further ones wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 1024;
@@ -69,7 +72,7 @@ async fn spelling() -> Extensions {
 }
 
 /// Serves until `stop`; then begun requests are finished, within a limit.
-pub(super) async fn serve(listener: TcpListener, ctl: State, stop: CancellationToken) {
+pub(super) async fn serve(mut listener: LinkListener, ctl: State, stop: CancellationToken) {
     let router = routes::router(ctl.clone());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -92,7 +95,6 @@ pub(super) async fn serve(listener: TcpListener, ctl: State, stop: CancellationT
                 }
             },
         };
-        let _ = socket.set_nodelay(true);
         let (ctl, router, spelling) = (ctl.clone(), router.clone(), spelling.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (ctl, router, spelling) = (ctl.clone(), router.clone(), spelling.clone());

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::{Shared, State, attach, auth, server, stand_in::StandIn};
 use crate::{
+    link::links,
     model::*,
     ops,
     plan::admission::admit,
@@ -85,10 +86,18 @@ impl Site {
             .expect("bind");
         let address = api.local_addr().expect("address");
         let attach_address = delivery.local_addr().expect("address");
-        let state = Shared::new(store.clone(), Arc::new(key), attach_address, true);
+        let state = Shared::new(store.clone(), Arc::new(key), attach_address);
         let stop = CancellationToken::new();
-        tokio::spawn(server::serve(api, state.clone(), stop.clone()));
-        tokio::spawn(attach::serve(delivery, state.clone(), stop.clone()));
+        tokio::spawn(server::serve(
+            links().listen(api),
+            state.clone(),
+            stop.clone(),
+        ));
+        tokio::spawn(attach::serve(
+            links().listen(delivery),
+            state.clone(),
+            stop.clone(),
+        ));
         let machine = Machine {
             schema: SCHEMA,
             id: machine(),
@@ -380,6 +389,7 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
 
 fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
     ProcessState {
+        unit: None,
         uuid,
         phase,
         ready: phase == Phase::Up,
@@ -420,6 +430,7 @@ async fn agent(store: Store) {
                 processes: BTreeMap::from([(
                     name.to_owned(),
                     ProcessState {
+                        unit: None,
                         ready,
                         ..report(assignment.uuid, phase, Some(reason.to_owned()))
                     },

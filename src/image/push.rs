@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
 use super::{Blob, config::Document};
+use crate::link::in_clear;
 
 /// Time for a request that carries no layer.
 const REQUEST: Duration = Duration::from_secs(20);
@@ -83,23 +84,18 @@ pub struct Image {
 }
 
 impl Registry {
-    /// The registry at `ip:port`, over plain HTTP in a local cluster.
+    /// The registry at `ip:port`, a part of the platform.
     #[must_use]
-    pub fn new(address: &str, local: bool) -> Self {
-        let protocol = if local {
-            ClientProtocol::Http
-        } else {
-            ClientProtocol::Https
-        };
+    pub fn new(address: &str) -> Self {
         let config = ClientConfig {
-            protocol,
+            protocol: ClientProtocol::Http,
             use_monolithic_push: true,
             connect_timeout: Some(Duration::from_secs(3)),
             read_timeout: Some(Duration::from_secs(60)),
             ..ClientConfig::default()
         };
         Self {
-            address: address.to_owned(),
+            address: in_clear(address),
             client: Client::new(config),
         }
     }

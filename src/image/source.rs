@@ -23,7 +23,7 @@ use super::{
     named,
     reach::{AnyAddress, Listed, PublicOnly, Unreachable},
 };
-use crate::seal::Secret;
+use crate::{link::in_clear, seal::Secret};
 
 /// Largest manifest or configuration.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -291,14 +291,8 @@ impl<'n> Source<'n> {
     ///
     /// # Errors
     /// When the address is none.
-    pub fn replica(
-        net: &'n Net,
-        address: &str,
-        local: bool,
-        repository: &str,
-    ) -> Result<Self, SourceError> {
-        let scheme = if local { "http" } else { "https" };
-        let root = format!("{scheme}://{address}/v2/");
+    pub fn replica(net: &'n Net, address: &str, repository: &str) -> Result<Self, SourceError> {
+        let root = format!("http://{}/v2/", in_clear(address));
         Ok(Self {
             net,
             root: Url::parse(&root).map_err(|_| Unreachable::Url)?,

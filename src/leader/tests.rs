@@ -23,6 +23,7 @@ fn settings(last: u8) -> HostSettings {
         etcd: EtcdOptions::default(),
         metadata: Default::default(),
         cluster_key: "/nonexistent".into(),
+        tls: None,
     }
 }
 

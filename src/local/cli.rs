@@ -7,6 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::authority::Authority;
 use super::report::Note;
 use super::state::{Cluster, Paths, Reached};
 use super::up::Wanted;
@@ -41,6 +42,9 @@ enum Command {
         /// Put the cluster into a network namespace of that name
         #[arg(long)]
         netns: Option<String>,
+        /// Links between hosts are mutual TLS, as in a cluster elsewhere
+        #[arg(long)]
+        tls: bool,
         /// Stop before the first user and the example app
         #[arg(long)]
         no_demo: bool,
@@ -126,6 +130,7 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
             hosts,
             name,
             netns,
+            tls,
             no_demo,
             no_platform,
             source,
@@ -144,6 +149,7 @@ pub fn run(args: ClusterArgs) -> anyhow::Result<()> {
                 name: name.name,
                 hosts,
                 netns,
+                tls,
                 until,
                 source,
             })
@@ -216,6 +222,7 @@ fn user_data(
     }
     std::fs::create_dir_all(keys)?;
     let hosts = seed::hosts(cluster, count);
+    let operator = Authority::ensure(&keys.join("tls"), cluster)?.certificate("operator", None)?;
     let all = Cluster {
         name: cluster.to_owned(),
         netns: None,
@@ -225,12 +232,13 @@ fn user_data(
         etcd: hosts
             .iter()
             .filter(|host| host.etcd_member)
-            .map(|host| format!("http://{}:2379", host.address))
+            .map(|host| format!("https://{}:2379", host.address))
             .collect(),
         hosts,
         ssh_key: keys.join("id_ed25519"),
         known_hosts: keys.join("known_hosts"),
         cluster_key: keys.join("cluster.key"),
+        tls: Some(operator),
         rootfs: PathBuf::new(),
         image_store: PathBuf::new(),
         forward_pid: None,

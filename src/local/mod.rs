@@ -15,7 +15,8 @@
 //! | [`forward`] | the entry point on loopback |
 //! | [`platform`] | platform start and the demo |
 
-pub mod cgroup;
+pub mod authority;
+mod cgroup;
 pub mod cli;
 pub mod command;
 pub mod down;

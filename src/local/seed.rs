@@ -12,6 +12,7 @@ use handlebars::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::authority::{Authority, Certificate};
 use super::command::run;
 use super::net;
 use super::rootfs::reaches_mirror;
@@ -44,6 +45,8 @@ pub struct UserData {
     pub scheme: String,
     /// Certificates of links between hosts; none in a local cluster.
     pub tls: Option<Tls>,
+    /// What is in those files.
+    pub certificates: Option<Certificates>,
     /// Labels.
     pub metadata: std::collections::BTreeMap<String, String>,
     /// The content of /etc/deis/cluster.key.
@@ -65,6 +68,48 @@ pub struct Tls {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
+}
+
+impl Tls {
+    /// Where they are on each host.
+    fn on_host() -> Self {
+        let file = |name: &str| Path::new("/etc/deis/tls").join(name);
+        Self {
+            ca: file("ca.pem"),
+            cert: file("host.pem"),
+            key: file("host.key"),
+        }
+    }
+}
+
+/// A host's certificates, as PEM.
+#[derive(Debug, Clone, Serialize)]
+pub struct Certificates {
+    /// Authority.
+    pub ca: String,
+    /// Certificate.
+    pub cert: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A host's certificates, made if there are none: by the authority that made the operator's.
+fn certificates(
+    operator: &Certificate,
+    cluster: &Cluster,
+    host: &Host,
+) -> anyhow::Result<Certificates> {
+    let dir = operator
+        .ca
+        .parent()
+        .context("the authority is in a directory")?;
+    let authority = Authority::ensure(dir, &cluster.name)?;
+    let files = authority.certificate(&host.name, Some(host.address))?;
+    Ok(Certificates {
+        ca: fs::read_to_string(files.ca)?,
+        cert: fs::read_to_string(files.cert)?,
+        key: fs::read_to_string(files.key)?,
+    })
 }
 
 /// `{{json value}}`: the value as JSON, which YAML takes as it is.
@@ -98,26 +143,32 @@ pub fn render(template: &str, values: &UserData) -> anyhow::Result<String> {
 
 /// The values for a host of a local cluster.
 pub fn values(cluster: &Cluster, host: &Host) -> anyhow::Result<UserData> {
-    let own = format!("http://{}:2379", host.address);
+    let scheme = cluster.scheme();
+    let own = format!("{scheme}://{}:2379", host.address);
     let mut etcd: Vec<String> = cluster.etcd.clone();
     etcd.sort_by_key(|url| *url != own);
     let members: Vec<String> = cluster
         .hosts
         .iter()
         .filter(|host| host.etcd_member)
-        .map(|host| format!("{}=http://{}:2380", host.name, host.address))
+        .map(|host| format!("{}={scheme}://{}:2380", host.name, host.address))
         .collect();
+    let certificates = match &cluster.tls {
+        Some(operator) => Some(certificates(operator, cluster, host)?),
+        None => None,
+    };
     let public = cluster.ssh_key.with_extension("pub");
     Ok(UserData {
         name: host.name.clone(),
         cluster: format!("local-{}", cluster.name),
-        local: true,
+        local: cluster.tls.is_none(),
         address: host.address.to_string(),
         etcd,
         member: host.etcd_member,
         initial_cluster: members.join(","),
-        scheme: "http".to_owned(),
-        tls: None,
+        scheme: scheme.to_owned(),
+        tls: cluster.tls.is_some().then(Tls::on_host),
+        certificates,
         metadata: std::collections::BTreeMap::new(),
         cluster_key: fs::read_to_string(&cluster.cluster_key)?,
         authorized_keys: vec![fs::read_to_string(public)?.trim().to_owned()],
@@ -125,6 +176,7 @@ pub fn values(cluster: &Cluster, host: &Host) -> anyhow::Result<UserData> {
         insecure_registries: cluster
             .hosts
             .iter()
+            .filter(|_| cluster.tls.is_none())
             .map(|host| format!("{}:5000", host.address))
             .collect(),
     })
@@ -402,6 +454,7 @@ mod tests {
             initial_cluster: "deis-01=http://10.21.8.101:2380".to_owned(),
             scheme: "http".to_owned(),
             tls: None,
+            certificates: None,
             metadata: std::collections::BTreeMap::new(),
             cluster_key: "a2V5\n".to_owned(),
             authorized_keys: vec!["ssh-ed25519 AAAA \"quoted\" key".to_owned()],
@@ -456,10 +509,11 @@ mod tests {
         );
         values.member = true;
         values.scheme = "https".to_owned();
-        values.tls = Some(Tls {
-            ca: "/ca".into(),
-            cert: "/cert".into(),
-            key: "/key".into(),
+        values.tls = Some(Tls::on_host());
+        values.certificates = Some(Certificates {
+            ca: "A\nB\n".into(),
+            cert: "C\n".into(),
+            key: "D\n".into(),
         });
         let text = render(template, &values).expect("renders");
         let data: serde_yaml::Value = serde_yaml::from_str(&text).expect("yaml");
@@ -467,7 +521,12 @@ mod tests {
         assert!(env.contains("ETCD_PEER_CLIENT_CERT_AUTH=true"), "{env}");
         assert!(!env.contains("127.0.0.1"), "{env}");
         let settings = file(&data, "/etc/deis/host.yaml").expect("host.yaml");
-        assert!(settings.contains("tls: {\"ca\":\"/ca\""), "{settings}");
+        assert!(
+            settings.contains("tls: {\"ca\":\"/etc/deis/tls/ca.pem\""),
+            "{settings}"
+        );
+        assert_eq!(file(&data, "/etc/deis/tls/ca.pem"), Some("A\nB\n"));
+        assert_eq!(file(&data, "/etc/deis/tls/host.key"), Some("D\n"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use super::authority::Certificate;
+
 /// Where all local clusters live.
 pub const STATE_ROOT: &str = "/var/lib/deis-local";
 /// Root file systems and images that are made once.
@@ -39,6 +41,9 @@ pub struct Cluster {
     pub known_hosts: PathBuf,
     /// The AEAD key of the cluster's config values.
     pub cluster_key: PathBuf,
+    /// By what the operator proves himself to etcd and hosts; links are plain where there is none.
+    #[serde(default)]
+    pub tls: Option<Certificate>,
     /// The root file system that the hosts were made from.
     pub rootfs: PathBuf,
     /// The stack's image store, shared by the hosts.
@@ -165,6 +170,16 @@ impl Paths {
 }
 
 impl Cluster {
+    /// The hosts that are members of etcd.
+    pub fn members(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.iter().filter(|host| host.etcd_member)
+    }
+
+    /// `http` or `https`: how etcd is spoken to.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
     /// Reads the cluster, `None` if there is none.
     pub fn load(paths: &Paths) -> anyhow::Result<Option<Cluster>> {
         let path = paths.cluster_yaml();

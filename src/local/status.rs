@@ -23,7 +23,6 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         cluster.hosts.len(),
         net::bridge(name)
     ));
-    let members = cluster.hosts.iter().filter(|host| host.etcd_member).count();
     let mut whole = true;
     say(&format!(
         "{:<10} {:<14} {:<8} {:<22} {:<10} {:<10} {}",
@@ -45,12 +44,10 @@ pub fn status(name: &str) -> anyhow::Result<bool> {
         let etcd = match (host.etcd_member, running) {
             (false, _) => "client",
             (true, None) => "down",
-            (true, Some(_)) => {
-                match up::etcd_health(SocketAddr::from((host.address, 2379)), members) {
-                    Ok(()) => "healthy",
-                    Err(_) => "unhealthy",
-                }
-            }
+            (true, Some(_)) => match up::etcd_health(&cluster, host) {
+                Ok(()) => "healthy",
+                Err(_) => "unhealthy",
+            },
         };
         let router = match running
             .map(|_| http::get(SocketAddr::from((host.address, 9090)), "/health-check"))

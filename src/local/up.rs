@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,8 @@ use super::command::wait_for;
 use super::report::{Note, Report, detail, label, say};
 use super::state::{Cluster, Paths, Reached, STATE_ROOT};
 use super::{
-    down, forward, host, http, net, packages, platform, ports, rootfs, seed, stack, stage,
+    authority, down, forward, host, net, packages, platform, ports, rootfs, seed, stack, stage,
+    state,
 };
 
 /// Hosts of a cluster unless the user says otherwise.
@@ -27,6 +27,8 @@ pub struct Wanted {
     pub hosts: Option<u8>,
     /// A network namespace of its own.
     pub netns: Option<String>,
+    /// Links between hosts are mutual TLS, as in a cluster elsewhere.
+    pub tls: bool,
     /// How far to go.
     pub until: Reached,
     /// The checkout.
@@ -105,7 +107,7 @@ impl<'a> Making<'a> {
         })?;
         let cluster = match found {
             Some(cluster) => cluster,
-            None => plan(&paths, wanted, rootfs, &stack, staged.clone()),
+            None => plan(&paths, wanted, rootfs, &stack, staged.clone())?,
         };
         let stale = stage::stale(&cluster.runs, &staged);
         seed::ensure_keys(&paths, &cluster)?;
@@ -260,6 +262,12 @@ fn same_shape(cluster: &Cluster, wanted: &Wanted) -> anyhow::Result<()> {
             cluster.name
         );
     }
+    if wanted.tls && cluster.tls.is_none() {
+        bail!(
+            "the cluster {0:?} was made without certificates: `deisctl cluster down --name {0}` first",
+            cluster.name
+        );
+    }
     Ok(())
 }
 
@@ -269,9 +277,17 @@ fn plan(
     rootfs: PathBuf,
     stack: &stack::Stack,
     runs: BTreeMap<String, String>,
-) -> Cluster {
+) -> anyhow::Result<Cluster> {
+    let tls = match wanted.tls {
+        true => {
+            let authority = authority::Authority::ensure(&paths.keys().join("tls"), &wanted.name)?;
+            Some(authority.certificate("operator", None)?)
+        }
+        false => None,
+    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let hosts = seed::hosts(&wanted.name, wanted.hosts.unwrap_or(HOSTS));
-    Cluster {
+    Ok(Cluster {
         name: wanted.name.clone(),
         netns: wanted.netns.clone(),
         domain: net::DOMAIN.to_owned(),
@@ -280,18 +296,19 @@ fn plan(
         etcd: hosts
             .iter()
             .filter(|host| host.etcd_member)
-            .map(|host| format!("http://{}:2379", host.address))
+            .map(|host| format!("{scheme}://{}:2379", host.address))
             .collect(),
         hosts,
         ssh_key: paths.keys().join("id_ed25519"),
         known_hosts: paths.keys().join("known_hosts"),
         cluster_key: paths.dir.join("cluster.key"),
+        tls,
         rootfs,
         image_store: stack.store.clone(),
         forward_pid: None,
         runs,
         reached: Reached::Nothing,
-    }
+    })
 }
 
 /// Boots the hosts that don't run, all at once.
@@ -377,16 +394,10 @@ fn raise_limits(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Waits until each member of etcd says that it's healthy and knows all the others.
 pub fn wait_etcd(cluster: &Cluster) -> anyhow::Result<String> {
-    let members: Vec<SocketAddr> = cluster
-        .hosts
-        .iter()
-        .filter(|host| host.etcd_member)
-        .map(|host| SocketAddr::from((host.address, 2379)))
-        .collect();
     wait_for("etcd", Duration::from_secs(120), || {
-        for member in &members {
-            if let Err(why) = etcd_health(*member, members.len()) {
-                return Ok(Err(format!("{}: {why:#}", member.ip())));
+        for host in cluster.members() {
+            if let Err(why) = etcd_health(cluster, host) {
+                return Ok(Err(format!("{}: {why:#}", host.name)));
             }
         }
         Ok(Ok(()))
@@ -394,21 +405,29 @@ pub fn wait_etcd(cluster: &Cluster) -> anyhow::Result<String> {
     .map_err(|why| {
         anyhow!("{why:#}; `deisctl cluster exec deis-01 -- journalctl -u deis-etcd` says more")
     })?;
-    Ok(format!("{} members, healthy", members.len()))
+    Ok(format!("{} members, healthy", cluster.members().count()))
+}
+
+/// Runs etcdctl in a host, as somebody who is logged in there would.
+fn etcdctl(cluster: &Cluster, host: &state::Host, words: &str) -> anyhow::Result<String> {
+    let (_, leader) = host::running(&cluster.name, &host.name).context("it is down")?;
+    let script = format!(
+        ". /etc/profile.d/deis.sh; exec etcdctl --dial-timeout=2s --command-timeout=2s {words}"
+    );
+    let limit = Duration::from_secs(5);
+    let ran = super::command::within(limit, &mut host::enter(leader, &["sh", "-c", &script]))?;
+    match ran {
+        Some((true, said)) => Ok(said),
+        Some((false, said)) => bail!("etcdctl: {}", said.trim()),
+        None => bail!("etcdctl has not ended within {} s", limit.as_secs()),
+    }
 }
 
 /// One member's word on itself.
-pub fn etcd_health(member: SocketAddr, members: usize) -> anyhow::Result<()> {
-    let (_, body) = http::get(member, "/health")?;
-    let health: serde_json::Value = serde_json::from_str(&body)?;
-    if health["health"] != "true" {
-        bail!("unhealthy: {body}");
-    }
-    let path = "/v3/cluster/member/list";
-    let limit = Duration::from_secs(2);
-    let (_, body) = http::ask("POST", member, &member.to_string(), path, "{}", limit)?;
-    let list: serde_json::Value = serde_json::from_str(&body)?;
-    let found = list["members"].as_array().map_or(0, Vec::len);
+pub fn etcd_health(cluster: &Cluster, host: &state::Host) -> anyhow::Result<()> {
+    etcdctl(cluster, host, "endpoint health")?;
+    let found = etcdctl(cluster, host, "member list")?.lines().count();
+    let members = cluster.members().count();
     if found != members {
         bail!("it knows {found} of {members} members");
     }
@@ -417,29 +436,10 @@ pub fn etcd_health(member: SocketAddr, members: usize) -> anyhow::Result<()> {
 
 /// How many machines have registered under /deis/machines/.
 pub fn machines(cluster: &Cluster) -> anyhow::Result<usize> {
-    // range /deis/machines/ .. /deis/machines0, count only
-    let body =
-        r#"{"key":"L2RlaXMvbWFjaGluZXMv","range_end":"L2RlaXMvbWFjaGluZXMw","count_only":true}"#;
-    let mut last = anyhow::anyhow!("no member of etcd");
-    for host in cluster.hosts.iter().filter(|host| host.etcd_member) {
-        let address = SocketAddr::from((host.address, 2379));
-        let limit = Duration::from_secs(2);
-        match http::ask(
-            "POST",
-            address,
-            &address.to_string(),
-            "/v3/kv/range",
-            body,
-            limit,
-        ) {
-            Ok((200, answer)) => {
-                let answer: serde_json::Value = serde_json::from_str(&answer)?;
-                let count = answer["count"]
-                    .as_str()
-                    .and_then(|count| count.parse().ok());
-                return Ok(count.unwrap_or(0));
-            }
-            Ok((status, answer)) => last = anyhow::anyhow!("etcd answered {status}: {answer}"),
+    let mut last = anyhow!("no member of etcd");
+    for host in cluster.members() {
+        match etcdctl(cluster, host, "get --prefix --keys-only /deis/machines/") {
+            Ok(said) => return Ok(said.lines().filter(|line| !line.is_empty()).count()),
             Err(error) => last = error,
         }
     }
@@ -497,7 +497,7 @@ fn start_stopped(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Starts the staged agents anew; apps stay as they are.
 fn refresh_agents(cluster: &Cluster) -> anyhow::Result<()> {
-    let script = "for unit in deis-agent deis-etcd deis-containers; do \
+    let script = "for unit in deis-agent deis-etcd deis-containers deis-fence; do \
                   cmp -s /opt/deis/units/$unit.service /etc/systemd/system/$unit.service || \
                   { cp /opt/deis/units/$unit.service /etc/systemd/system/; reload=yes; }; done; \
                   test -z \"$reload\" || systemctl daemon-reload; timeout 100 systemctl restart deis-agent";

@@ -6,6 +6,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use super::{LINE_PORT, app_log::Event, owner::Owner};
 use crate::{
+    link::links,
     model::{App, AppName},
     store::{Store, StoreError, keys},
 };
@@ -77,7 +78,8 @@ impl Whose {
     /// Its URL at a logger.
     pub(super) fn url(&self, address: &str) -> String {
         let (app, Owner { uuid, created_ms }) = (&self.app, self.owner);
-        format!("http://{address}/logs/{app}?of={uuid}&created={created_ms}")
+        let scheme = links().scheme();
+        format!("{scheme}://{address}/logs/{app}?of={uuid}&created={created_ms}")
     }
 }
 
@@ -152,11 +154,10 @@ pub async fn event(store: &Store, whose: &Whose, event: &Event) -> Result<(), Cl
 pub(super) fn client() -> Client {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let build = || {
-        Client::builder()
+        let builder = Client::builder()
             .connect_timeout(Duration::from_secs(2))
-            .no_proxy()
-            .build()
-            .unwrap_or_default()
+            .no_proxy();
+        links().trusted_by(builder).build().unwrap_or_default()
     };
     CLIENT.get_or_init(build).clone()
 }

@@ -7,7 +7,6 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -18,7 +17,10 @@ use super::{
     app_log::AppLogError,
     shelf::{Book, Shelf},
 };
-use crate::sidecar::wire::{Data, Hello, MAX_FRAME, MAX_HEADER, Reply, WireError, take_line};
+use crate::{
+    link::{Link, LinkListener},
+    sidecar::wire::{Data, Hello, MAX_FRAME, MAX_HEADER, Reply, WireError, take_line},
+};
 
 /// Connections at once; more of them wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -45,7 +47,7 @@ enum LineError {
 }
 
 /// Takes connections until it is stopped.
-pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, stop: CancellationToken) {
+pub async fn serve(mut listener: LinkListener, shelf: Arc<Shelf>, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tracker = TaskTracker::new();
     let mut refused: u64 = 0;
@@ -93,11 +95,10 @@ pub async fn serve(listener: TcpListener, shelf: Arc<Shelf>, stop: CancellationT
 
 /// One sidecar's connection, from its greeting to its end.
 async fn converse(
-    mut socket: TcpStream,
+    mut socket: Link,
     shelf: Arc<Shelf>,
     stop: CancellationToken,
 ) -> Result<(), LineError> {
-    let _ = socket.set_nodelay(true);
     let mut input = BytesMut::with_capacity(16 * 1024);
     let Some(hello) = greeting(&mut socket, &mut input, &stop).await? else {
         return Ok(());
@@ -147,7 +148,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// The sidecar's greeting. What it says to the agent may come first: an agent that only relays is
 /// fine. None: it closed.
 async fn greeting(
-    socket: &mut TcpStream,
+    socket: &mut Link,
     input: &mut BytesMut,
     stop: &CancellationToken,
 ) -> Result<Option<Hello>, LineError> {
@@ -188,7 +189,7 @@ fn whole_frames(input: &mut BytesMut) -> Result<Vec<(Data, Bytes)>, WireError> {
 
 /// Reads more; false at the end.
 async fn fill(
-    socket: &mut TcpStream,
+    socket: &mut Link,
     input: &mut BytesMut,
     stop: &CancellationToken,
 ) -> Result<bool, LineError> {
@@ -202,7 +203,7 @@ async fn fill(
     }
 }
 
-async fn answer(socket: &mut TcpStream, reply: Reply) -> Result<(), LineError> {
+async fn answer(socket: &mut Link, reply: Reply) -> Result<(), LineError> {
     let line = reply.encode();
     match timeout(WRITE, socket.write_all(line.as_bytes())).await {
         Ok(written) => Ok(written?),

@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    link::links,
     model::PartPresence,
     settings::HostSettings,
     store::{Presence, Store, keys},
@@ -73,9 +74,6 @@ pub enum LoggerError {
     /// Its folder can't be used.
     #[error("the logger can't keep logs")]
     Files(#[from] AppLogError),
-    /// Links of other clusters are TLS, and this one isn't yet.
-    #[error("log links have no TLS yet: the logger runs in a local cluster (`local: true`) only")]
-    NotLocal,
     /// The HTTP side failed.
     #[error("the logger's HTTP side failed")]
     Http(#[source] io::Error),
@@ -104,9 +102,6 @@ pub async fn run(
     store: Store,
     stop: CancellationToken,
 ) -> Result<(), LoggerError> {
-    if !settings.local {
-        return Err(LoggerError::NotLocal);
-    }
     let address = settings.address;
     let place = Place {
         lines: SocketAddr::new(address, LINE_PORT),
@@ -199,9 +194,11 @@ async fn serve_with(
     }
     info!(lines = %place.lines, http = %place.http, folder = %place.folder.display(), "logger runs");
     let sync = tokio::spawn(sync_often(Arc::clone(&shelf), stop.clone()));
+    let links = links();
+    let lines = links.listen(lines);
     let lines = tokio::spawn(lines::serve(lines, Arc::clone(&shelf), stop.clone()));
     let routes = http::routes(shelf, drain, stop.clone());
-    axum::serve(http, routes)
+    axum::serve(links.listen(http), routes)
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .await
         .map_err(LoggerError::Http)?;

@@ -9,7 +9,7 @@ pub mod whitelist;
 
 pub use name::{
     AppName, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId, ProcessType,
-    TokenName, UnitFileName, Username,
+    TokenName, UNIT_SUFFIXES, UnitFileName, Username,
 };
 pub use process::{ProcessId, ProcessName, ReleaseNumber};
 pub use record::*;

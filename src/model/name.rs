@@ -313,13 +313,24 @@ name!(
     )
 );
 
+/// The types of units that the platform runs.
+pub const UNIT_SUFFIXES: [&str; 7] = [
+    ".service",
+    ".socket",
+    ".timer",
+    ".path",
+    ".target",
+    ".mount",
+    ".automount",
+];
+
 name!(
     /// File name of a systemd unit: `a-z A-Z 0-9 : - _ . @`, at most 200 bytes, with a type suffix
-    /// that the platform runs (`.service`, `.socket`, `.timer`). Safe in a path and an etcd key.
+    /// that the platform runs ([`UNIT_SUFFIXES`]). Safe in a path and an etcd key.
     UnitFileName,
     |text| {
-        let known = [".service", ".socket", ".timer"].iter().any(|s| text.ends_with(s));
-        if !known || text.starts_with('.') {
+        let known = UNIT_SUFFIXES.iter().any(|suffix| text.ends_with(suffix));
+        if !known || text.starts_with(['.', '@', '-']) {
             return Err(InvalidName::Reserved { name: text });
         }
         check(
@@ -333,9 +344,90 @@ name!(
     }
 );
 
+impl UnitFileName {
+    /// The name without its type: fleet's and systemd's `%N`.
+    #[must_use]
+    pub fn stem(&self) -> &str {
+        self.0.rsplit_once('.').map_or(&*self.0, |(stem, _)| stem)
+    }
+
+    /// What stands before the `@`, or the whole stem: `%p`.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.stem()
+            .split_once('@')
+            .map_or(self.stem(), |(prefix, _)| prefix)
+    }
+
+    /// What stands after the `@`; empty in a template, none in a plain unit: `%i`.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.stem().split_once('@').map(|(_, instance)| instance)
+    }
+
+    /// Whether it is a template: `name@.service`, which runs only as its instances.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        self.instance() == Some("")
+    }
+
+    /// The template that an instance is made from.
+    #[must_use]
+    pub fn template(&self) -> Option<Self> {
+        let suffix = &self.0[self.stem().len()..];
+        self.instance()
+            .filter(|instance| !instance.is_empty())
+            .map(|_| Self(format!("{}@{suffix}", self.prefix())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn templates_and_instances() {
+        // name, stem, prefix, instance, template
+        let cases = [
+            ("hello.service", "hello", "hello", None, None),
+            ("hello@.service", "hello@", "hello", Some(""), None),
+            (
+                "hello@1.service",
+                "hello@1",
+                "hello",
+                Some("1"),
+                Some("hello@.service"),
+            ),
+            (
+                "a.b@c@d.e.timer",
+                "a.b@c@d.e",
+                "a.b",
+                Some("c@d.e"),
+                Some("a.b@.timer"),
+            ),
+        ];
+        for (name, stem, prefix, instance, template) in cases {
+            let name: UnitFileName = name.parse().expect("name");
+            assert_eq!(
+                (name.stem(), name.prefix(), name.instance()),
+                (stem, prefix, instance)
+            );
+            assert_eq!(name.template().as_ref().map(UnitFileName::as_str), template);
+        }
+        for bad in [
+            "@1.service",
+            "-x.service",
+            ".service",
+            "x.scope",
+            "x",
+            "a/b.service",
+            "a b.service",
+            "a\n.service",
+            "%i.service",
+        ] {
+            assert!(bad.parse::<UnitFileName>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn app_names() {

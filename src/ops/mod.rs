@@ -8,6 +8,7 @@ pub mod follow;
 pub mod gone;
 mod names;
 pub mod release;
+pub mod single;
 
 use crate::{
     model::{AppName, InvalidName, ProcessType, ReleaseNumber, RolloutKind, Username},

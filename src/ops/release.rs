@@ -126,7 +126,7 @@ pub(super) fn config_summary(
 
 /// Whether a build has a process type: those of its Procfile, `cmd` for what an image does by itself,
 /// and whatever a buildpack's defaults may hold.
-fn is_type(build: &Build, kind: &ProcessType) -> bool {
+pub(super) fn is_type(build: &Build, kind: &ProcessType) -> bool {
     build.procfile.contains_key(kind)
         || match build.kind {
             ImageKind::Slug => false,

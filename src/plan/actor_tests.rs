@@ -38,6 +38,7 @@ pub(super) struct Local {
 impl Local {
     pub(super) fn new(assignment: &Assignment) -> Self {
         let state = ProcessState {
+            unit: None,
             uuid: assignment.uuid,
             phase: Phase::Preparing,
             ready: false,
@@ -144,7 +145,7 @@ impl Sim {
                     }
                     continue;
                 }
-                Desired::Run => {}
+                Desired::Run | Desired::Load => {}
             }
             let local = agent
                 .local

@@ -18,7 +18,7 @@ use crate::{
 
 impl Sim {
     /// Leader and agents act for a while; routers only where told.
-    fn go(&mut self, rounds: usize, routers: &[&str]) {
+    pub(super) fn go(&mut self, rounds: usize, routers: &[&str]) {
         for _ in 0..rounds {
             self.now += Duration::from_secs(1);
             self.lead();
@@ -33,11 +33,11 @@ impl Sim {
         }
     }
 
-    fn waiting(&self) -> String {
+    pub(super) fn waiting(&self) -> String {
         self.last.waiting.iter().map(|w| format!("{w}\n")).collect()
     }
 
-    fn assignments(&self) -> BTreeMap<String, (MachineId, Assignment)> {
+    pub(super) fn assignments(&self) -> BTreeMap<String, (MachineId, Assignment)> {
         let all = self.kv.under("/deis/schedule/").map(|(key, entry)| {
             let (host, name) = keys::parse_assignment(key).expect("assignment");
             (name.to_owned(), (host, entry.decode().expect("assignment")))
@@ -45,7 +45,7 @@ impl Sim {
         all.collect()
     }
 
-    fn unit(&mut self, name: &str, text: &str) {
+    pub(super) fn unit(&mut self, name: &str, text: &str) {
         let unit = UnitFile {
             schema: 1,
             text: text.to_owned(),
@@ -69,13 +69,13 @@ impl Sim {
     }
 }
 
-fn running(web: u32, hosts: usize, places: u64, routers: usize) -> Sim {
+pub(super) fn running(web: u32, hosts: usize, places: u64, routers: usize) -> Sim {
     let mut sim = Sim::new(hosts, places, routers);
     sim.deploy_first(&structure(web, 0));
     sim
 }
 
-fn deploy(sim: &mut Sim, version: u32, health: Health, wanted: &Structure) {
+pub(super) fn deploy(sim: &mut Sim, version: u32, health: Health, wanted: &Structure) {
     sim.health.insert(ReleaseNumber(version), health);
     sim.release(version, Uuid::from_u128(5));
     sim.roll(RolloutKind::Release, version, wanted);

@@ -18,7 +18,7 @@ use self::one::There;
 pub(super) use self::verdicts::verdicts;
 use super::{
     hosts::Losses,
-    round::{Context, Plan},
+    round::{Batch, Context, Plan, fenced},
     schedule::{Closed, labels},
     world::{HostView, World},
 };
@@ -121,6 +121,10 @@ impl XFleet {
             _ => {}
         }
         Ok(())
+    }
+
+    fn is_wary(&self) -> bool {
+        !(self.conflicts.is_empty() && self.replaces.is_empty())
     }
 
     fn conflicts_with(&self, other: &str) -> bool {
@@ -247,7 +251,9 @@ struct Host<'w> {
 }
 
 struct Units<'w> {
-    options: BTreeMap<&'w UnitFileName, XFleet>,
+    options: BTreeMap<&'w UnitFileName, &'w XFleet>,
+    /// Those that may conflict with others by their own options.
+    wary: Vec<&'w UnitFileName>,
     hosts: BTreeMap<&'w MachineId, Host<'w>>,
     /// Parts of which an instance is on the move, when hosts are drained: `deis-router`.
     moving: BTreeSet<&'w str>,
@@ -276,14 +282,18 @@ impl<'w> Units<'w> {
         if let Some(peer) = options.machine_of.iter().find(peer) {
             return Some(format!("doesn't run {peer}"));
         }
-        let conflict = host.units.iter().find(|other| {
-            **other != name
-                && (options.conflicts_with(other.as_str())
-                    || self
-                        .options
-                        .get(*other)
-                        .is_some_and(|o| o.conflicts_with(name.as_str())))
-        });
+        let mut others = host.units.iter().copied();
+        let theirs = |other: &&UnitFileName| {
+            let options = self.options.get(other);
+            **other != *name
+                && host.units.contains(*other)
+                && options.is_some_and(|options| options.conflicts_with(name.as_str()))
+        };
+        let conflict = others
+            .find(|other| {
+                options.is_wary() && *other != name && options.conflicts_with(other.as_str())
+            })
+            .or_else(|| self.wary.iter().copied().find(theirs));
         conflict.map(|other| format!("runs {other}, a conflict"))
     }
 
@@ -338,15 +348,19 @@ fn gather<'w>(
         if unit.value.target != UnitTarget::Launched {
             continue;
         }
-        match XFleet::parse(name, &unit.value.text) {
-            Ok(parsed) => {
+        match world.texts.get(name).map(|text| &text.options) {
+            Some(Ok(parsed)) => {
                 options.insert(name, parsed);
             }
-            Err(error) => plan.wait(name.as_str(), format!("its [X-Fleet] section: {error}")),
+            None => {}
+            Some(Err(error)) => plan.wait(name.as_str(), format!("its [X-Fleet] section: {error}")),
         }
     }
     let mut assigned = Assigned::new();
+    let is_wary =
+        |(name, options): (&&'w UnitFileName, &&XFleet)| options.is_wary().then_some(*name);
     let mut units = Units {
+        wary: options.iter().filter_map(is_wary).collect(),
         options,
         hosts: BTreeMap::new(),
         moving: BTreeSet::new(),
@@ -373,7 +387,7 @@ fn gather<'w>(
 }
 
 /// Plans where units run.
-pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
+pub(super) fn step<'w>(world: &'w World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
     let (mut units, assigned) = gather(world, losses, plan);
     let names: BTreeSet<&UnitFileName> =
         world.units.keys().chain(assigned.keys().copied()).collect();
@@ -389,8 +403,14 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
                 .get(name)
                 .is_none_or(|o| o.machine_of.is_empty())
         });
+    let mut batch = Batch::default();
     for name in first.into_iter().chain(then) {
         let there = assigned.get(name).unwrap_or(&none);
-        one::plan(world, name, there, &mut units, losses, cx, plan);
+        batch.append(
+            one::plan(world, name, there, &mut units, losses, cx, plan),
+            &one::base(world, name),
+        );
     }
+    // All units together: hundreds that are launched at once are a few transactions.
+    batch.pack("units", world, &fenced(cx), plan);
 }

@@ -36,6 +36,11 @@ impl Kv {
     pub(super) fn holds(&self, compare: &Compare) -> bool {
         match compare {
             Compare::Absent(key) => !self.keys.contains_key(key),
+            Compare::NoneBetween(first, last) => self
+                .keys
+                .range(first.clone()..=last.clone())
+                .next()
+                .is_none(),
             Compare::Present(key) => self.keys.contains_key(key),
             Compare::ModRevision(key, revision) => self
                 .keys

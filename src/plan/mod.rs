@@ -20,7 +20,10 @@ pub mod host;
 pub mod hosts;
 #[cfg(test)]
 mod kv_tests;
+#[cfg(test)]
+mod loss_tests;
 pub mod preview;
+mod rebalance;
 mod removal;
 pub mod rollout;
 pub mod round;

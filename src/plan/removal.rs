@@ -26,6 +26,7 @@ pub(super) fn put_desired(proc: &Proc<'_>, desired: Desired, batch: &mut Batch) 
         .put(&key, &next);
     let verb = match desired {
         Desired::Run => "run",
+        Desired::Load => "load",
         Desired::Drain => "drain",
         Desired::Stop => "stop",
     };
@@ -52,7 +53,9 @@ pub(super) fn retire(
         (Desired::Run, _) if proc.name.kind.is_routable() && !proc.is_one_off() => {
             put_desired(proc, Desired::Drain, batch);
         }
-        (Desired::Run, _) | (Desired::Drain, None) => put_desired(proc, Desired::Stop, batch),
+        (Desired::Run | Desired::Load, _) | (Desired::Drain, None) => {
+            put_desired(proc, Desired::Stop, batch)
+        }
         (Desired::Drain, Some(Hold::Published)) => {
             waiting.push(format!("{}: its address is being withdrawn", proc.label()));
         }
@@ -125,7 +128,7 @@ pub(super) fn take_away(
                 retire(proc, hold, cx, &mut batch, &mut waiting);
             }
         }
-        batch.pack(app.as_str(), &base, plan);
+        batch.pack(app.as_str(), world, &base, plan);
         for why in waiting {
             plan.wait(app.as_str(), format!("being destroyed: {why}"));
         }

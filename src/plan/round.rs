@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound::Excluded,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use super::{
     drain, fleet,
     hosts::{self, HostMemory, Losses},
+    rebalance::{self, RebalanceMemory},
     rollout::{self, AppMemory},
     schedule::{Pool, Waiting},
     settings::Placing,
@@ -22,10 +24,10 @@ use super::{
 use crate::{
     model::*,
     render::unit::STOP_GRACE_SECS,
-    store::{Compare, Op, Txn, keys},
+    store::{Compare, MAX_TXN_OPS, Op, Txn, keys},
 };
 
-/// Most comparisons or changes in one transaction; etcd's default limit is 128 of either.
+/// Most changes in one transaction; etcd's default limit is 128, of comparisons as well.
 const TXN_OPS: usize = 100;
 
 /// The bounds of all waits, and how much may happen at once.
@@ -206,11 +208,14 @@ pub(super) fn fenced(cx: &Context<'_>) -> Txn {
     Txn::new().created_at(&keys::leader(), cx.fence)
 }
 
-/// Changes that belong to one app or unit set, packed into as few transactions as fit.
+/// Changes that belong to one app, or to units, packed into as few transactions as fit.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    items: Vec<(String, Txn, Option<Saying>)>,
+    items: Vec<Item>,
 }
+
+/// A change that happens whole.
+type Item = (String, Txn, Option<Saying>);
 
 impl Batch {
     /// Adds a change with its own comparisons.
@@ -227,27 +232,54 @@ impl Batch {
         self.items.is_empty()
     }
 
+    /// Adds another's changes, each based on `base` as well.
+    pub fn append(&mut self, other: Self, base: &Txn) {
+        let based = |(what, txn, saying)| (what, base.clone().and(txn), saying);
+        self.items.extend(other.items.into_iter().map(based));
+    }
+
     /// Packs all of it; `base` holds the comparisons that every transaction makes.
-    pub fn pack(self, about: &str, base: &Txn, plan: &mut Plan) {
-        let (mut what, mut txn, mut tell) = (Vec::new(), base.clone(), Vec::new());
-        for (words, item, saying) in self.items {
-            let compares = txn.compares().len() + item.compares().len();
-            if !txn.is_empty()
-                && (compares > TXN_OPS || txn.ops().len() + item.ops().len() > TXN_OPS)
-            {
-                let full = std::mem::replace(&mut txn, base.clone());
-                plan.act(about, std::mem::take(&mut what).join(", "), full);
-                plan.tell(std::mem::take(&mut tell));
-            }
-            what.push(words);
-            tell.extend(saying);
-            txn = txn.and(item);
-        }
-        if !txn.is_empty() {
-            plan.act(about, what.join(", "), txn);
-            plan.tell(tell);
+    pub fn pack(self, about: &str, world: &World, base: &Txn, plan: &mut Plan) {
+        let ops = self.items.iter().flat_map(|(_, txn, _)| txn.ops());
+        let planned: BTreeSet<String> = ops.map(|op| op_key(op).to_owned()).collect();
+        let is_gap = |from: &str, to: &str| {
+            let mut between = planned.range::<str, _>((Excluded(from), Excluded(to)));
+            between.next().is_none() && world.is_gap(from, to)
+        };
+        let mut rest = &self.items[..];
+        while !rest.is_empty() {
+            let mut ops = 0;
+            let fits = |(_, txn, _): &&Item| {
+                ops += txn.ops().len();
+                ops <= TXN_OPS
+            };
+            let fit = rest.iter().take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(fit);
+            pack_into_one(now, about, base, &is_gap, plan);
+            rest = later;
         }
     }
+}
+
+/// Makes one transaction of `items`, or more when it compares too much.
+fn pack_into_one(
+    items: &[Item],
+    about: &str,
+    base: &Txn,
+    is_gap: &impl Fn(&str, &str) -> bool,
+    plan: &mut Plan,
+) {
+    let all = items.iter().map(|(_, txn, _)| txn.clone());
+    let txn = all.fold(base.clone(), Txn::and).compacted(is_gap);
+    if txn.compares().len() > MAX_TXN_OPS && items.len() > 1 {
+        let (first, second) = items.split_at(items.len() / 2);
+        pack_into_one(first, about, base, is_gap, plan);
+        pack_into_one(second, about, base, is_gap, plan);
+        return;
+    }
+    let what: Vec<&str> = items.iter().map(|(what, ..)| what.as_str()).collect();
+    plan.act(about, what.join(", "), txn);
+    plan.tell(items.iter().filter_map(|(_, _, saying)| saying.clone()));
 }
 
 /// What the rounds remember; lost with the leader, and nothing but timers and caution.
@@ -257,6 +289,7 @@ pub struct Memory {
     pub(super) hosts: HostMemory,
     /// The process that this round is to move, so that its app is spread better.
     pub(super) mover: Option<ProcessName>,
+    rebalance: RebalanceMemory,
     /// Apps that wait for something other than a change of their own keys.
     busy: BTreeSet<AppName>,
     units_busy: bool,
@@ -300,6 +333,9 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
     for (_, host) in drain::hosts(world, cx, &mut plan) {
         apps.extend(host.processes.iter().map(|process| process.app.clone()));
     }
+    let rebalance = &mut memory.rebalance;
+    memory.mover = rebalance::choose(world, changed, rebalance, &apps, cx, &mut pool, &mut plan);
+    apps.extend(memory.mover.iter().map(|mover| mover.app.clone()));
     for app in apps {
         let Some(view) = world.apps.get(&app) else {
             memory.apps.remove(&app);
@@ -313,6 +349,7 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
             memory.apps.remove(&app);
         }
     }
+    memory.mover = None;
     plan
 }
 

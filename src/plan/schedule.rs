@@ -24,6 +24,9 @@ use crate::model::{HostRecord, Machine, MachineId, Work};
 use search::Search;
 pub use why::{Chance, Ranked, Refusal};
 
+/// A load of a whole host.
+pub(super) const PPM: u64 = 1_000_000;
+
 /// Shares of one CPU.
 pub const CPU_SHARES: u64 = 1024;
 
@@ -212,7 +215,7 @@ type Load = (u64, u32);
 impl Room<'_> {
     fn load(&self) -> Load {
         let parts = |reserved: u64, offered: u64| {
-            let parts = u128::from(reserved) * 1_000_000 / u128::from(offered.max(1));
+            let parts = u128::from(reserved) * u128::from(PPM) / u128::from(offered.max(1));
             u64::try_from(parts).unwrap_or(u64::MAX)
         };
         let memory = parts(self.reserved.memory_bytes, self.offered.memory_bytes);
@@ -249,6 +252,15 @@ struct Host<'w> {
     room: Room<'w>,
     domain: u32,
     load: Load,
+}
+
+/// Where a host stands among the others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// Its failure domain.
+    pub domain: u32,
+    /// Parts per million reserved of what it is shortest of.
+    pub load: u64,
 }
 
 /// The hosts of one failure domain.
@@ -375,6 +387,25 @@ impl<'w> Pool<'w> {
                 room.processes = room.processes.saturating_sub(1);
             });
         }
+    }
+
+    /// Where a host stands.
+    pub(super) fn standing(&self, id: &MachineId) -> Option<Standing> {
+        let host = &self.hosts[self.find(id)? as usize];
+        Some(Standing {
+            domain: host.domain,
+            load: host.load.0,
+        })
+    }
+
+    /// Whether a host has less load without such a process.
+    pub(super) fn sheds(&self, id: &MachineId, needs: Resources) -> bool {
+        self.find(id).is_some_and(|at| {
+            let mut room = self.hosts[at as usize].room.clone();
+            let before = room.load();
+            room.reserved = room.reserved.minus(needs);
+            room.load().0 < before.0
+        })
     }
 
     fn reserve(&mut self, at: u32, needs: Resources) {

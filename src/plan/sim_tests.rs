@@ -37,7 +37,7 @@ pub(super) struct Sim {
     pub(super) host_was_lost: bool,
     pub(super) floor: BTreeMap<ProcessType, u32>,
     pub(super) single: BTreeSet<ProcessType>,
-    /// Processes of a single type that were there in one slot when the type was marked.
+    /// Slots that had several processes when their type was marked, and still have so many.
     pub(super) doubles: BTreeMap<ProcessId, usize>,
     pub(super) last: Plan,
 }
@@ -238,14 +238,30 @@ impl Sim {
             let most = self.doubles.get(slot).copied().unwrap_or(1);
             assert!(*count <= most, "{count} of {slot} run");
         }
-        self.doubles
-            .retain(|slot, most| *most > 1 && there.get(slot).is_some_and(|count| count == most));
+        let assigned = self.assigned_singles();
+        self.doubles.retain(|slot, most| {
+            *most = assigned.get(slot).copied().unwrap_or(0).min(*most);
+            *most > 1
+        });
+    }
+
+    /// How many processes of single types are assigned to each slot.
+    fn assigned_singles(&self) -> BTreeMap<ProcessId, usize> {
+        let mut assigned = BTreeMap::new();
+        for (key, _) in self.kv.under("/deis/schedule/") {
+            let (_, name) = keys::parse_assignment(key).expect("assignment");
+            let process: ProcessName = name.parse().expect("process");
+            if self.single.contains(&process.kind) {
+                *assigned.entry(process.id()).or_default() += 1;
+            }
+        }
+        assigned
     }
 
     /// Marks types as single, and no others.
     pub(super) fn mark(&mut self, single: BTreeSet<ProcessType>) {
         self.single = single;
-        self.doubles = self.singles();
+        self.doubles = self.assigned_singles();
         let record = App {
             single: self.single.clone(),
             ..self.record()

@@ -128,7 +128,7 @@ impl<'w> Proc<'w> {
                 });
             }
             Phase::Up if state.ready => {}
-            Phase::Starting | Phase::Up | Phase::Crashed | Phase::Stopping => {
+            Phase::Starting | Phase::Up | Phase::Crashed | Phase::Stopping | Phase::Idle => {
                 return Some(Lag::Starting(reason()));
             }
         }

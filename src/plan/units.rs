@@ -6,6 +6,8 @@
 //!   to touch a unit that runs.
 //! - Only fresh knowledge of the assignments stops anything. From the cache, units are only started.
 //! - An address is withdrawn before its process is stopped; a drain withdraws and does nothing else.
+//! - The one exception to all that is a process of a *single* type: it runs only while the host's lease
+//!   is held, and is never started from the cache.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,6 +24,15 @@ pub enum Knowledge {
     Cached,
     /// From etcd.
     Live,
+}
+
+/// Whether the host's lease is held, by the host's own monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// It is: nobody else runs what is assigned here.
+    Held,
+    /// It has run out, or there is none yet.
+    Expired,
 }
 
 /// What kind of thing an assignment is about, as far as planning goes.
@@ -46,6 +57,8 @@ pub struct Wanted {
     pub desired: Desired,
     /// What it is.
     pub kind: Kind,
+    /// There must never be two of it.
+    pub single: bool,
 }
 
 /// How much of a unit runs.
@@ -83,6 +96,8 @@ pub enum Busy {
     Publishing,
     /// Reporting the end of a one-off.
     Reporting,
+    /// Putting it behind the fence, or taking it out.
+    Fencing,
 }
 
 /// What is there under one name.
@@ -94,6 +109,8 @@ pub struct Seen {
     pub kind: Kind,
     /// Whether its start has once succeeded (or it was found running).
     pub started: bool,
+    /// A raw unit that systemd knows, and that we have not started since.
+    pub loaded: bool,
     /// How much of it runs.
     pub running: Running,
     /// The announcer's last word since the process came up; none yet.
@@ -102,6 +119,8 @@ pub struct Seen {
     pub published: Published,
     /// A one-off has ended, and how is known.
     pub reported: bool,
+    /// It is behind the host's fence: what stands there runs only while the lease is held.
+    pub fenced: bool,
     /// The task under way.
     pub busy: Option<Busy>,
     /// After a failure: no new attempt before this time.
@@ -113,14 +132,22 @@ pub struct Seen {
 pub enum Action {
     /// Prepare everything that the assignment needs, and start it.
     Start,
-    /// Leave off the start that is under way.
+    /// Leave off what is under way.
     Cancel,
     /// Write its address.
     Publish,
     /// Remove its address.
     Withdraw,
+    /// Stop a raw unit that systemd is to know on.
+    Halt,
     /// Stop its units, remove its files, forget it.
     Stop,
+    /// Stop its units, and remember it: it is started again when the lease is back.
+    Suspend,
+    /// Put it behind the host's fence, for its type is single now.
+    Fence,
+    /// Take it out again.
+    Unfence,
     /// Read how a one-off ended, for the host's report.
     Report,
 }
@@ -140,6 +167,8 @@ pub enum Waiting {
     Etcd,
     /// The one-off runs.
     End,
+    /// Its type is single, and the host's lease has run out.
+    Lease,
 }
 
 /// What to do now, and what waits for what.
@@ -167,6 +196,7 @@ impl Plan {
 #[must_use]
 pub fn plan(
     knowledge: Knowledge,
+    lease: Lease,
     wanted: &BTreeMap<String, Wanted>,
     seen: &BTreeMap<String, Seen>,
     now: Duration,
@@ -179,7 +209,7 @@ pub fn plan(
         .keys()
         .chain(seen.keys().filter(|name| !wanted.contains_key(*name)));
     for name in names {
-        match decide(knowledge, wanted.get(name), seen.get(name), now) {
+        match decide(knowledge, lease, wanted.get(name), seen.get(name), now) {
             Step::Nothing => {}
             Step::Do(action) => {
                 plan.actions.insert(name.clone(), action);
@@ -200,28 +230,30 @@ enum Step {
 
 fn decide(
     knowledge: Knowledge,
+    lease: Lease,
     wanted: Option<&Wanted>,
     seen: Option<&Seen>,
     now: Duration,
 ) -> Step {
     let Some(seen) = seen else {
         return match wanted {
-            Some(w) if w.desired == Desired::Run && may_start(knowledge, w.kind) => {
-                Step::Do(Action::Start)
-            }
-            Some(w) if w.desired == Desired::Run => Step::Wait(Waiting::Etcd),
+            Some(w) if is_to_be_there(w) => start(knowledge, lease, w),
             // Draining or stopping what is not there is done already.
             _ => Step::Nothing,
         };
     };
+    if seen.fenced && lease == Lease::Expired {
+        return suspend(seen, now);
+    }
     let mine = wanted.filter(|w| w.uuid == seen.uuid && w.desired != Desired::Stop);
     let step = match mine {
         None => leave(knowledge, seen),
-        Some(w) if w.kind == Kind::Run => run_once(knowledge, seen),
-        Some(w) => keep(knowledge, w, seen),
+        Some(w) if w.kind == Kind::Run => run_once(knowledge, lease, w, seen),
+        Some(w) if w.kind == Kind::Unit => keep_unit(knowledge, w.desired, seen),
+        Some(w) => keep(knowledge, lease, w, seen),
     };
     match (step, seen.busy, seen.retry_at) {
-        (Step::Do(Action::Stop | Action::Withdraw), Some(Busy::Starting), _) => {
+        (Step::Do(Action::Stop | Action::Halt | Action::Withdraw), Some(Busy::Starting), _) => {
             Step::Do(Action::Cancel)
         }
         (Step::Do(_), Some(busy), _) => Step::Wait(Waiting::Task(busy)),
@@ -230,9 +262,54 @@ fn decide(
     }
 }
 
-/// Whether a start may be begun. One-offs never start from the cache: it might be for the second time.
-fn may_start(knowledge: Knowledge, kind: Kind) -> bool {
-    knowledge == Knowledge::Live || kind != Kind::Run
+/// A start, if it may be begun. One-offs never start from the cache: it might be for the second time.
+/// The same goes for single types, of which another may run elsewhere by now.
+fn start(knowledge: Knowledge, lease: Lease, wanted: &Wanted) -> Step {
+    match (knowledge, lease) {
+        (Knowledge::Nothing | Knowledge::Cached, _)
+            if wanted.kind == Kind::Run || wanted.single =>
+        {
+            Step::Wait(Waiting::Etcd)
+        }
+        (_, Lease::Expired) if wanted.single => Step::Wait(Waiting::Lease),
+        _ => Step::Do(Action::Start),
+    }
+}
+
+/// It must not run on: what is under way may wait for etcd, and is left off first. Its address stays,
+/// for there may be nobody to take it; the leader does when it moves the process.
+fn suspend(seen: &Seen, now: Duration) -> Step {
+    match (seen.busy, seen.running, seen.retry_at) {
+        (Some(Busy::Starting | Busy::Publishing), _, _) => Step::Do(Action::Cancel),
+        (Some(busy), _, _) => Step::Wait(Waiting::Task(busy)),
+        (None, Running::No, _) => Step::Wait(Waiting::Lease),
+        (None, _, Some(at)) if at > now => Step::Wait(Waiting::Retry(at)),
+        (None, _, _) => Step::Do(Action::Suspend),
+    }
+}
+
+/// Whether something of it is to be made, where nothing is.
+fn is_to_be_there(wanted: &Wanted) -> bool {
+    match wanted.desired {
+        Desired::Run => true,
+        Desired::Load => wanted.kind == Kind::Unit,
+        Desired::Drain | Desired::Stop => false,
+    }
+}
+
+/// A raw unit is loaded, started or stopped once for each time that somebody wants it so; whether it
+/// runs after that is up to systemd: it may have ended, or been started by another unit.
+fn keep_unit(knowledge: Knowledge, desired: Desired, seen: &Seen) -> Step {
+    match desired {
+        Desired::Run if seen.running == Running::Changing && !seen.loaded => {
+            Step::Wait(Waiting::Systemd)
+        }
+        Desired::Run if !seen.started => Step::Do(Action::Start),
+        Desired::Load if seen.started && knowledge == Knowledge::Live => Step::Do(Action::Halt),
+        Desired::Load if seen.started => Step::Wait(Waiting::Etcd),
+        Desired::Load if !seen.loaded => Step::Do(Action::Start),
+        Desired::Run | Desired::Load | Desired::Drain | Desired::Stop => Step::Nothing,
+    }
 }
 
 /// It has to go: first the address, then the process.
@@ -246,16 +323,22 @@ fn leave(knowledge: Knowledge, seen: &Seen) -> Step {
     Step::Do(Action::Stop)
 }
 
-fn run_once(knowledge: Knowledge, seen: &Seen) -> Step {
+fn run_once(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Step {
     match (seen.started, seen.running, seen.reported) {
         (_, _, true) => Step::Nothing,
-        (false, Running::No, _) if may_start(knowledge, Kind::Run) => Step::Do(Action::Start),
+        (false, Running::No, _) => start(knowledge, lease, wanted),
         (true, Running::No, _) => Step::Do(Action::Report),
         _ => Step::Wait(Waiting::End),
     }
 }
 
-fn keep(knowledge: Knowledge, wanted: &Wanted, seen: &Seen) -> Step {
+fn keep(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Step {
+    // A mark that was set or taken while it runs touches nothing but the fence.
+    match (seen.running, wanted.single, seen.fenced) {
+        (Running::Up | Running::Changing, true, false) => return Step::Do(Action::Fence),
+        (Running::Up | Running::Changing, false, true) => return Step::Do(Action::Unfence),
+        _ => {}
+    }
     let run = wanted.desired == Desired::Run;
     if wanted.kind == Kind::Routable {
         let serves = run && seen.running == Running::Up && seen.healthy != Some(false);
@@ -279,8 +362,7 @@ fn keep(knowledge: Knowledge, wanted: &Wanted, seen: &Seen) -> Step {
         }
     }
     match (seen.running, wanted.kind) {
-        (Running::No, Kind::Unit) if seen.started => Step::Nothing,
-        (Running::No, _) if run => Step::Do(Action::Start),
+        (Running::No, _) if run => start(knowledge, lease, wanted),
         (Running::No, _) => Step::Nothing,
         (Running::Changing, _) => Step::Wait(Waiting::Systemd),
         (Running::Up, Kind::Routable | Kind::Plain) if run && seen.healthy.is_none() => {

@@ -6,11 +6,17 @@
 
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound::Excluded,
+};
 
 use uuid::Uuid;
 
-use super::schedule::Resources;
+use super::{
+    fleet::{InvalidXFleet, XFleet, text_hash},
+    schedule::Resources,
+};
 use crate::{
     model::*,
     store::{Change, Entry, Update, Versioned, keys},
@@ -26,11 +32,21 @@ pub struct World {
     pub(super) hosts: BTreeMap<MachineId, HostView>,
     pub(super) routers: BTreeMap<String, RouterView>,
     pub(super) units: BTreeMap<UnitFileName, Versioned<UnitFile>>,
+    pub(super) texts: BTreeMap<UnitFileName, UnitText>,
     pub(super) domains: BTreeMap<DomainName, AppName>,
     pub(super) settings: BTreeMap<String, String>,
     leader: Option<Versioned<Leader>>,
     unreadable: BTreeMap<String, String>,
     changed: Changed,
+}
+
+/// What a unit's text says, read once per text.
+#[derive(Debug)]
+pub(super) struct UnitText {
+    /// What identifies the text.
+    pub hash: String,
+    /// Its `[X-Fleet]` section.
+    pub options: Result<XFleet, InvalidXFleet>,
 }
 
 /// What has changed since it was asked last.
@@ -100,6 +116,20 @@ impl World {
     #[must_use]
     pub const fn unreadable(&self) -> &BTreeMap<String, String> {
         &self.unreadable
+    }
+
+    /// Whether nothing is assigned between two keys of assignments on one host.
+    pub(super) fn is_gap(&self, from: &str, to: &str) -> bool {
+        let (Some((host, from)), Some((other, to))) =
+            (keys::parse_assignment(from), keys::parse_assignment(to))
+        else {
+            return false;
+        };
+        let is_free = |host: &HostView| {
+            let mut between = host.names.range::<str, _>((Excluded(from), Excluded(to)));
+            between.next().is_none()
+        };
+        host == other && from < to && self.hosts.get(&host).is_none_or(is_free)
     }
 
     /// Takes what has changed since the last call.
@@ -194,6 +224,11 @@ impl World {
 
     fn assignment(&mut self, machine: &str, name: &str, change: &Change) -> Result<(), String> {
         let id: MachineId = parse(machine)?;
+        let host = self.hosts.entry(id.clone()).or_default();
+        match change.entry {
+            Some(_) => drop(host.names.insert(name.to_owned())),
+            None => drop(host.names.remove(name)),
+        }
         if let Ok(process) = name.parse::<ProcessName>() {
             return self.process_assignment(id, process, change);
         }
@@ -375,10 +410,20 @@ impl World {
     fn unit(&mut self, name: &str, change: &Change) -> Result<(), String> {
         let name: UnitFileName = parse(name)?;
         self.changed.units = true;
-        match decode(change)? {
-            Some(unit) => self.units.insert(name, unit),
-            None => self.units.remove(&name),
-        };
+        match decode::<UnitFile>(change)? {
+            Some(unit) => {
+                let text = UnitText {
+                    hash: text_hash(&unit.value.text),
+                    options: XFleet::parse(&name, &unit.value.text),
+                };
+                self.texts.insert(name.clone(), text);
+                self.units.insert(name, unit);
+            }
+            None => {
+                self.texts.remove(&name);
+                self.units.remove(&name);
+            }
+        }
         Ok(())
     }
 

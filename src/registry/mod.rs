@@ -21,21 +21,25 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{
+    net::TcpListener,
     process::{Child, Command},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
+    link::{self, links},
     model::{PartPresence, SCHEMA},
     settings::HostSettings,
-    store::{EtcdTls, Presence, Store, keys},
+    store::{Presence, Store, keys},
 };
 
 /// Where registries listen.
 pub const PORT: u16 = 5000;
+/// Where upstream's program listens when callers have to prove who they are first.
+const BEHIND: u16 = 5001;
 /// How long etcd keeps a registry that is gone.
 const TTL: Duration = Duration::from_secs(10);
 /// Between two questions whether it answers.
@@ -68,6 +72,15 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// Its port is taken.
+    #[error("can't listen on {address}; is another registry running there?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The probe can't be set up.
     #[error("can't set up the HTTP client")]
     Client(#[source] reqwest::Error),
@@ -84,8 +97,16 @@ pub struct Places {
     pub run: PathBuf,
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Its certificate; none in a local cluster.
-    pub tls: Option<EtcdTls>,
+}
+
+impl Places {
+    /// Where upstream's program listens: behind our links, on loopback, where those are TLS.
+    pub(super) fn program_at(&self) -> SocketAddr {
+        match links().is_tls() {
+            true => SocketAddr::from(([127, 0, 0, 1], BEHIND)),
+            false => self.listen,
+        }
+    }
 }
 
 /// Runs a registry until it is told to stop.
@@ -104,7 +125,6 @@ pub async fn run(
         storage: "/var/lib/deis/registry".into(),
         run: "/run/deis/registry".into(),
         listen: SocketAddr::new(settings.address, PORT),
-        tls: settings.etcd.tls.clone().filter(|_| !settings.local),
     };
     run_at(places, store, stop).await
 }
@@ -122,6 +142,7 @@ pub async fn run_at(
     let probe = Probe::new(&places)?;
     sweep::collect(&places, &config).await;
     let mut child = start(&places, &config)?;
+    let _links = put_behind_links(&places).await?;
     let sweeping = CancellationToken::new();
     let _sweeping = sweeping.clone().drop_guard();
     let mut sweeping = Some(sweep::run(places.clone(), store.clone(), sweeping));
@@ -234,32 +255,19 @@ fn prepare(places: &Places) -> Result<PathBuf, RegistryError> {
             .create(dir);
         made.map_err(|source| file(dir, source))?;
     }
-    let certificate = places.run.join("tls.crt");
-    let key = places.run.join("tls.key");
-    if let Some(tls) = &places.tls {
-        write(&certificate, &tls.cert)?;
-        write(&key, &tls.key)?;
-    }
-    let tls = places
-        .tls
-        .is_some()
-        .then(|| json!({ "certificate": certificate, "key": key }));
     let path = places.run.join("config.yml");
     // JSON is YAML.
-    write(&path, config(places, tls).to_string().as_bytes())?;
+    write(&path, config(places).to_string().as_bytes())?;
     Ok(path)
 }
 
-fn config(places: &Places, tls: Option<Value>) -> Value {
-    let mut http = json!({
-        "addr": places.listen.to_string(),
+fn config(places: &Places) -> Value {
+    let http = json!({
+        "addr": places.program_at().to_string(),
         "headers": { "X-Content-Type-Options": ["nosniff"] },
         // Signs the state of uploads in progress, which end with this process.
         "secret": Uuid::new_v4().to_string(),
     });
-    if let Some(tls) = tls {
-        http["tls"] = tls;
-    }
     json!({
         "version": "0.1",
         "log": { "level": "warn", "accesslog": { "disabled": true } },
@@ -297,6 +305,19 @@ fn start(places: &Places, config: &Path) -> Result<Child, RegistryError> {
         })
 }
 
+/// Where links are TLS, the registry's address is ours, and callers are passed on to upstream's program;
+/// that ends with the guard.
+async fn put_behind_links(places: &Places) -> Result<Option<AbortOnDropHandle<()>>, RegistryError> {
+    if !links().is_tls() {
+        return Ok(None);
+    }
+    let address = places.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| RegistryError::Listen { address, source })?;
+    let passing = link::pass_on(links().listen(listener), places.program_at());
+    Ok(Some(AbortOnDropHandle::new(tokio::spawn(passing))))
+}
+
 /// SIGTERM first: an upload in progress may end.
 async fn end(mut child: Child) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok());
@@ -317,19 +338,10 @@ struct Probe {
 
 impl Probe {
     fn new(places: &Places) -> Result<Self, RegistryError> {
-        let mut builder = reqwest::Client::builder().timeout(PROBE_LIMIT).no_proxy();
-        if let Some(tls) = &places.tls {
-            let ca = reqwest::Certificate::from_pem(&tls.ca).map_err(RegistryError::Client)?;
-            builder = builder.add_root_certificate(ca);
-        }
-        let scheme = if places.tls.is_some() {
-            "https"
-        } else {
-            "http"
-        };
+        let builder = reqwest::Client::builder().timeout(PROBE_LIMIT).no_proxy();
         Ok(Self {
             client: builder.build().map_err(RegistryError::Client)?,
-            url: format!("{scheme}://{}/v2/", places.listen),
+            url: format!("http://{}/v2/", places.program_at()),
         })
     }
 

@@ -54,7 +54,6 @@ pub enum RegistriesError {
 #[derive(Debug)]
 pub struct Registries {
     store: Store,
-    local: bool,
     /// Incarnations of registries that hold the stack image.
     with_stack: Mutex<BTreeSet<Uuid>>,
 }
@@ -62,10 +61,9 @@ pub struct Registries {
 impl Registries {
     /// Those that etcd knows.
     #[must_use]
-    pub fn new(store: Store, local: bool) -> Self {
+    pub fn new(store: Store) -> Self {
         Self {
             store,
-            local,
             with_stack: Mutex::default(),
         }
     }
@@ -96,13 +94,7 @@ impl Registries {
     /// A registry at an address.
     #[must_use]
     pub fn at(&self, address: &str) -> Registry {
-        Registry::new(address, self.local)
-    }
-
-    /// Whether they are spoken to without TLS.
-    #[must_use]
-    pub const fn is_local(&self) -> bool {
-        self.local
+        Registry::new(address)
     }
 
     /// Pushes an image to every registry that is there. One is enough; what went wrong with the
@@ -116,11 +108,9 @@ impl Registries {
         image: &Image,
     ) -> Result<Vec<String>, RegistriesError> {
         let present = self.present().await?;
-        let pushes = present.iter().map(|there| async {
-            Registry::new(&there.address, self.local)
-                .push(repository, image)
-                .await
-        });
+        let pushes = present
+            .iter()
+            .map(|there| async { Registry::new(&there.address).push(repository, image).await });
         let mut warnings = Vec::new();
         let mut last = None;
         let mut taken = 0;
@@ -169,7 +159,7 @@ impl Registries {
             if with_stack.contains(&there.id) {
                 continue;
             }
-            match Registry::new(&there.address, self.local)
+            match Registry::new(&there.address)
                 .push(STACK_REPOSITORY, &image)
                 .await
             {

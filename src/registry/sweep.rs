@@ -229,11 +229,10 @@ impl Replica {
         repository: &str,
         digest: &str,
     ) -> Result<(), CopyError> {
-        let local = self.places.tls.is_none();
-        let source = Source::replica(net, other, local, repository)?;
+        let source = Source::replica(net, other, repository)?;
         let architecture = manifest::architecture(std::env::consts::ARCH);
         let found = source.find(digest, architecture).await?;
-        let to = [Registry::new(&self.places.listen.to_string(), local)];
+        let to = [Registry::new(&self.places.program_at().to_string())];
         let spool = Path::new(SPOOL);
         copy::copy(&source, &found, &to, repository, None, spool).await?;
         Ok(())

@@ -70,7 +70,6 @@ impl Registry {
             storage: dir.join("storage"),
             run: dir.join("run"),
             listen: address,
-            tls: None,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(run_at(places, store.clone(), stop.clone()));

@@ -10,7 +10,7 @@ use http::{
 };
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     sockets::{self, Peer},
     upgrade,
 };
+use crate::link;
 
 /// A backend has so long to accept a connection.
 const CONNECT: Duration = Duration::from_millis(300);
@@ -288,11 +289,14 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
 /// A new connection to a backend.
 async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io::Result<Sender> {
     let address = backend.endpoint().address;
-    let stream = match timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(stream) => stream?,
-        Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+    // Apps speak for themselves; the controller is a part of the platform.
+    let links = if backend.is_controller() {
+        link::links()
+    } else {
+        link::plain()
     };
-    sockets::tune(&stream, peer);
+    let stream = links.connect(address, CONNECT).await?;
+    sockets::tune(stream.socket(), peer);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
         // Old clients' scripts know the controller's header names by their spelling.

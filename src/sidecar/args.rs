@@ -2,19 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::{announce, log, run, ship::Address, wire::Source};
+use super::{announce, fence, log, run, ship::Address, wire::Source};
 use crate::model::{AppName, ProcessName};
 
 /// What `--help` says.
 pub const USAGE: &str = "\
 deis-sidecar stands beside a process: it announces when the process is healthy, and brings its log away.
 A one-off process it starts itself, and connects it with whoever has asked for it.
+As a host's fence it stops processes of single types when the host's lease has run out.
 
 Usage:
   deis-sidecar announce --unit NAME --uuid UUID --address IP:PORT
                         [--health-url /PATH [--health-initial-delay S] [--health-timeout S]]
   deis-sidecar announce --unit NAME --uuid UUID --no-port
   deis-sidecar log      --unit NAME --uuid UUID --app APP --tag 'APP[TYPE.N]' [--drain]
+  deis-sidecar fence    [--lease PATH] [--fenced PATH]
   deis-sidecar run      --unit NAME --errand PATH -- PROGRAM [ARGUMENT...]
 
 Options:
@@ -29,6 +31,8 @@ Options:
   --tag TAG                 what its lines are tagged with
   --drain                   send what is left in the spool, remove it and exit
   --errand PATH             file that says what to run: the command line, for whom, on what terminal
+  --lease PATH              file that says until when the host's lease holds (/run/deis/lease)
+  --fenced PATH             folder of the processes to stop then (/run/deis/fence)
   --agent-socket PATH       the agent (/run/deis/agent.sock)
   --spool PATH              folder of the spools (/run/deis/spool)
   --journal PATH            the journal (/run/systemd/journal/socket)
@@ -44,6 +48,8 @@ pub enum Command {
     Help,
     /// Be the announcer.
     Announce(announce::Options),
+    /// Be the fence.
+    Fence(fence::Options),
     /// Be the log sidecar.
     Log(log::Options),
     /// Run a one-off process.
@@ -54,7 +60,7 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ArgsError {
     /// No such command.
-    #[error("expected the command announce, log or run, got {0:?}")]
+    #[error("expected the command announce, log, run or fence, got {0:?}")]
     Command(String),
     /// No such option for this command.
     #[error("unknown option {0:?}")]
@@ -78,7 +84,7 @@ pub enum ArgsError {
 }
 
 /// Options with a value.
-const VALUED: [&str; 12] = [
+const VALUED: [&str; 14] = [
     "--unit",
     "--uuid",
     "--address",
@@ -91,6 +97,8 @@ const VALUED: [&str; 12] = [
     "--spool",
     "--journal",
     "--errand",
+    "--lease",
+    "--fenced",
 ];
 /// Options without.
 const FLAGS: [&str; 2] = ["--no-port", "--drain"];
@@ -109,6 +117,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, ArgsErro
         "announce" => given.announce().map(Command::Announce),
         "log" => given.log().map(Command::Log),
         "run" => given.run().map(Command::Run),
+        "fence" => Ok(Command::Fence(given.fence())),
         _ => Err(ArgsError::Command(command)),
     }
 }
@@ -216,6 +225,13 @@ impl Given {
                 .seconds("--health-timeout", 1)?
                 .max(Duration::from_millis(100)),
         })
+    }
+
+    fn fence(&self) -> fence::Options {
+        fence::Options {
+            lease: self.path("--lease", fence::LEASE),
+            fenced: self.path("--fenced", fence::FENCED),
+        }
     }
 
     fn run(&self) -> Result<run::Options, ArgsError> {

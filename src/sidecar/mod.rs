@@ -1,5 +1,5 @@
 //! `deis-sidecar`: the announcer and the log sidecar that stand beside each process, and the one that
-//! runs a one-off process ([`run`]).
+//! runs a one-off process ([`run`]). One per host is the [`fence`] of processes of single types.
 //!
 //! ```text
 //!  app --stdout--> FIFO (systemd holds it) --splice--> spool on tmpfs --agent.sock--> logger
@@ -13,6 +13,7 @@
 
 pub mod announce;
 pub mod args;
+pub mod fence;
 pub mod frame;
 pub mod health;
 pub mod journal;
@@ -43,6 +44,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
             Err(error) => Err(chain(&error)),
         },
         Ok(Command::Announce(options)) => announce::run(&options).map_err(|e| e.to_string()),
+        Ok(Command::Fence(options)) => fence::run(&options).map_err(|e| e.to_string()),
         Ok(Command::Log(options)) => log::run(&options).map_err(|e| chain(&e)),
         Err(problem) => {
             eprintln!("deis-sidecar: {problem}\n\n{}", args::USAGE);

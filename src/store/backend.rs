@@ -57,6 +57,15 @@ impl Span {
         }
     }
 
+    /// All keys from one to another, both included.
+    pub fn closed(first: &str, last: &str) -> Self {
+        let to = [last.as_bytes(), &[0]].concat();
+        Self {
+            from: first.into(),
+            to,
+        }
+    }
+
     /// The rest of the span after `key`.
     pub fn after(self, key: &str) -> Self {
         let mut from = key.as_bytes().to_vec();

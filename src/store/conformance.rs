@@ -308,6 +308,17 @@ async fn transactions(store: &Store) {
     );
     let read = store.get(&a).await.expect("get").expect("there");
     assert_eq!((read.mod_revision, read.create_revision), (first, first));
+    let around = |txn: Txn| {
+        txn.absent(&route("0"))
+            .absent(&route("z"))
+            .put(&b, &record(true))
+    };
+    for (gap, want) in [(true, false), (false, true)] {
+        let txn = around(Txn::new()).compacted(|_, _| gap);
+        let done = store.commit(txn.delete(&route("none"))).await;
+        assert_eq!(done.is_ok(), want, "the whole gap is compared: {gap}");
+    }
+    store.commit(Txn::new().delete(&b)).await.expect("deleted");
     let both = Txn::new()
         .unchanged(&a, first)
         .put(&a, &record(true))

@@ -25,6 +25,8 @@ use crate::model::Revision;
 
 /// Bound of one try of one call.
 const TRY: Duration = Duration::from_secs(2);
+/// The same for the renewal of a lease: a member that has died must not cost the lease its time.
+const TRY_RENEWAL: Duration = Duration::from_secs(1);
 /// Rounds over all endpoints before a call is given up.
 const ROUNDS: usize = 2;
 /// Largest answer that is read: pages stay far below.
@@ -102,13 +104,25 @@ impl Etcd {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        self.call_within(TRY, call).await
+    }
+
+    /// The same with a bound of its own for each try.
+    async fn call_within<T, F>(
+        &self,
+        limit: Duration,
+        call: impl Fn(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let start = self.preferred.load(Ordering::Relaxed);
         let mut reason = String::new();
         for round in 0..ROUNDS {
             for offset in 0..self.members.len() {
                 let index = (start + offset) % self.members.len();
                 let (endpoint, client) = &self.members[index];
-                match time::timeout(TRY, call(client.clone())).await {
+                match time::timeout(limit, call(client.clone())).await {
                     Ok(Ok(answer)) => {
                         self.preferred.store(index, Ordering::Relaxed);
                         return Ok(answer);
@@ -118,7 +132,7 @@ impl Etcd {
                         Class::Final(error) => return Err(error),
                     },
                     Err(_) => {
-                        reason = format!("{endpoint}: no answer within {} s", TRY.as_secs());
+                        reason = format!("{endpoint}: no answer within {} s", limit.as_secs());
                     }
                 }
             }
@@ -194,6 +208,10 @@ fn etcd_txn(txn: &Txn) -> EtcdTxn {
         .iter()
         .map(|compare| match compare {
             Compare::Absent(key) => EtcdCompare::create_revision(key.as_str(), CompareOp::Equal, 0),
+            Compare::NoneBetween(first, last) => {
+                EtcdCompare::create_revision(first.as_str(), CompareOp::Equal, 0)
+                    .with_range(format!("{last}\0"))
+            }
             Compare::Present(key) => {
                 EtcdCompare::create_revision(key.as_str(), CompareOp::NotEqual, 0)
             }
@@ -315,7 +333,7 @@ impl Backend for Etcd {
 
     fn keep_alive(&self, lease: i64) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(async move {
-            self.call(|client| {
+            self.call_within(TRY_RENEWAL, |client| {
                 let mut client = client.lease_client();
                 async move {
                     // The crate answers a lost lease with this error, at once.

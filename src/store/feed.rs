@@ -45,6 +45,10 @@ pub struct Health {
     pub last_contact: Option<Instant>,
     /// Since when the view has been unbroken; none while it is broken.
     pub unbroken_since: Option<Instant>,
+    /// How often it broke, or the store could not be read.
+    pub breaks: u64,
+    /// How often all was listed, the first time included.
+    pub resyncs: u64,
 }
 
 /// An endless, gap-free series of updates of one prefix. Dropping it ends it.
@@ -164,6 +168,7 @@ impl Driver {
         match list_pages(&*self.backend, &self.prefix, false).await {
             Ok((listing, revision)) => {
                 self.contact();
+                self.health.send_modify(|health| health.resyncs += 1);
                 if let Some(update) = self.mirror.resync(listing, revision) {
                     self.deliver(update).await?;
                 }
@@ -243,8 +248,10 @@ impl Driver {
     }
 
     fn broken(&self) {
-        self.health
-            .send_modify(|health| health.unbroken_since = None);
+        self.health.send_modify(|health| {
+            health.unbroken_since = None;
+            health.breaks += 1;
+        });
     }
 }
 

@@ -229,6 +229,11 @@ impl MemoryStore {
         let get = |key: &str| state.keys.get(key.as_bytes());
         match compare {
             Compare::Absent(key) => get(key).is_none(),
+            Compare::NoneBetween(first, last) => state
+                .keys
+                .range(first.as_bytes().to_vec()..=last.as_bytes().to_vec())
+                .next()
+                .is_none(),
             Compare::Present(key) => get(key).is_some(),
             Compare::ModRevision(key, revision) => {
                 get(key).map_or(0, |entry| entry.mod_revision) == *revision

@@ -15,7 +15,11 @@ mod txn;
 #[cfg(test)]
 mod conformance;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 pub use backend::Entry;
 pub use etcd::{EtcdOptions, EtcdTls};
@@ -23,7 +27,7 @@ pub use feed::{Feed, Health};
 pub use keys::{Key, Prefix};
 pub use memory::{Faults, MemoryStore};
 pub use mirror::{Change, Update};
-pub use presence::{Lease, Presence, PresenceError};
+pub use presence::{Lease, LeaseClock, Presence, PresenceError};
 pub use txn::{Compare, MAX_TXN_OPS, Op, Txn};
 
 use crate::model::{DecodeError, Record, Revision};
@@ -155,6 +159,38 @@ impl Store {
             .next()
             .map(|(key, entry)| decode(&key, &entry))
             .transpose()
+    }
+
+    /// Reads many records in a few reads, the most of which are of ranges: what lies between is read in
+    /// vain, which costs less than asking for each. The answers are in the order of `keys`, and one
+    /// record that can't be read is no other's business.
+    ///
+    /// # Errors
+    /// When etcd can't be reached.
+    pub async fn get_many<T: Record>(
+        &self,
+        keys: &[Key<T>],
+    ) -> Result<Vec<Option<Result<Versioned<T>, StoreError>>>, StoreError> {
+        let mut missing: BTreeSet<&str> = keys.iter().map(Key::as_str).collect();
+        let mut found = HashMap::with_capacity(keys.len());
+        while let (Some(first), Some(last)) = (missing.first(), missing.last()) {
+            // Where hardly anything between was wanted, one page is as good as one key.
+            let limit = i64::try_from(missing.len() * 2 + 16)
+                .unwrap_or(PAGE)
+                .min(PAGE);
+            let span = Span::closed(first, last);
+            let page = self.backend.range(span, limit, 0, false).await?;
+            match page.entries.last() {
+                Some((last, _)) if page.more => missing = missing.split_off(last.as_str()),
+                Some(_) | None => missing.clear(),
+            }
+            for (key, entry) in page.entries {
+                missing.remove(key.as_str());
+                found.insert(key, entry);
+            }
+        }
+        let read = |key: &Key<T>| Some(decode(key.as_str(), found.get(key.as_str())?));
+        Ok(keys.iter().map(read).collect())
     }
 
     /// Reads all records under a prefix, page by page at one revision.

@@ -11,6 +11,9 @@ use tracing::{info, warn};
 use super::{CommitError, Key, Store, StoreError, Txn, backend::Backend};
 use crate::model::{Record, Revision};
 
+/// Pause after a lease was not renewed: each member has had its time to answer.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// A lease that is kept alive until it is dropped or lost.
 #[derive(Debug)]
 pub struct Lease {
@@ -45,8 +48,10 @@ impl Lease {
             lost: false,
         });
         let task = tokio::spawn(async move {
+            let mut pause = ttl / 3;
             loop {
-                time::sleep(ttl / 3).await;
+                time::sleep(pause).await;
+                pause = ttl / 3;
                 let asked = Instant::now();
                 match backend.keep_alive(id).await {
                     Ok(true) => {
@@ -59,7 +64,10 @@ impl Lease {
                         sender.send_modify(|state| state.lost = true);
                         return;
                     }
-                    Err(error) => warn!(lease = id, %error, "lease not renewed, trying again"),
+                    Err(error) => {
+                        warn!(lease = id, %error, "lease not renewed, trying again");
+                        pause = RETRY;
+                    }
                 }
             }
         });
@@ -119,12 +127,31 @@ pub struct Presence<T> {
     key: Key<T>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Status {
     /// The revision of our key, as put last.
     revision: Revision,
     lease: i64,
     until: Option<Instant>,
+    /// The same, also when the server has ended it: by then whoever knows no better lets go of it.
+    deadline: Instant,
+}
+
+/// Until when a host holds its lease by its own monotonic clock, whatever the store may say.
+#[derive(Debug, Clone)]
+pub struct LeaseClock(watch::Receiver<Status>);
+
+impl LeaseClock {
+    /// Until then.
+    #[must_use]
+    pub fn until(&mut self) -> Instant {
+        self.0.borrow_and_update().deadline
+    }
+
+    /// Waits until it was renewed; false when it is kept no more. Cancel safe.
+    pub async fn renewed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
 }
 
 impl<T> Drop for Presence<T> {
@@ -230,6 +257,20 @@ impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
             .is_some_and(|until| Instant::now() < until)
     }
 
+    /// Follows the lease's time.
+    #[must_use]
+    pub fn clock(&self) -> LeaseClock {
+        LeaseClock(self.status.clone())
+    }
+
+    /// Renews the lease now, so that it lasts as long as possible after we are gone; says until when it
+    /// then holds. None when that failed.
+    pub async fn renew(&self, ttl: Duration) -> Option<Instant> {
+        let asked = Instant::now();
+        let renewed = self.store.backend.keep_alive(self.lease()).await;
+        matches!(renewed, Ok(true)).then(|| asked + ttl)
+    }
+
     /// Takes the key away at once: a clean goodbye. Best effort: the lease ends it anyway.
     pub async fn leave(self) {
         self.task.abort();
@@ -252,6 +293,7 @@ impl Held {
             revision: self.revision,
             lease: self.lease.id,
             until: (!state.lost).then_some(state.until),
+            deadline: state.until,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Active, Exit, Inbox, UnitChange, UnitError, UnitStatus, Units};
+use super::{Active, Exit, Inbox, UnitChange, UnitError, UnitStatus, Units, Words};
 
 /// Units in memory; clones share them.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,22 @@ struct World {
     units: BTreeMap<String, UnitStatus>,
     broken: BTreeSet<String>,
     calls: Vec<String>,
+}
+
+/// What systemd would say of a service.
+fn words(active: Active) -> Words {
+    let (active, sub) = match active {
+        Active::Inactive => ("inactive", "dead"),
+        Active::Activating => ("activating", "start"),
+        Active::AutoRestart => ("activating", "auto-restart"),
+        Active::Active => ("active", "running"),
+        Active::Deactivating => ("deactivating", "stop-sigterm"),
+        Active::Failed => ("failed", "failed"),
+    };
+    Words {
+        active: active.to_owned(),
+        sub: sub.to_owned(),
+    }
 }
 
 impl FakeUnits {
@@ -72,6 +88,7 @@ impl FakeUnits {
                 exit: Some(exit),
                 restarts: Some(status.restarts),
                 up_since: None,
+                words: Some(words(status.active)),
             }
         });
         self.shared.inbox.change(unit, change);
@@ -79,11 +96,17 @@ impl FakeUnits {
 
     /// A unit changes its activity by itself.
     pub fn set(&self, unit: &str, active: Active) {
-        self.world(|w| w.units.entry(unit.to_owned()).or_default().active = active);
+        self.world(|w| {
+            let status = w.units.entry(unit.to_owned()).or_default();
+            status.active = active;
+            status.load = "loaded".to_owned();
+            status.words = words(active);
+        });
         self.shared.inbox.change(
             unit,
             UnitChange {
                 active: Some(active),
+                words: Some(words(active)),
                 ..UnitChange::default()
             },
         );
@@ -91,12 +114,13 @@ impl FakeUnits {
 }
 
 impl Units for FakeUnits {
-    async fn start(&self, unit: &str) -> Result<(), UnitError> {
+    async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         let broken = self.world(|w| {
             w.calls.push(format!("start {unit}"));
             w.broken.contains(unit)
         });
         if broken {
+            self.set(unit, Active::Failed);
             return Err(UnitError::Job {
                 call: "start",
                 unit: unit.to_owned(),
@@ -104,7 +128,7 @@ impl Units for FakeUnits {
             });
         }
         self.set(unit, Active::Active);
-        Ok(())
+        self.status(unit).await
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
@@ -115,6 +139,7 @@ impl Units for FakeUnits {
         if known {
             let change = UnitChange {
                 active: Some(Active::Inactive),
+                words: Some(words(Active::Inactive)),
                 ..UnitChange::default()
             };
             self.shared.inbox.change(unit, change);
@@ -124,6 +149,28 @@ impl Units for FakeUnits {
 
     async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         Ok(self.world(|w| w.units.get(unit).cloned().unwrap_or_default()))
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        self.world(|w| {
+            w.calls.push(format!("load {unit}"));
+            let idle = || UnitStatus {
+                load: "loaded".to_owned(),
+                words: words(Active::Inactive),
+                ..UnitStatus::default()
+            };
+            Ok(w.units.get(unit).cloned().unwrap_or_else(idle))
+        })
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.world(|w| w.calls.push(format!("enable {unit}")));
+        Ok(true)
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.world(|w| w.calls.push(format!("disable {unit}")));
+        Ok(true)
     }
 
     async fn reload(&self) -> Result<(), UnitError> {

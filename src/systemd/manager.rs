@@ -2,20 +2,23 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ordered_stream::{OrderedStream, OrderedStreamExt as _};
 use tokio::{
     sync::{Semaphore, oneshot, watch},
     time,
 };
 use tracing::{info, warn};
-use zbus::{Connection, MatchRule, MessageStream, message};
+use zbus::{Connection, MatchRule, Message, MessageStream, message};
 
 use super::{
-    Inbox, UnitError, UnitStatus, Units, journal,
+    Active, Inbox, UnitChange, UnitError, UnitStatus, Units, Words, journal,
     proxies::{self, ManagerProxy},
     signals::{self, Properties, Signal},
 };
@@ -27,7 +30,11 @@ const START_LIMIT: Duration = Duration::from_secs(100);
 /// How long a stop may take: an operator's unit has systemd's default of 90 s.
 const STOP_LIMIT: Duration = Duration::from_secs(100);
 /// Jobs in flight at once.
-const JOBS_MAX: usize = 16;
+const JOBS_MAX: usize = 128;
+/// Signals that may wait for us; more hold systemd's answers back.
+const SIGNALS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not 0");
+/// Properties asked for at once.
+const QUESTIONS_MAX: usize = 32;
 /// Results of jobs kept for a caller that asks a moment later.
 const RESULTS_KEPT: usize = 256;
 /// Longest pause between two tries to reach the bus.
@@ -44,7 +51,59 @@ pub struct Systemd {
 struct Shared {
     inbox: Inbox,
     jobs: Mutex<Jobs>,
+    /// What signals have told of units since their start was asked for.
+    starting: Mutex<HashMap<String, Told>>,
     slots: Semaphore,
+}
+
+/// What signals have told of a unit.
+#[derive(Debug, Default)]
+struct Told {
+    status: UnitStatus,
+    /// Its activity was among it.
+    active: bool,
+}
+
+impl Shared {
+    /// From now on, what signals tell of a unit is remembered until the guard is gone.
+    fn listen_to<'s>(&'s self, unit: &'s str) -> Listening<'s> {
+        self.starting().insert(unit.to_owned(), Told::default());
+        Listening { shared: self, unit }
+    }
+
+    fn starting(&self) -> MutexGuard<'_, HashMap<String, Told>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self, unit: &str, change: UnitChange) {
+        if let Some(told) = self.starting().get_mut(unit) {
+            told.active |= change.active.is_some();
+            change.clone().apply(&mut told.status);
+            // Only what is loaded has signals.
+            told.status.load = "loaded".to_owned();
+        }
+        self.inbox.change(unit, change);
+    }
+}
+
+struct Listening<'s> {
+    shared: &'s Shared,
+    unit: &'s str,
+}
+
+impl Listening<'_> {
+    /// What the unit is by now, if signals have told.
+    fn told(&self) -> Option<UnitStatus> {
+        let starting = self.shared.starting();
+        let told = starting.get(self.unit).filter(|told| told.active);
+        told.map(|told| told.status.clone())
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.shared.starting().remove(self.unit);
+    }
 }
 
 /// Who waits for which job. A result may come before its caller has learnt the job's path, so the
@@ -88,6 +147,7 @@ impl Systemd {
         let shared = Arc::new(Shared {
             inbox: Inbox::default(),
             jobs: Mutex::default(),
+            starting: Mutex::default(),
             slots: Semaphore::new(JOBS_MAX),
         });
         let (sender, receiver) = watch::channel(Some(connection));
@@ -152,6 +212,34 @@ impl Systemd {
         }
     }
 
+    /// What systemd says of a unit that it has loaded.
+    async fn read_status(
+        &self,
+        connection: &Connection,
+        unit: &str,
+    ) -> Result<UnitStatus, UnitError> {
+        let of_unit = self.properties(connection, unit, proxies::UNIT).await?;
+        let mut status = UnitStatus {
+            active: signals::activity(&of_unit).unwrap_or_default(),
+            load: signals::text(&of_unit, "LoadState").unwrap_or_default(),
+            words: signals::words(&of_unit).unwrap_or_default(),
+            up_since: signals::up_since(&of_unit).unwrap_or_default(),
+            needs_reload: of_unit
+                .get("NeedDaemonReload")
+                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
+            ..UnitStatus::default()
+        };
+        if unit.ends_with(".service") {
+            let of_service = self
+                .properties(connection, unit, proxies::SERVICE_UNIT)
+                .await?;
+            let (exit, restarts) = signals::service(&of_service);
+            status.exit = exit.unwrap_or_default();
+            status.restarts = restarts.unwrap_or_default();
+        }
+        Ok(status)
+    }
+
     async fn properties(
         &self,
         connection: &Connection,
@@ -177,6 +265,27 @@ impl Systemd {
                 reason: error.to_string(),
             })
     }
+}
+
+/// Reads one property of a unit that is loaded; systemd computes no other.
+async fn property<T: TryFrom<zbus::OwnedVariant>>(
+    connection: &Connection,
+    unit: &str,
+    interface: &str,
+    name: &str,
+) -> Result<Option<T>, UnitError> {
+    let path = proxies::unit_path(unit);
+    let body = (interface, name);
+    let call = connection.call_method(
+        Some(proxies::SERVICE),
+        path.as_str(),
+        Some(proxies::PROPERTIES),
+        "Get",
+        &body,
+    );
+    let reply = bounded("Get", unit, call).await?;
+    let value = reply.body().deserialize::<zbus::OwnedVariant>().ok();
+    Ok(value.and_then(|value| T::try_from(value).ok()))
 }
 
 /// Puts a bound on a method call and words its error.
@@ -207,17 +316,32 @@ fn is_unknown(error: &UnitError) -> bool {
 }
 
 impl Units for Systemd {
-    async fn start(&self, unit: &str) -> Result<(), UnitError> {
+    async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         let _slot = self.shared.slots.acquire().await;
-        let (_, manager) = self.manager().await?;
-        if self.status(unit).await?.needs_reload {
+        let (connection, manager) = self.manager().await?;
+        // What is not loaded has no other text. Asked for a property, systemd would load it first.
+        let is_loaded = match bounded("GetUnit", unit, manager.get_unit(unit)).await {
+            Ok(_) => true,
+            Err(error) if is_unknown(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if is_loaded
+            && property(&connection, unit, proxies::UNIT, "NeedDaemonReload").await? == Some(true)
+        {
             return Err(UnitError::OtherText {
                 unit: unit.to_owned(),
             });
         }
+        let listening = self.shared.listen_to(unit);
         let path = bounded("start", unit, manager.start_unit(unit, "replace")).await?;
         self.job("start", unit, path.as_str(), START_LIMIT, true)
-            .await
+            .await?;
+        // Signals come in order, and that of the unit before that of its job. Of one that was up before
+        // they have nothing to tell.
+        match listening.told() {
+            Some(status) => Ok(status),
+            None => self.status(unit).await,
+        }
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
@@ -241,24 +365,74 @@ impl Units for Systemd {
             Err(error) if is_unknown(&error) => return Ok(UnitStatus::default()),
             Err(error) => return Err(error),
         }
-        let of_unit = self.properties(&connection, unit, proxies::UNIT).await?;
-        let mut status = UnitStatus {
-            active: signals::activity(&of_unit).unwrap_or_default(),
-            up_since: signals::up_since(&of_unit).unwrap_or_default(),
-            needs_reload: of_unit
-                .get("NeedDaemonReload")
-                .is_some_and(|v| bool::try_from(&**v) == Ok(true)),
-            ..UnitStatus::default()
+        self.read_status(&connection, unit).await
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        let (connection, manager) = self.manager().await?;
+        bounded("load", unit, manager.load_unit(unit)).await?;
+        self.read_status(&connection, unit).await
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.enable_unit_files(&files, true, true);
+        let (_, changes) = bounded("enable", unit, call).await?;
+        Ok(!changes.is_empty())
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        let (_, manager) = self.manager().await?;
+        let files = [unit];
+        let call = manager.disable_unit_files(&files, true);
+        Ok(!bounded("disable", unit, call).await?.is_empty())
+    }
+
+    async fn statuses(&self, units: &[String]) -> Result<Vec<UnitStatus>, UnitError> {
+        let (connection, manager) = self.manager().await?;
+        let names: Vec<&str> = units.iter().map(String::as_str).collect();
+        let call = manager.list_units_by_names(&names);
+        let listed: HashMap<String, UnitStatus> = bounded("ListUnitsByNames", "all units", call)
+            .await?
+            .into_iter()
+            .map(|(name, _, load, active, sub, ..)| {
+                let status = UnitStatus {
+                    active: Active::parse(&active, &sub),
+                    load,
+                    words: Words { active, sub },
+                    ..UnitStatus::default()
+                };
+                (name, status)
+            })
+            .collect();
+        let one = |unit: &String| {
+            let status = listed.get(unit).cloned().unwrap_or_default();
+            let (unit, connection) = (unit.clone(), &connection);
+            async move {
+                match status.active {
+                    Active::Inactive => Ok(status),
+                    // How it ended last matters only of what does not run.
+                    Active::Active if unit.ends_with(".service") => {
+                        let restarts =
+                            property(connection, &unit, proxies::SERVICE_UNIT, "NRestarts");
+                        let up_since =
+                            property(connection, &unit, proxies::UNIT, signals::UP_SINCE);
+                        let (restarts, up_since) = tokio::try_join!(restarts, up_since)?;
+                        Ok(UnitStatus {
+                            restarts: restarts.unwrap_or_default(),
+                            up_since: up_since.unwrap_or_default(),
+                            ..status
+                        })
+                    }
+                    _ => self.status(&unit).await,
+                }
+            }
         };
-        if unit.ends_with(".service") {
-            let of_service = self
-                .properties(&connection, unit, proxies::SERVICE_UNIT)
-                .await?;
-            let (exit, restarts) = signals::service(&of_service);
-            status.exit = exit.unwrap_or_default();
-            status.restarts = restarts.unwrap_or_default();
-        }
-        Ok(status)
+        stream::iter(units.iter().map(one))
+            .buffered(QUESTIONS_MAX)
+            .try_collect()
+            .await
     }
 
     async fn reload(&self) -> Result<(), UnitError> {
@@ -283,14 +457,11 @@ impl Units for Systemd {
     }
 }
 
-/// The signals that we listen to.
-struct Streams {
-    jobs: MessageStream,
-    removed: MessageStream,
-    properties: MessageStream,
-}
+/// The signals that we listen to, in the order in which systemd has sent them.
+type Signals =
+    Pin<Box<dyn OrderedStream<Data = zbus::Result<Message>, Ordering = message::Sequence> + Send>>;
 
-async fn open() -> Result<(Connection, Streams), zbus::Error> {
+async fn open() -> Result<(Connection, Signals), zbus::Error> {
     let connection = Connection::system().await?;
     let manager_signal = |member: &'static str| -> Result<MatchRule<'static>, zbus::Error> {
         MatchRule::builder()
@@ -308,27 +479,25 @@ async fn open() -> Result<(Connection, Streams), zbus::Error> {
         .interface(proxies::PROPERTIES)
         .member("PropertiesChanged")
         .build()?;
-    let streams = Streams {
-        jobs: MessageStream::for_match_rule(manager_signal("JobRemoved")?, &connection, None)
-            .await?,
-        removed: MessageStream::for_match_rule(manager_signal("UnitRemoved")?, &connection, None)
-            .await?,
-        properties: MessageStream::for_match_rule(properties, &connection, None).await?,
-    };
+    let stream = |rule| MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX));
+    let jobs = stream(manager_signal("JobRemoved")?).await?;
+    let removed = stream(manager_signal("UnitRemoved")?).await?;
+    let properties = stream(properties).await?;
     ManagerProxy::new(&connection).await?.subscribe().await?;
-    Ok((connection, streams))
+    let signals = ordered_stream::join(ordered_stream::join(jobs, removed), properties);
+    Ok((connection, Box::pin(signals)))
 }
 
 /// Distributes signals until every handle is gone; connects again when the bus goes.
 async fn listen(
     shared: Arc<Shared>,
     connection: watch::Sender<Option<Connection>>,
-    mut streams: Streams,
+    mut signals: Signals,
 ) {
     loop {
         tokio::select! {
             () = connection.closed() => return,
-            () = pump(&shared, &mut streams) => {}
+            () = pump(&shared, &mut signals) => {}
         }
         connection.send_replace(None);
         // Whoever waits for a job reads the unit's state instead.
@@ -342,8 +511,8 @@ async fn listen(
         let mut pause = Duration::from_millis(50);
         let opened = loop {
             match open().await {
-                Ok((new, new_streams)) => {
-                    streams = new_streams;
+                Ok((new, new_signals)) => {
+                    signals = new_signals;
                     break new;
                 }
                 Err(_) if connection.is_closed() => return,
@@ -359,14 +528,8 @@ async fn listen(
 
 /// Passes signals on until the connection ends. Never calls a method: a full queue of signals would
 /// then hold back its own answer.
-async fn pump(shared: &Shared, streams: &mut Streams) {
-    loop {
-        let message = tokio::select! {
-            message = streams.jobs.next() => message,
-            message = streams.removed.next() => message,
-            message = streams.properties.next() => message,
-        };
-        let Some(Ok(message)) = message else { return };
+async fn pump(shared: &Shared, signals: &mut Signals) {
+    while let Some(Ok(message)) = signals.next().await {
         match signals::read(&message) {
             Some(Signal::Job { path, result }) => {
                 shared
@@ -375,7 +538,7 @@ async fn pump(shared: &Shared, streams: &mut Streams) {
                     .unwrap_or_else(PoisonError::into_inner)
                     .finish(path, result);
             }
-            Some(Signal::Unit { name, change }) => shared.inbox.change(&name, change),
+            Some(Signal::Unit { name, change }) => shared.changed(&name, change),
             None => {}
         }
     }

@@ -132,6 +132,15 @@ fn signal_name(number: i32) -> String {
     name.to_owned()
 }
 
+/// systemd's own words for a unit's state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
+    /// ActiveState.
+    pub active: String,
+    /// SubState.
+    pub sub: String,
+}
+
 /// What is known of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnitStatus {
@@ -145,6 +154,10 @@ pub struct UnitStatus {
     pub needs_reload: bool,
     /// Since when it is up, in microseconds since the boot; 0 when it never was.
     pub up_since: u64,
+    /// LoadState; empty while it is not loaded.
+    pub load: String,
+    /// The same in systemd's words.
+    pub words: Words,
 }
 
 /// What a signal said of a unit; parts that it did not mention are `None`.
@@ -158,6 +171,8 @@ pub struct UnitChange {
     pub restarts: Option<u32>,
     /// Since when it is up, in microseconds since the boot.
     pub up_since: Option<u64>,
+    /// Its state in systemd's words.
+    pub words: Option<Words>,
 }
 
 impl UnitChange {
@@ -165,6 +180,7 @@ impl UnitChange {
         self.active = later.active.or(self.active);
         self.restarts = later.restarts.or(self.restarts);
         self.up_since = later.up_since.or(self.up_since);
+        self.words = later.words.or_else(|| self.words.take());
         if let Some(exit) = later.exit {
             self.exit = Some(exit);
         }
@@ -177,6 +193,9 @@ impl UnitChange {
         status.up_since = self.up_since.unwrap_or(status.up_since);
         if let Some(exit) = self.exit {
             status.exit = exit;
+        }
+        if let Some(words) = self.words {
+            status.words = words;
         }
     }
 }
@@ -217,15 +236,20 @@ impl Inbox {
         self.wake.notify_one();
     }
 
+    /// Takes what there is.
+    pub fn take(&self) -> News {
+        std::mem::take(
+            &mut *self
+                .news
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
     /// Waits until there is news and takes it. Cancel safe.
     pub async fn next(&self) -> News {
         loop {
-            let news = std::mem::take(
-                &mut *self
-                    .news
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner),
-            );
+            let news = self.take();
             if news.resync || !news.units.is_empty() {
                 return news;
             }
@@ -284,12 +308,32 @@ pub enum UnitError {
 
 /// The service manager, as far as the agent needs it.
 pub trait Units: Clone + Send + Sync + 'static {
-    /// Starts a unit and waits until it is up. Refuses a unit that has another text loaded.
-    fn start(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
+    /// Starts a unit, waits until it is up, and says what is known of it then. Refuses a unit that has
+    /// another text loaded.
+    fn start(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
     /// Stops a unit and waits until it is down. A unit that is not there is down.
     fn stop(&self, unit: &str) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// What systemd knows of a unit; the default status when it is not loaded.
     fn status(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// The same of many, in their order.
+    fn statuses(
+        &self,
+        units: &[String],
+    ) -> impl Future<Output = Result<Vec<UnitStatus>, UnitError>> + Send {
+        async move {
+            let mut all = Vec::with_capacity(units.len());
+            for unit in units {
+                all.push(self.status(unit).await?);
+            }
+            Ok(all)
+        }
+    }
+    /// Has systemd read a unit's file if it doesn't know the unit yet, and says what it knows then.
+    fn load(&self, unit: &str) -> impl Future<Output = Result<UnitStatus, UnitError>> + Send;
+    /// Does until the next boot what a unit's `[Install]` section says; whether that changed anything.
+    fn enable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
+    /// Takes that back; whether that changed anything.
+    fn disable(&self, unit: &str) -> impl Future<Output = Result<bool, UnitError>> + Send;
     /// Makes systemd read all unit files again (for raw units only).
     fn reload(&self) -> impl Future<Output = Result<(), UnitError>> + Send;
     /// Forgets that a unit has failed.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use zbus::{Message, OwnedObjectPath, OwnedVariant};
 
-use super::{Active, Exit, UnitChange, proxies};
+use super::{Active, Exit, UnitChange, Words, proxies};
+use crate::model::UNIT_SUFFIXES;
 
 /// A signal that matters to us.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,10 +26,14 @@ pub enum Signal {
     },
 }
 
+/// The property that says since when a unit is up.
+pub const UP_SINCE: &str = "ActiveEnterTimestampMonotonic";
+
 /// Properties of one interface as systemd sends them.
 pub type Properties = HashMap<String, OwnedVariant>;
 
-fn text(properties: &Properties, name: &str) -> Option<String> {
+/// One property that is a text.
+pub fn text(properties: &Properties, name: &str) -> Option<String> {
     <&str>::try_from(&**properties.get(name)?)
         .ok()
         .map(str::to_owned)
@@ -44,7 +49,15 @@ pub fn activity(properties: &Properties) -> Option<Active> {
 
 /// Since when a unit is up, by the same properties.
 pub fn up_since(properties: &Properties) -> Option<u64> {
-    u64::try_from(&**properties.get("ActiveEnterTimestampMonotonic")?).ok()
+    u64::try_from(&**properties.get(UP_SINCE)?).ok()
+}
+
+/// The same in systemd's own words.
+pub fn words(properties: &Properties) -> Option<Words> {
+    Some(Words {
+        active: text(properties, "ActiveState")?,
+        sub: text(properties, "SubState")?,
+    })
 }
 
 /// What the properties of org.freedesktop.systemd1.Service say.
@@ -87,10 +100,7 @@ pub fn read(message: &Message) -> Option<Signal> {
         }
         "PropertiesChanged" => {
             let name = proxies::unit_of_path(header.path()?.as_str())?;
-            if !(name.ends_with(".service")
-                || name.ends_with(".socket")
-                || name.ends_with(".timer"))
-            {
+            if !UNIT_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
                 return None;
             }
             let (interface, changed, _): (String, Properties, Vec<String>) =
@@ -99,6 +109,7 @@ pub fn read(message: &Message) -> Option<Signal> {
                 proxies::UNIT => UnitChange {
                     active: Some(activity(&changed)?),
                     up_since: up_since(&changed),
+                    words: words(&changed),
                     ..UnitChange::default()
                 },
                 proxies::SERVICE_UNIT => {

@@ -3,6 +3,7 @@
 //! `make test` boots the cluster in a network namespace of its own and runs these in it, one after
 //! the other, in the order of their names: what breaks hosts comes last.
 
+#[path = "../support/mod.rs"]
 mod support;
 
 mod t01_path;

@@ -1,30 +1,6 @@
 //! The agent comes and goes; apps don't notice.
 
-use std::collections::BTreeMap;
-
 use crate::support::*;
-
-/// Invocation and container start of every process, by host.
-fn lives(cluster: &Cluster, app: &str) -> BTreeMap<String, String> {
-    let script = format!(
-        "for u in $(systemctl list-units --plain --no-legend '{app}_v*.service' | awk '{{print $1}}' | sort); do echo $u $(systemctl show -p InvocationID --value $u); done; podman ps --format '{{{{.Names}}}} {{{{.StartedAt}}}} {{{{.Pid}}}}' --filter name=^{app}_ | sort"
-    );
-    cluster
-        .on_all(&script)
-        .into_iter()
-        .map(|(host, ran)| (host, ran.ok().out))
-        .collect()
-}
-
-fn agent_answers(cluster: &Cluster) {
-    eventually("all agents are active again", MINUTE, || {
-        let states = cluster.on_all("systemctl is-active deis-agent");
-        match states.values().find(|ran| ran.out.trim() != "active") {
-            None => Ok(()),
-            Some(ran) => Err(format!("{ran:?}")),
-        }
-    });
-}
 
 #[test]
 fn restarts_of_the_agent_restart_nothing() {
@@ -32,7 +8,7 @@ fn restarts_of_the_agent_restart_nothing() {
     let user = User::first(&cluster);
     let app = App::pushed(&user, "steady");
     app.deis(&["scale", "web=3", "worker=2"]).ok();
-    let before = lives(&cluster, "steady");
+    let before = cluster.lives("steady");
     assert!(
         before.values().all(|life| life.contains("steady_v2.web.")),
         "{before:#?}"
@@ -44,7 +20,7 @@ fn restarts_of_the_agent_restart_nothing() {
             .on_all("systemctl kill -s KILL deis-agent")
             .into_values()
             .for_each(|ran| drop(ran.ok()));
-        agent_answers(&cluster);
+        cluster.agents_answer();
     }
     // An agent with other templates: what runs stays as it is.
     let script = "rm -rf /run/deis-templates && cp -a /opt/deis/templates /run/deis-templates && \
@@ -54,11 +30,11 @@ fn restarts_of_the_agent_restart_nothing() {
         .on_all(script)
         .into_values()
         .for_each(|ran| drop(ran.ok()));
-    agent_answers(&cluster);
+    cluster.agents_answer();
     // They work: a scaling goes through the new agents, and the old processes are the same.
     app.deis(&["scale", "web=4"]).ok();
     app.deis(&["scale", "web=3"]).ok();
-    assert_eq!(lives(&cluster, "steady"), before);
+    assert_eq!(cluster.lives("steady"), before);
 
     // The next rollout uses the new templates.
     app.deis(&["config:set", "X=1"]).ok();
@@ -71,7 +47,7 @@ fn restarts_of_the_agent_restart_nothing() {
         .on_all("umount /opt/deis/templates && systemctl restart deis-agent")
         .into_values()
         .for_each(|ran| drop(ran.ok()));
-    agent_answers(&cluster);
+    cluster.agents_answer();
     let loaded = load.finish();
     assert!(loaded.failures.is_empty(), "{loaded:?}");
 

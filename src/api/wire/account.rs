@@ -109,6 +109,23 @@ pub struct Perms {
     pub users: Vec<String>,
 }
 
+/// The types of which there is never more than one process of a number. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Single {
+    /// Their names.
+    pub types: Vec<String>,
+}
+
+impl Single {
+    /// An app's.
+    #[must_use]
+    pub fn of(app: &crate::model::App) -> Self {
+        Self {
+            types: app.single.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// A token, without its secret. Not in v1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {

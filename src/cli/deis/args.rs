@@ -119,6 +119,15 @@ pub enum Command {
     /// Set how many processes of each type run
     #[command(name = "ps:scale", visible_alias = "scale")]
     Scale(ps::Scale),
+    /// List the types marked as single, or mark one: never two processes of one number at a time
+    #[command(
+        name = "ps:single",
+        after_long_help = "The old process of a single type stops before the next one starts, also in a \
+                           deploy. A host that\nloses etcd stops its processes of single types, and they \
+                           start elsewhere after half a minute:\nan outage of etcd stops them, and \
+                           nothing else."
+    )]
+    Single(ps::Single),
     /// Restart all processes, those of a type, or one
     #[command(name = "ps:restart", visible_alias = "restart")]
     Restart(ps::Restart),

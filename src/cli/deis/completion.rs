@@ -97,7 +97,9 @@ impl Kind {
             ("config:unset", "names") => Self::Variable,
             ("domains:remove", "domain") => Self::Domain,
             ("keys:remove", "id") => Self::Key,
-            ("ps:scale" | "limits:set", _) | ("limits:unset", "types") => Self::Type,
+            ("ps:scale" | "limits:set", _) | ("limits:unset", "types") | ("ps:single", "kind") => {
+                Self::Type
+            }
             ("ps:restart", "target") => Self::Process,
             ("perms:delete", "user") => Self::Collaborator,
             ("tags:unset", "tags") => Self::Tag,

@@ -206,6 +206,16 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     (
+        "ps:single",
+        &[
+            ("deis ps:single", "lists the types that are single"),
+            (
+                "deis ps:single clock on",
+                "has the old clock stop before the next one starts, always",
+            ),
+        ],
+    ),
+    (
         "ps:restart",
         &[
             (

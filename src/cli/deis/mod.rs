@@ -238,6 +238,7 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Ps(args) => ps::list(shell, args).await,
         Command::Scale(args) => ps::scale(shell, args).await,
         Command::Restart(args) => ps::restart(shell, args).await,
+        Command::Single(args) => ps::single(shell, args).await,
         Command::Releases(args) => releases::list(shell, args).await,
         Command::ReleaseInfo(args) => releases::info(shell, args).await,
         Command::Rollback(args) => releases::rollback(shell, args).await,

@@ -33,6 +33,28 @@ pub struct Restart {
     pub target: Option<String>,
 }
 
+/// `deis ps:single`
+#[derive(Debug, Args)]
+pub struct Single {
+    #[command(flatten)]
+    pub app: args::App,
+    /// A type
+    #[arg(value_name = "TYPE", requires = "mark")]
+    pub kind: Option<ProcessType>,
+    /// Whether it is single
+    #[arg(value_name = "on|off")]
+    pub mark: Option<Mark>,
+}
+
+/// A mark that is set or taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mark {
+    /// Set.
+    On,
+    /// Taken.
+    Off,
+}
+
 /// `ps:list`
 pub async fn list(shell: &mut Shell<'_>, args: args::AppList) -> anyhow::Result<()> {
     let (session, app) = shell.app(args.app.app.as_deref())?;
@@ -138,6 +160,34 @@ pub async fn restart(shell: &mut Shell<'_>, args: Restart) -> anyhow::Result<()>
         .ui
         .line(&format!("done in {}s", start.elapsed().as_secs()));
     show(shell.ui, &app, &whole(restarted));
+    Ok(())
+}
+
+/// `ps:single`
+pub async fn single(shell: &mut Shell<'_>, args: Single) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.app.as_deref())?;
+    let path = of_app(&app, &["single"]);
+    let single: wire::Single = match (&args.kind, args.mark) {
+        (Some(kind), Some(mark)) => {
+            let what = match mark {
+                Mark::On => "single",
+                Mark::Off => "no longer single",
+            };
+            let body = json!({ kind.as_str(): mark == Mark::On });
+            let work = session.client.post(&path, body);
+            let doing = format!("Making {kind} {what}... ");
+            let answer = shell.ui.step(&doing, work).await?.json()?;
+            shell.ui.print("done\n\n");
+            answer
+        }
+        _ => session.client.get(&path).await?,
+    };
+    shell.ui.show(&single, |ui| {
+        ui.line(&format!("=== {app} Single Types"));
+        for kind in &single.types {
+            ui.line(kind);
+        }
+    });
     Ok(())
 }
 

@@ -203,7 +203,10 @@ impl Context {
             label: format!("local cluster {}", cluster.name),
             etcd: EtcdOptions {
                 endpoints: cluster.etcd,
-                tls: None,
+                tls: match &cluster.tls {
+                    Some(own) => Some(read_tls(&own.ca, &own.cert, &own.key)?),
+                    None => None,
+                },
             },
             ssh: Ssh {
                 user,
@@ -323,15 +326,19 @@ fn tls(args: &ContextArgs) -> anyhow::Result<Option<EtcdTls>> {
     else {
         return Ok(None);
     };
-    let read = |path: &PathBuf| {
+    read_tls(ca, cert, key).map(Some)
+}
+
+fn read_tls(ca: &Path, cert: &Path, key: &Path) -> anyhow::Result<EtcdTls> {
+    let read = |path: &Path| {
         fs::read(path)
             .with_context(|| Failure::new(Kind::Usage, format!("can't read {}", path.display())))
     };
-    Ok(Some(EtcdTls {
+    Ok(EtcdTls {
         ca: read(ca)?,
         cert: read(cert)?,
         key: read(key)?,
-    }))
+    })
 }
 
 /// Scheme and address of an endpoint.

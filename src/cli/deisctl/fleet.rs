@@ -161,6 +161,7 @@ impl Fleet {
             let mut notes = Vec::new();
             match assignment.desired {
                 Desired::Run => {}
+                Desired::Load => notes.push("not to be started".to_owned()),
                 Desired::Drain => notes.push("draining".to_owned()),
                 Desired::Stop => notes.push("to be stopped".to_owned()),
             }
@@ -289,5 +290,6 @@ pub const fn words(phase: Phase) -> (&'static str, &'static str, &'static str) {
         Phase::Crashed => ("loaded", "activating", "auto-restart"),
         Phase::Stopping => ("loaded", "deactivating", "stop"),
         Phase::Error => ("error", "failed", "failed"),
+        Phase::Idle => ("loaded", "inactive", "dead"),
     }
 }

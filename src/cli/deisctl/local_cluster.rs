@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::failure::{Failure, Kind};
-use crate::local::state::STATE_ROOT;
+use crate::local::{authority::Certificate, state::STATE_ROOT};
 
 /// The fields of `cluster.yaml` that matter here; the others are the provider's own.
 #[derive(Debug, Clone, Deserialize)]
@@ -22,6 +22,9 @@ pub struct LocalCluster {
     pub ssh_key: PathBuf,
     /// The hosts' public keys.
     pub known_hosts: PathBuf,
+    /// By what the operator proves himself; links are plain where there is nothing.
+    #[serde(default)]
+    pub tls: Option<Certificate>,
     /// The key of sealed values.
     pub cluster_key: PathBuf,
 }

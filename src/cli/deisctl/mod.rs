@@ -7,6 +7,7 @@
 //! | [`fleet`], [`show`], [`progress`] | what etcd tells, as text (`fleet` reads, the others are pure) |
 //! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
 //! | [`hosts`], [`plan`] | cordon and drain; why things are where they are, and what the leader would do |
+//! | [`lost`] | which hosts are gone, when only a person can tell |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
 //! | [`failure`] | errors with a hint and an exit code |
@@ -20,6 +21,7 @@ pub mod inspect;
 pub mod known_hosts;
 pub mod lifecycle;
 pub mod local_cluster;
+pub mod lost;
 pub mod plan;
 pub mod platform;
 pub mod progress;
@@ -174,6 +176,19 @@ pub enum FleetCommand {
         /// For people or for programs
         #[arg(long, value_enum, default_value_t)]
         output: plan::Output,
+    },
+    /// Say that absent hosts are gone for good, so that what ran there moves
+    ///
+    /// One lost host is found out by itself. When many go at once, that looks like a fault of the
+    /// network: then nothing moves until they are back, or declared lost.
+    #[command(after_help = "Example: deisctl declare-lost deis-02 deis-03")]
+    DeclareLost {
+        /// Hosts (name, address, beginning of the id)
+        #[arg(required = true, value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Take it back; what has moved meanwhile stays where it is
+        #[arg(long)]
+        undo: bool,
     },
     /// Show systemd's status of a unit, from its host
     #[command(after_help = UNITS_HELP)]
@@ -406,6 +421,9 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
             plan::explain(&store, &subject, output, &mut out).await?;
         }
         FleetCommand::Plan { output } => plan::plan(&store, output, &mut out).await?,
+        FleetCommand::DeclareLost { hosts, undo } => {
+            lost::declare(&store, &hosts, undo, &mut out).await?;
+        }
         FleetCommand::Status { unit } => {
             return inspect::status(context, &load().await?, &unit).await;
         }

@@ -74,6 +74,7 @@ fn assignment(uuid: u128, desired: Desired, unit: bool) -> Assignment {
 
 fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessState {
     ProcessState {
+        unit: None,
         uuid: Uuid::from_u128(uuid),
         phase,
         ready: phase == Phase::Up,
@@ -539,6 +540,7 @@ async fn play_an_agent(store: Store) {
                 txn = txn.delete(&presence_key);
             } else {
                 let report = ProcessState {
+                    unit: None,
                     uuid: assignment.value.uuid,
                     ..report(0, Phase::Up, None)
                 };
@@ -588,4 +590,48 @@ async fn without_any_controller_the_units_are_placed_from_here() {
         () = play_an_agent(store.clone()) => {}
         () = tokio::time::sleep(Duration::from_secs(60)) => panic!("it hangs"),
     }
+}
+
+#[tokio::test]
+async fn only_absent_hosts_are_declared_lost() {
+    let store = Store::memory();
+    let txn = [1, 2, 3].iter().fold(Txn::new(), |txn, n| {
+        let record = HostRecord {
+            lost_since: None,
+            ..host(*n)
+        };
+        txn.put(&keys::host(&machine_id(*n)), &record)
+    });
+    let txn = txn.put(&keys::machine(&machine_id(1)), &machine(1));
+    store.commit(txn).await.expect("stored");
+    let declare = async |words: &[&str], undo| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut out = Vec::new();
+        let result = super::lost::declare(&store, &words, undo, &mut out).await;
+        result.map(|()| String::from_utf8(out).expect("text"))
+    };
+    let is_lost = async |n| {
+        let record = store.get(&keys::host(&machine_id(n))).await.expect("read");
+        record.expect("a record").value.lost_since.is_some()
+    };
+    let refused = declare(&["deis-02", "deis-01"], false)
+        .await
+        .expect_err("deis-01 is there");
+    assert_eq!(exit_code(&refused), 1, "{refused}");
+    assert!(!is_lost(2).await, "all or none");
+    let unknown = declare(&["deis-09"], false)
+        .await
+        .expect_err("no such host");
+    assert_eq!(exit_code(&unknown), 3, "{unknown}");
+    let said = declare(&["deis-02", "10.21.8.103"], false)
+        .await
+        .expect("done");
+    assert!(
+        said.contains("deis-02/10.21.8.102: declared lost"),
+        "{said}"
+    );
+    assert!(is_lost(2).await && is_lost(3).await);
+    let said = declare(&["deis-02"], true).await.expect("done");
+    assert!(said.contains("declared not lost"), "{said}");
+    assert!(!is_lost(2).await && is_lost(3).await);
 }

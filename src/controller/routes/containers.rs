@@ -202,3 +202,34 @@ pub(super) async fn scale(
     ctl.settle(&name, &change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
+
+pub(super) async fn single(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(app): Path<String>,
+) -> Result<Json<wire::Single>, ApiError> {
+    let (_, app) = ctl.app(&user, &app, Wish::Use).await?;
+    Ok(Json(wire::Single::of(&app)))
+}
+
+/// Marks types as single, or as others.
+pub(super) async fn mark_single(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    By(by): By,
+    Path(app): Path<String>,
+    Body(fields): Body,
+) -> Result<Json<wire::Single>, ApiError> {
+    let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
+    let marks = valid::single(&fields)?;
+    let app = ops::single::mark(&ctl.store, &name, by, &marks).await?;
+    for (kind, single) in &marks {
+        let what = if *single {
+            "single"
+        } else {
+            "no longer single"
+        };
+        ctl.tell(&name, &format!("{} made {kind} {what}", user.username));
+    }
+    Ok(Json(wire::Single::of(&app)))
+}

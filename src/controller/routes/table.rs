@@ -128,6 +128,8 @@ routes! {
     GET "/v1/apps/{app}/containers/{kind}/{number}" Read containers::get => 200 One<wire::Container>, "Shows a process", "stats";
     POST "/v1/apps/{app}/containers/{kind}/{number}/restart" Deploy containers::restart_one => 200 One<Vec<wire::Container>>, "Replaces a process";
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
+    GET "/v1/apps/{app}/single" Read containers::single => 200 One<wire::Single>, "Lists the types of which there are never two processes of one number at a time";
+    POST "/v1/apps/{app}/single" Deploy containers::mark_single, One<ask::Single> => 200 One<wire::Single>, "Marks types as single, or as others; restarts nothing";
     GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
     GET "/v1/apps/{app}/run" Deploy run::attach => 101 Nothing, "The same as a websocket: input, output and a terminal while it runs";

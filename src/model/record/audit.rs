@@ -28,6 +28,8 @@ pub enum Action {
     Scale,
     /// Processes were replaced.
     Restart,
+    /// Types were marked as single, or as others.
+    Single,
     /// A one-off process was started.
     Run,
     /// A domain was added.

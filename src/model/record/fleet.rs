@@ -74,6 +74,8 @@ pub struct Machine {
 pub enum Desired {
     /// Run and be published.
     Run,
+    /// Be known to systemd and not be started; for raw units.
+    Load,
     /// Run on, but be published no more.
     Drain,
     /// Stop and be forgotten.
@@ -157,6 +159,21 @@ pub enum Phase {
     Stopping,
     /// It can't be started here; `reason` says why.
     Error,
+    /// A raw unit that is not to run, or has ended by itself and well.
+    Idle,
+}
+
+/// What systemd says of a raw unit, once its host has done what is wanted of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitWords {
+    /// What has been done: it was loaded, or started as well.
+    pub done: UnitTarget,
+    /// systemd's LoadState.
+    pub load: String,
+    /// systemd's ActiveState.
+    pub active: String,
+    /// systemd's SubState.
+    pub sub: String,
 }
 
 /// One process in its host's report.
@@ -188,6 +205,9 @@ pub struct ProcessState {
     /// Last lines that it printed, when it crashed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+    /// systemd's own words, for a raw unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<UnitWords>,
 }
 
 /// `/deis/state/<machine-id>`: what runs there; written on change only.

@@ -3,10 +3,10 @@
 use super::{
     super::{
         hosts::Losses,
-        round::{Batch, Context, Plan, fenced},
+        round::{Batch, Context, Plan},
         world::{HostView, Said, World},
     },
-    Units, XFleet, text_hash,
+    Units, XFleet,
 };
 use crate::{
     model::*,
@@ -20,11 +20,20 @@ pub(super) type There<'w> = (&'w MachineId, &'w Versioned<Assignment>);
 pub(super) struct Unit<'a, 'w> {
     pub name: &'w UnitFileName,
     /// Its options; none when it is not to run.
-    pub wanted: Option<XFleet>,
+    pub wanted: Option<&'w XFleet>,
     /// Of its text: another text is another assignment.
-    hash: String,
+    hash: &'w str,
     pub cx: &'a Context<'a>,
     batch: Batch,
+}
+
+/// What every change of a unit is based on.
+pub(super) fn base(world: &World, name: &UnitFileName) -> Txn {
+    let key = keys::unit(name);
+    match world.units.get(name) {
+        Some(file) => Txn::new().unchanged(&key, file.mod_revision),
+        None => Txn::new().absent(&key),
+    }
 }
 
 /// Plans the unit `name`, which is assigned `there`.
@@ -36,24 +45,21 @@ pub(super) fn plan<'w>(
     losses: &Losses,
     cx: &Context<'_>,
     plan: &mut Plan,
-) {
-    let key = keys::unit(name);
-    if world.unreadable().contains_key(key.as_str()) {
-        return;
+) -> Batch {
+    if world.unreadable().contains_key(keys::unit(name).as_str()) {
+        return Batch::default();
     }
     let file = world.units.get(name);
     let launched = file.is_some_and(|file| file.value.target == UnitTarget::Launched);
-    let options = units.options.get(name).cloned();
+    let options = units.options.get(name).copied();
     // What its options say can't be understood: what runs is left alone.
     if launched && options.is_none() {
-        return;
+        return Batch::default();
     }
     let mut unit = Unit {
         name,
         wanted: options.filter(|_| launched),
-        hash: file
-            .map(|file| text_hash(&file.value.text))
-            .unwrap_or_default(),
+        hash: world.texts.get(name).map_or("", |text| &text.hash),
         cx,
         batch: Batch::default(),
     };
@@ -71,11 +77,7 @@ pub(super) fn plan<'w>(
         // It stays assigned on a lost host, in case that one comes back first.
         Err(why) => plan.wait(name.as_str(), why),
     }
-    let base = match file {
-        Some(file) => fenced(cx).unchanged(&key, file.mod_revision),
-        None => fenced(cx).absent(&key),
-    };
-    unit.batch.pack(name.as_str(), &base, plan);
+    unit.batch
 }
 
 impl<'w> Unit<'_, 'w> {
@@ -88,7 +90,7 @@ impl<'w> Unit<'_, 'w> {
         plan: &mut Plan,
     ) {
         let runs = |(_, a): &There<'_>| a.value.desired == Desired::Run;
-        let keep = match &self.wanted {
+        let keep = match self.wanted {
             None => 0,
             Some(options) if options.global => live.len(),
             Some(_) => 1,
@@ -108,7 +110,7 @@ impl<'w> Unit<'_, 'w> {
 
     /// The hosts that have to get it; an error says why there is none that can.
     fn targets(&self, is_there: bool, units: &Units<'w>) -> Result<Vec<&'w MachineId>, String> {
-        match &self.wanted {
+        match self.wanted {
             Some(options) if options.global => Ok(units
                 .hosts
                 .iter()
@@ -143,10 +145,11 @@ impl<'w> Unit<'_, 'w> {
                 .present(&keys::machine(id))
                 .put(&key, &self.assignment())
                 .and(std::mem::take(&mut forgotten));
-            self.batch.add(format!("to {}", host.view.name(id)), txn);
+            let what = format!("{} to {}", self.name, host.view.name(id));
+            self.batch.add(what, txn);
         }
         if !forgotten.is_empty() {
-            let what = "forget it on lost hosts".to_owned();
+            let what = format!("forget {} on lost hosts", self.name);
             self.batch.add(what, forgotten);
         }
     }
@@ -158,20 +161,20 @@ impl<'w> Unit<'_, 'w> {
             uuid: (self.cx.new_id)(),
             desired: Desired::Run,
             work: Work::Unit {
-                hash: self.hash.clone(),
+                hash: self.hash.to_owned(),
             },
         }
     }
 
     fn refresh(&mut self, (id, there): There<'_>) {
-        if matches!(&there.value.work, Work::Unit { hash } if *hash == self.hash) {
+        if matches!(&there.value.work, Work::Unit { hash } if hash == self.hash) {
             return;
         }
         let key = keys::assignment(id, self.name.as_str());
         let txn = Txn::new()
             .unchanged(&key, there.mod_revision)
             .put(&key, &self.assignment());
-        self.batch.add("new text".to_owned(), txn);
+        self.batch.add(format!("new text of {}", self.name), txn);
     }
 
     /// Stops it on a host, and forgets it there once the host says that it is gone.
@@ -183,11 +186,15 @@ impl<'w> Unit<'_, 'w> {
                 desired: Desired::Stop,
                 ..there.value.clone()
             };
-            self.batch.add("stop".to_owned(), txn.put(&key, &next));
+            let what = format!("stop {}", self.name);
+            self.batch.add(what, txn.put(&key, &next));
             return;
         }
         match host.map(|host| host.said(self.name.as_str(), there.value.uuid)) {
-            Some(Said::Nothing) => self.batch.add("forget".to_owned(), txn.delete(&key)),
+            Some(Said::Nothing) => {
+                let what = format!("forget {}", self.name);
+                self.batch.add(what, txn.delete(&key));
+            }
             Some(Said::State(_) | Said::Unknown) | None => {
                 plan.wait(self.name.as_str(), "stopping");
             }

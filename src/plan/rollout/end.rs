@@ -26,7 +26,8 @@ impl Step<'_, '_> {
         let key = keys::rollout(self.app);
         let base = fenced(self.cx).unchanged(&app, self.record.mod_revision);
         let Some(rollout) = self.goal.rollout else {
-            self.batch.pack(self.app.as_str(), &base.absent(&key), plan);
+            let base = base.absent(&key);
+            self.batch.pack(self.app.as_str(), self.world, &base, plan);
             return;
         };
         let base = base.unchanged(&key, rollout.mod_revision);
@@ -43,7 +44,7 @@ impl Step<'_, '_> {
             plan.act(self.app.as_str(), what, base.put(&key, &next));
             plan.tell([told]);
         } else if !self.batch.is_empty() {
-            self.batch.pack(self.app.as_str(), &base, plan);
+            self.batch.pack(self.app.as_str(), self.world, &base, plan);
         } else if is_done {
             let (what, txn) = self.end(rollout);
             plan.act(self.app.as_str(), what, base.and(txn));

@@ -168,6 +168,8 @@ pub struct HostView {
     pub units: BTreeMap<UnitFileName, Versioned<Assignment>>,
     /// Processes that are assigned to it.
     pub processes: BTreeSet<ProcessName>,
+    /// Every name that is assigned to it, also what can't be read.
+    pub(super) names: BTreeSet<String>,
     /// What its processes reserve.
     pub reserved: Resources,
     /// An assignment or its durable record can't be read.
@@ -227,8 +229,7 @@ impl HostView {
     pub(super) fn is_empty(&self) -> bool {
         self.presence.is_absent()
             && self.record.is_none()
-            && self.units.is_empty()
-            && self.processes.is_empty()
+            && self.names.is_empty()
             && self.unreadable.is_empty()
             && self.report.processes.is_empty()
             && !self.report.unreadable

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest soak soak-leftovers bench-units bench-scheduler bench-scale
+.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -87,30 +87,6 @@ test-leftovers:
 	@sh tests/leftovers.sh >target/after
 	@diff target/before target/after && echo "the cluster left nothing behind"
 
-# Measurements: built with optimization, a table on stdout, and bench/results/NAME.json, which is
-# committed. docs/benchmarks.md says what they mean. Nothing else should run meanwhile.
-BENCH = $(CARGO) bench --locked --bench
-
-bench-scheduler: packages ## Measure: placements per second
-	@$(BENCH) scheduler
-
-bench-scale: test-packages ## Measure: 1,000 hosts with 20 processes each on one etcd
-	@$(BENCH) scale
-
-bench-units: packages ## Measure: starts, idle cost and memory, on three real hosts
-	@$(call bench-on-hosts,units)
-
-# A bench that drives a cluster finds its name in DEIS_TEST_CLUSTER, as the cluster tests do
-# (tests/suite/support.rs).
-define bench-on-hosts
-$(MAKE) --no-print-directory build PROFILE=release; \
-$(BENCH) $(1) --no-run || exit 1; \
-target/release/deisctl cluster down --name bench; \
-target/release/deisctl cluster up --local --hosts 3 --name bench --netns deis-bench --no-demo || exit 1; \
-nsenter --net=/run/netns/deis-bench env DEIS_TEST_CLUSTER=bench $(BENCH) $(1) --offline; \
-status=$$?; target/release/deisctl cluster down --name bench; exit $$status
-endef
-
 # The long trials, on a cluster of their own: TRIALS='word...' picks, docs/soak.md tells what came of it.
 soak: build ## Hours of outages, partitions and power cuts, on three real hosts
 	@$(CARGO) test --locked --test soak --no-run
@@ -127,6 +103,33 @@ soak-leftovers:
 	@rm -rf $${TMPDIR:-/tmp}/deis-suite-soak
 	@sh tests/leftovers.sh >target/soak-after
 	@diff target/soak-before target/soak-after && echo "the cluster left nothing behind"
+
+# Measurements: built with optimization, a table on stdout, and bench/results/NAME.json, which is
+# committed. docs/benchmarks.md says what they mean. Nothing else should run meanwhile.
+BENCH = $(CARGO) bench --locked --bench
+
+bench-scheduler: packages ## Measure: placements per second
+	@$(BENCH) scheduler
+
+bench-scale: test-packages ## Measure: 1,000 hosts with 20 processes each on one etcd
+	@$(BENCH) scale
+
+bench-units: packages ## Measure: starts, idle cost and memory, on three real hosts
+	@$(call bench-on-hosts,units)
+
+bench-hosts: packages ## Measure: hosts killed with 30 processes on them, until those run elsewhere
+	@$(call bench-on-hosts,hosts)
+
+# A bench that drives a cluster finds its name in DEIS_TEST_CLUSTER, as the cluster tests do
+# (tests/support).
+define bench-on-hosts
+$(MAKE) --no-print-directory build PROFILE=release; \
+$(BENCH) $(1) --no-run || exit 1; \
+target/release/deisctl cluster down --name bench; rm -rf $${TMPDIR:-/tmp}/deis-suite-bench; \
+target/release/deisctl cluster up --local --hosts 3 --name bench --netns deis-bench --no-demo || exit 1; \
+nsenter --net=/run/netns/deis-bench env DEIS_TEST_CLUSTER=bench $(BENCH) $(1) --offline; \
+status=$$?; target/release/deisctl cluster down --name bench; exit $$status
+endef
 
 # Edges are tested against the real thing: etcd members, an sshd, a registry, on loopback.
 test-packages: packages

@@ -3,16 +3,13 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use axum::serve::Listener;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 
 /// Connections at once; the next ones wait in the kernel's queue.
@@ -21,15 +18,14 @@ const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(5);
 /// One connection's life: what is asked for here is short.
 const LIFE: Duration = Duration::from_secs(60);
-/// Pause after a connection that could not be taken (no file descriptor left).
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// An answer.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers what comes in, until the end of its task.
-pub async fn serve<H, F>(listener: TcpListener, handler: H)
+/// Answers what comes in, until the end of its task. Listeners are plain, or for links.
+pub async fn serve<L, H, F>(mut listener: L, handler: H)
 where
+    L: Listener,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
@@ -38,10 +34,7 @@ where
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(PAUSE).await;
-            continue;
-        };
+        let (stream, _) = listener.accept().await;
         let handler = handler.clone();
         tokio::spawn(async move {
             let _room = permit;

@@ -10,6 +10,7 @@ pub mod builder;
 pub mod cert;
 pub mod cli;
 pub mod controller;
+pub mod fleet_api;
 pub mod git;
 pub mod image;
 pub mod inner_http;
@@ -29,6 +30,8 @@ pub mod seal;
 pub mod session;
 pub mod settings;
 pub mod sidecar;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod systemd;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -114,19 +115,45 @@ pub struct Etcd {
     child: Child,
     /// Where clients come in.
     pub address: SocketAddr,
+    peers: SocketAddr,
     dir: tempfile::TempDir,
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address")
+}
+
+/// Starts etcd on a folder and waits until it serves clients at an address.
+fn serve(data: &Path, clients: SocketAddr, peers: SocketAddr) -> Child {
+    let (clients_url, peers_url) = (format!("http://{clients}"), format!("http://{peers}"));
+    let child = Command::new("etcd")
+        .arg("--data-dir")
+        .arg(data)
+        .args(["--name", "bench", "--logger", "zap", "--log-level", "error"])
+        .args(["--listen-client-urls", &clients_url])
+        .args(["--advertise-client-urls", &clients_url])
+        .args(["--listen-peer-urls", &peers_url])
+        .args(["--initial-advertise-peer-urls", &peers_url])
+        .args(["--initial-cluster", &format!("bench={peers_url}")])
+        .args(["--quota-backend-bytes", "2147483648"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("`etcd` has to be installed: apt-get install etcd-server");
+    let deadline = Instant::now() + BOOT_LIMIT;
+    while !http::get(clients, "/health").is_ok_and(|(status, _)| status == 200) {
+        assert!(Instant::now() < deadline, "etcd doesn't serve");
+        thread::sleep(Duration::from_millis(20));
+    }
+    child
 }
 
 impl Etcd {
@@ -136,33 +163,43 @@ impl Etcd {
     /// When it doesn't.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let (clients, peers) = (free_port(), free_port());
-        let (clients_url, peers_url) = (format!("http://{clients}"), format!("http://{peers}"));
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.path().join("data"))
-            .args(["--name", "bench", "--logger", "zap", "--log-level", "error"])
-            .args(["--listen-client-urls", &clients_url])
-            .args(["--advertise-client-urls", &clients_url])
-            .args(["--listen-peer-urls", &peers_url])
-            .args(["--initial-advertise-peer-urls", &peers_url])
-            .args(["--initial-cluster", &format!("bench={peers_url}")])
-            .args(["--quota-backend-bytes", "2147483648"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("`etcd` has to be installed: apt-get install etcd-server");
-        let etcd = Self {
-            child,
-            address: clients,
+        let (address, peers) = (free_port(), free_port());
+        Self {
+            child: serve(&dir.path().join("data"), address, peers),
+            address,
+            peers,
             dir,
-        };
-        let deadline = Instant::now() + BOOT_LIMIT;
-        while !http::get(clients, "/health").is_ok_and(|(status, _)| status == 200) {
-            assert!(Instant::now() < deadline, "etcd doesn't serve");
-            thread::sleep(Duration::from_millis(50));
         }
-        etcd
+    }
+
+    /// Takes it away, lets all that clients have seen be compacted while they can't reach it, and
+    /// gives it back.
+    ///
+    /// # Panics
+    /// When it doesn't come back.
+    pub async fn compact_behind_everybody(&mut self) {
+        let (data, aside) = (self.dir.path().join("data"), free_port());
+        self.end();
+        self.child = serve(&data, aside, self.peers);
+        let connected = etcd_client::Client::connect([format!("http://{aside}")], None).await;
+        let mut client = connected.expect("a connection");
+        let mut revision = 0;
+        for number in 0..10 {
+            let put = client.put("/bench", number.to_string(), None).await;
+            let put = put.expect("written");
+            revision = put.header().expect("a header").revision();
+        }
+        client
+            .compact(revision, None)
+            .await
+            .expect("compacted");
+        self.end();
+        self.child = serve(&data, self.address, self.peers);
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// How to reach it.

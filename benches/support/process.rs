@@ -10,8 +10,19 @@ const USER_HZ: u64 = 100;
 /// # Panics
 /// When there is no such process.
 pub fn cpu_time(pid: u32) -> Duration {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    cpu_time_in(&format!("/proc/{pid}/stat"))
+}
+
+/// The same of a thread of this process.
+///
+/// # Panics
+/// When there is no such thread.
+pub fn thread_cpu_time(thread: u32) -> Duration {
+    cpu_time_in(&format!("/proc/self/task/{thread}/stat"))
+}
+
+fn cpu_time_in(path: &str) -> Duration {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     // The name stands in parentheses, and may hold blanks and parentheses itself.
     let (_, rest) = text.rsplit_once(')').expect("a name in parentheses");
     let ticks: u64 = rest

@@ -126,7 +126,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         states: watch::Sender<Option<MachineState>>,
     ) -> std::io::Result<Self> {
         let mut world = World::new();
-        world.saved = cache::load(&edges.paths)?;
+        world.saved = cache::load(&edges.paths);
         for (name, saved) in &world.saved {
             if let Some(port) = saved.port {
                 world.ports.remember(name, port);
@@ -236,7 +236,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             let now = self.clock.elapsed();
             let names = self.world.take_touched(now);
             if names.is_empty() {
-                break;
+                return self.world.wake_at();
             }
             let begun = Instant::now();
             let plan = self.world.plan(&names, *self.lease.borrow(), now);

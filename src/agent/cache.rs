@@ -1,14 +1,21 @@
 //! What a host keeps on disk so that it can start its processes without etcd: each assignment with
 //! its records, in a file of its own. Config values in it stay sealed.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use super::paths::{Paths, remove, write_all_atomic};
+use super::paths::{Durability, NEW, Paths, remove, write_all_atomic, write_atomic};
 use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
+
+/// End of the name of a file that was set aside.
+const DAMAGED: &str = ".damaged";
 
 /// The records that a process's units are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,26 +93,32 @@ pub fn forget(paths: &Paths, name: &str) -> io::Result<()> {
     remove(&paths.cache().join(name))
 }
 
-/// Reads everything. A file that is damaged is set aside under another name, loudly, and left out.
-///
-/// # Errors
-/// When the folder can't be read.
-pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
+/// Reads everything. A file that is damaged is set aside under another name, loudly, and left out; so is
+/// a folder that can't be read: with etcd the agent works without.
+pub fn load(paths: &Paths) -> BTreeMap<String, Saved> {
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir(paths.cache())? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
-            continue;
-        };
-        if name.ends_with(".new") || name.ends_with(".damaged") {
+    let files = match files(paths) {
+        Ok(files) => files,
+        Err(error) => {
+            error!(
+                folder = %paths.cache().display(), %error,
+                "the cache of assignments can't be read: without etcd nothing is started"
+            );
+            return all;
+        }
+    };
+    for (name, path) in files {
+        if name.ends_with(NEW) {
+            // Its writer was cut off; what it was to replace is still there.
+            let _ = remove(&path);
             continue;
         }
         match read(&path) {
             Ok(saved) => {
-                all.insert(name.to_owned(), saved);
+                all.insert(name, saved);
             }
             Err(reason) => {
-                let aside = path.with_file_name(format!("{name}.damaged"));
+                let aside = path.with_file_name(format!("{name}{DAMAGED}"));
                 let moved = fs::rename(&path, &aside);
                 error!(
                     file = %path.display(), aside = %aside.display(), %reason, moved = moved.is_ok(),
@@ -114,7 +127,30 @@ pub fn load(paths: &Paths) -> io::Result<BTreeMap<String, Saved>> {
             }
         }
     }
-    Ok(all)
+    all
+}
+
+/// The images of everything that is kept.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn images(paths: &Paths) -> io::Result<BTreeSet<String>> {
+    let files = files(paths)?.into_iter();
+    let saved = files.filter_map(|(_, path)| read(&path).ok()?.records);
+    Ok(saved.map(|records| records.build.image).collect())
+}
+
+/// The cache's files, but those that were set aside.
+fn files(paths: &Paths) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(paths.cache())? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(name) = name.filter(|name| !name.ends_with(DAMAGED)) {
+            files.push((name.to_owned(), path.clone()));
+        }
+    }
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<Saved, String> {
@@ -165,7 +201,7 @@ mod tests {
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
         assert_eq!(
-            load(&paths).expect("loaded"),
+            load(&paths),
             BTreeMap::from([("a".to_owned(), saved())])
         );
         assert!(

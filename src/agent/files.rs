@@ -30,6 +30,8 @@ pub struct Found {
     pub template: Option<String>,
     /// A raw unit, not a process, and what was done with it.
     pub raw: Option<Owned>,
+    /// The image that it runs, by repository and digest.
+    pub image: Option<String>,
 }
 
 /// What is remembered of a raw unit: its text has no place for it.
@@ -191,7 +193,14 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
         else {
             continue;
         };
-        let text = fs::read_to_string(&path)?;
+        // One that can't be read is nobody's but its own trouble.
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                warn!(unit = file, %error, "a unit with a process's name can't be read: left alone");
+                continue;
+            }
+        };
         let field = |name: &str| {
             text.lines()
                 .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
@@ -208,6 +217,7 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
             uuid,
             port: field("X-Deis-Port").and_then(|port| port.parse().ok()),
             template: field("X-Deis-Template").map(str::to_owned),
+            image: field("X-Deis-Image").map(str::to_owned),
             raw: None,
         });
     }
@@ -222,6 +232,7 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
                 uuid: owned.uuid,
                 port: None,
                 template: None,
+                image: None,
                 raw: Some(owned),
             });
         }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     inner_http::{self, Answer},
+    link::links,
     metrics,
 };
 
@@ -56,7 +57,7 @@ pub async fn serve(address: SocketAddr, asker: Asker) {
         let figures = figures.clone();
         async move { figures.answer(request.method(), request.uri().path()).await }
     };
-    inner_http::serve(listener, handler).await;
+    inner_http::serve(links().listen(listener), handler).await;
 }
 
 impl Figures {

@@ -70,7 +70,7 @@ fn apps(states: &watch::Receiver<Option<MachineState>>) -> BTreeSet<AppName> {
 }
 
 /// The app that an image on this host belongs to, by one of the image's names.
-fn owner(name: &str) -> Option<(AppName, Uuid)> {
+pub(super) fn owner(name: &str) -> Option<(AppName, Uuid)> {
     let (_, rest) = name.split_once('/')?;
     owner_of(rest.split(['@', ':']).next()?)
 }

@@ -26,14 +26,16 @@ pub(crate) mod paths;
 mod ports;
 pub(crate) mod records;
 mod report;
+mod room;
 pub(crate) mod runtime;
 pub(crate) mod socket;
 mod spool;
 pub mod stand_in;
 pub mod stats;
 pub(crate) mod steps;
+mod storage;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod texts;
 mod world;
 
@@ -47,6 +49,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
+    fleet_api,
     logger::tell::Teller,
     model::{Machine, MachineId, MachineState},
     plan::units::Lease,
@@ -161,10 +164,14 @@ pub async fn run(
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
+        fleet_api::serve(&paths.at("/run/deis/fleet.sock"), store.clone(), stop.clone())
+            .map_err(host("fleet.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
         let serving = http::serve(figures, asker);
         tokio::spawn(ended.clone().run_until_cancelled_owned(serving));
+        let room = room::keep(store.clone(), runtime.clone(), paths.clone(), ended.clone());
+        tokio::spawn(room);
         tokio::spawn(images::sweep_often(store, runtime, states, ended));
         Ok(())
     };
@@ -200,6 +207,8 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let registered = register(
         store.clone(),
         machine,
@@ -214,6 +223,11 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         standing.confirmed,
         ended.clone(),
     );
+    let reporter = async move {
+        if own.wait_for(|registered| *registered).await.is_ok() {
+            reporter.await;
+        }
+    };
     let mut registered = AbortOnDropHandle::new(tokio::spawn(registered));
     let reporter = AbortOnDropHandle::new(tokio::spawn(reporter));
     let result = tokio::select! {

@@ -7,6 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tracing::error;
+
+/// End of the name of a file that is being written.
+pub const NEW: &str = ".new";
+
 /// Places of files below a root, `/` on a host.
 #[derive(Debug, Clone)]
 pub struct Paths {
@@ -74,10 +79,17 @@ impl Paths {
         self.at("/var/lib/deis/agent/runs")
     }
 
-    /// Makes all folders, readable for root only.
+    /// When each image was used last.
+    #[must_use]
+    pub fn image_uses(&self) -> PathBuf {
+        self.at("/var/lib/deis/agent/images.json")
+    }
+
+    /// Makes all folders, readable for root only. Those on disk may be missing for now: a disk that
+    /// can't be written keeps no app from running.
     ///
     /// # Errors
-    /// When one can't be made.
+    /// When one that the agent can't do without can't be made.
     pub fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(self.at("/run/systemd/system"))?;
         private_dir(&self.at("/run/deis"), 0o711)?;
@@ -88,14 +100,19 @@ impl Paths {
         ] {
             private_dir(&self.at(dir), 0o700)?;
         }
+        private_dir(&self.at("/run/deis/units"), 0o700)?;
         for dir in [
-            self.at("/run/deis/units"),
             self.fenced(),
             self.at("/var/lib/deis/agent"),
             self.cache(),
             self.started_runs(),
         ] {
-            private_dir(&dir, 0o700)?;
+            if let Err(error) = private_dir(&dir, 0o700) {
+                error!(
+                    dir = %dir.display(), %error,
+                    "a folder of the agent's can't be made: what it should hold is not kept on disk"
+                );
+            }
         }
         Ok(())
     }
@@ -106,6 +123,10 @@ fn private_dir(path: &Path, mode: u32) -> io::Result<()> {
         .recursive(true)
         .mode(mode)
         .create(path)?;
+    // On a disk that has become read-only it need not be changed.
+    if fs::metadata(path)?.permissions().mode() & 0o7777 == mode {
+        return Ok(());
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
@@ -132,11 +153,17 @@ pub fn write_atomic(
     durability: Durability,
 ) -> io::Result<()> {
     let new = new_name(path);
-    let file = write_new(&new, bytes, mode)?;
-    if durability == Durability::Disk {
-        file.sync_all()?;
+    let written = write_new(&new, bytes, mode)
+        .and_then(|file| match durability {
+            Durability::Disk => file.sync_all(),
+            Durability::Memory => Ok(()),
+        })
+        .and_then(|()| fs::rename(&new, path));
+    if let Err(error) = written {
+        // A disk that is full is not made fuller.
+        let _ = remove(&new);
+        return Err(error);
     }
-    fs::rename(&new, path)?;
     if let (Durability::Disk, Some(dir)) = (durability, path.parent()) {
         fs::File::open(dir)?.sync_all()?;
     }
@@ -151,25 +178,35 @@ pub fn write_atomic(
 pub fn write_all_atomic(dir: &Path, files: &[(&str, Vec<u8>)], mode: u32) -> io::Result<()> {
     let folder = fs::File::open(dir)?;
     let is_few = files.len() <= FEW_FILES;
-    for (name, bytes) in files {
-        let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
-        if is_few {
-            file.sync_all()?;
+    let write = || {
+        for (name, bytes) in files {
+            let file = write_new(&new_name(&dir.join(name)), bytes, mode)?;
+            if is_few {
+                file.sync_all()?;
+            }
         }
-    }
-    if !is_few {
-        rustix::fs::syncfs(&folder)?;
-    }
-    for (name, _) in files {
-        let path = dir.join(name);
-        fs::rename(new_name(&path), path)?;
+        if !is_few {
+            rustix::fs::syncfs(&folder)?;
+        }
+        for (name, _) in files {
+            let path = dir.join(name);
+            fs::rename(new_name(&path), path)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = write() {
+        // A disk that is full is not made fuller.
+        for (name, _) in files {
+            let _ = remove(&new_name(&dir.join(name)));
+        }
+        return Err(error);
     }
     folder.sync_all()
 }
 
 fn new_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(NEW);
     path.with_file_name(name)
 }
 

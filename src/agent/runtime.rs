@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{process::Command, sync::Mutex, time};
+use tokio::{
+    process::Command,
+    sync::{Mutex, Notify, OnceCell},
+    time::{self, Instant},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -17,7 +21,7 @@ use crate::{
 /// How long a pull may take.
 const PULL_LIMIT: Duration = Duration::from_secs(300);
 /// How long any other call may take.
-const CALL_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// The registry's port.
 const REGISTRY_PORT: u16 = 5000;
 
@@ -71,8 +75,23 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Podman {
     store: Store,
-    /// One pull per image at a time; `true` once it is there.
-    images: Arc<Mutex<HashMap<String, Arc<Mutex<bool>>>>>,
+    /// One pull per image at a time, by the image.
+    pub(super) slots: Arc<Mutex<HashMap<String, Arc<Mutex<Slot>>>>>,
+    /// A pull has found the disk full.
+    pub(super) full: Arc<Notify>,
+    /// Folder of podman's storage, once it is known.
+    pub(super) root: Arc<OnceCell<String>>,
+    /// Options that stand before podman's command (tests have a storage of their own).
+    options: Arc<[String]>,
+}
+
+/// What is known of an image.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// It is on the host.
+    pub there: bool,
+    /// When somebody was told so last.
+    pub asked: Option<Instant>,
 }
 
 impl Podman {
@@ -81,8 +100,18 @@ impl Podman {
     pub fn new(store: Store) -> Self {
         Self {
             store,
-            images: Arc::default(),
+            slots: Arc::default(),
+            full: Arc::default(),
+            root: Arc::default(),
+            options: Arc::default(),
         }
+    }
+
+    /// The same with options of podman's own.
+    #[cfg(test)]
+    pub fn with_options(mut self, options: &[String]) -> Self {
+        self.options = options.into();
+        self
     }
 
     async fn registries(&self) -> Vec<String> {
@@ -103,13 +132,19 @@ impl Podman {
             }
         }
     }
-}
 
-async fn podman(call: &'static str, args: &[&str], limit: Duration) -> Result<String, ImageError> {
+    /// Calls podman and returns what it printed.
+    pub(super) async fn call(
+        &self,
+        call: &'static str,
+        args: &[&str],
+        limit: Duration,
+    ) -> Result<String, ImageError> {
     let failed = |reason: String| ImageError::Podman { call, reason };
     let mut command = Command::new("podman");
     command
         .arg("--events-backend=none")
+        .args(&*self.options)
         .args(args)
         .stdin(Stdio::null())
         .env_remove("NOTIFY_SOCKET")
@@ -127,24 +162,28 @@ async fn podman(call: &'static str, args: &[&str], limit: Duration) -> Result<St
         said.lines().last().unwrap_or("no message").to_owned(),
     ))
 }
+}
+
 
 impl Runtime for Podman {
     async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
         let local = local_image(image);
         let slot = self
-            .images
+            .slots
             .lock()
             .await
             .entry(image.to_owned())
             .or_default()
             .clone();
-        let mut there = slot.lock().await;
-        if *there
-            || podman("image exists", &["image", "exists", &local], CALL_LIMIT)
+        let mut slot = slot.lock().await;
+        // Whoever is told that it is there needs a moment to start something with it.
+        slot.asked = Some(Instant::now());
+        if slot.there
+            || self.call("image exists", &["image", "exists", &local], CALL_LIMIT)
                 .await
                 .is_ok()
         {
-            *there = true;
+            slot.there = true;
             return Ok(());
         }
         let registries = self.registries().await;
@@ -153,23 +192,18 @@ impl Runtime for Podman {
         for registry in &registries {
             // Where links are TLS they prove both ends; podman speaks with this host alone.
             let from = format!("{}/{image}", in_clear(registry));
-            let begun = time::Instant::now();
-            match podman(
-                "pull",
-                &["pull", "--quiet", "--tls-verify=false", &from],
-                PULL_LIMIT,
-            )
-            .await
-            {
+            let begun = Instant::now();
+            let pull = ["pull", "--quiet", "--tls-verify=false", &from];
+            match self.call("pull", &pull, PULL_LIMIT).await {
                 Ok(id) => {
-                    podman("tag", &["tag", &id, &local], CALL_LIMIT).await?;
+                    self.call("tag", &["tag", &id, &local], CALL_LIMIT).await?;
                     info!(
                         image,
                         registry,
                         millis = u64::try_from(begun.elapsed().as_millis()).ok(),
                         "image pulled"
                     );
-                    *there = true;
+                    (slot.there, slot.asked) = (true, Some(Instant::now()));
                     return Ok(());
                 }
                 Err(error) => {
@@ -177,6 +211,9 @@ impl Runtime for Podman {
                         ImageError::Podman { reason, .. } => reason,
                         other => other.to_string(),
                     };
+                    if reason.contains("no space left") {
+                        self.full.notify_one();
+                    }
                     last = ImageError::Pull {
                         image: image.to_owned(),
                         tried: registries.join(", "),
@@ -189,7 +226,7 @@ impl Runtime for Podman {
     }
 
     async fn remove(&self, container: &str) -> Result<(), ImageError> {
-        podman(
+        self.call(
             "rm",
             &["rm", "--force", "--ignore", "--time", "0", container],
             CALL_LIMIT,
@@ -199,7 +236,7 @@ impl Runtime for Podman {
     }
 
     async fn containers(&self) -> Result<Vec<String>, ImageError> {
-        let names = podman("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT).await?;
+        let names = self.call("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT).await?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
@@ -209,7 +246,7 @@ impl Runtime for Podman {
         struct Image {
             names: Option<Vec<String>>,
         }
-        let text = podman("images", &["images", "--format", "json"], CALL_LIMIT).await?;
+        let text = self.call("images", &["images", "--format", "json"], CALL_LIMIT).await?;
         let images: Vec<Image> =
             serde_json::from_str(&text).map_err(|error| ImageError::Podman {
                 call: "images",
@@ -223,10 +260,10 @@ impl Runtime for Podman {
     }
 
     async fn remove_image(&self, name: &str) -> Result<(), ImageError> {
-        podman("rmi", &["rmi", name], CALL_LIMIT).await.map(drop)?;
+        self.call("rmi", &["rmi", name], CALL_LIMIT).await.map(drop)?;
         // What was known to be there is looked at again.
-        let mut images = self.images.lock().await;
-        images.retain(|image, _| local_image(image) != name);
+        let mut slots = self.slots.lock().await;
+        slots.retain(|image, _| local_image(image) != name);
         Ok(())
     }
 }

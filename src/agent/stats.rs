@@ -11,17 +11,30 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{Request, StatusCode, header::HOST};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::{
+    net::TcpStream,
     sync::Mutex,
+    task::JoinSet,
     time::{self, Instant},
 };
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 use uuid::Uuid;
 
 use super::{
     cgroup::{Cgroups, Usage},
     steps::unit_of,
 };
-use crate::api::stats::{DiskFigures, HostFigures, HostStats, ProcessFigures};
+use crate::{
+    api::stats::{DiskFigures, HostFigures, HostStats, ProcessFigures},
+    link::links,
+    outside,
+};
 
 /// Where agents answer, on their host's address.
 pub const PORT: u16 = 9091;
@@ -112,7 +125,7 @@ impl Sampler {
             .map(|vital| (vital.uuid, unit_of(&vital.name)))
             .collect();
         // Hundreds of small files: not on a thread that others wait for.
-        let read = tokio::task::spawn_blocking(move || {
+        let read = outside::blocking(move || {
             let usages = units
                 .iter()
                 .map(|(uuid, unit)| (*uuid, cgroups.usage(unit)));
@@ -204,55 +217,63 @@ pub fn boot_micros() -> u64 {
     secs.map_or(0, |secs| (secs * 1e6) as u64)
 }
 
-/// Asks agents by their addresses, all at once. Those that have not answered by `limit` are left out.
+/// Where to ask an agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Its own address, which its certificate is for.
+    pub agent: SocketAddr,
+    /// Where to connect to: the same, or the near end of a tunnel.
+    pub via: SocketAddr,
+}
+
+impl Way {
+    /// Straight to the agent of a host; none when its address is none.
+    #[must_use]
+    pub fn straight(host: &str) -> Option<Self> {
+        let ip: IpAddr = host.parse().ok()?;
+        let agent = SocketAddr::new(ip, PORT);
+        Some(Self { agent, via: agent })
+    }
+}
+
+/// Asks agents, all at once. Those that have not answered by `limit` are left out.
 pub async fn ask_all<K: Ord + Send + 'static>(
-    hosts: impl IntoIterator<Item = (K, SocketAddr)>,
+    hosts: impl IntoIterator<Item = (K, Way)>,
     limit: Duration,
 ) -> BTreeMap<K, HostStats> {
-    let mut asking = tokio::task::JoinSet::new();
-    for (host, address) in hosts {
-        asking.spawn(async move { (host, ask(address).await) });
+    let mut asking = JoinSet::new();
+    for (host, way) in hosts {
+        asking.spawn(async move { (host, ask(way).await) });
     }
     let deadline = Instant::now() + limit;
     let mut answers = BTreeMap::new();
     while let Ok(Some(answer)) = time::timeout_at(deadline, asking.join_next()).await {
-        if let Ok((host, Some(stats))) = answer {
-            answers.insert(host, stats);
+        match answer {
+            Ok((host, Ok(stats))) => drop(answers.insert(host, stats)),
+            Ok((_, Err(error))) => debug!(%error, "an agent did not give its figures"),
+            Err(_) => {}
         }
     }
     answers
 }
 
-/// The address at which a host's agent answers.
-#[must_use]
-pub fn address(host: &str) -> Option<SocketAddr> {
-    let ip: IpAddr = host.parse().ok()?;
-    Some(SocketAddr::new(ip, PORT))
-}
-
-async fn ask(address: SocketAddr) -> Option<HostStats> {
-    let client = client()?;
-    let url = format!("http://{address}{PATH}");
-    let mut answer = client.get(url).send().await.ok()?.error_for_status().ok()?;
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.ok()? {
-        if body.len() + chunk.len() > ANSWER_MAX {
-            return None;
-        }
-        body.extend_from_slice(&chunk);
+async fn ask(way: Way) -> io::Result<HostStats> {
+    let stream = TcpStream::connect(way.via).await?;
+    let link = links().secure(stream, way.agent).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(link))
+        .await
+        .map_err(io::Error::other)?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get(PATH)
+        .header(HOST, way.agent.to_string())
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await;
+    let answer = answer.map_err(io::Error::other)?;
+    if answer.status() != StatusCode::OK {
+        return Err(io::Error::other(format!("it answers {}", answer.status())));
     }
-    serde_json::from_slice(&body).ok()
-}
-
-/// One client for all: it keeps no connection, for they are few and far between.
-fn client() -> Option<reqwest::Client> {
-    static CLIENT: std::sync::OnceLock<Option<reqwest::Client>> = std::sync::OnceLock::new();
-    let build = || {
-        reqwest::Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .build()
-            .ok()
-    };
-    CLIENT.get_or_init(build).clone()
+    let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+    let body = body.map_err(io::Error::other)?.to_bytes();
+    Ok(serde_json::from_slice(&body)?)
 }

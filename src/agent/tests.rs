@@ -1,5 +1,7 @@
 //! The loop against a store and a service manager in memory.
 
+pub(super) mod stable;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
@@ -43,6 +45,7 @@ struct Host {
 
 /// One life of the agent.
 struct Life {
+    asker: agent::Asker,
     words: mpsc::Sender<Word>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -168,11 +171,17 @@ impl Host {
             self.standing.confirmed.clone(),
             stop.clone(),
         );
+        let asker = agent.asker();
         let tasks = vec![
             tokio::spawn(agent.run(stop.clone(), watch::channel(true).1)),
             tokio::spawn(reporter),
         ];
-        self.life = Some(Life { words, stop, tasks });
+        self.life = Some(Life {
+            asker,
+            words,
+            stop,
+            tasks,
+        });
     }
 
     /// The agent ends; the host runs on.

@@ -537,7 +537,8 @@ impl Entry {
             (Some(Busy::Starting), Active::Inactive) if self.progress == Progress::Starting => {
                 Phase::Starting
             }
-            (_, Active::Inactive) if self.error.is_some() => Phase::Error,
+            // That etcd was away for a moment says nothing of the process: it is tried again.
+            (_, Active::Inactive) if self.error.is_some() && self.failures > 0 => Phase::Error,
             (_, Active::Inactive) if self.is_done() => Phase::Idle,
             (_, Active::Inactive) if self.seen.started => Phase::Stopping,
             (_, Active::Inactive) => Phase::Preparing,

@@ -246,6 +246,41 @@ mod tests {
         digit.to_string().repeat(32).parse().expect("machine id")
     }
 
+    #[test]
+    fn figures_are_of_the_same_process_and_only_when_asked_for() {
+        let mut scene = Scene::new("ab")
+            .put('a', "blog_v1.web.1", Desired::Run, Some(Phase::Up))
+            .put('b', "blog_v1.web.2", Desired::Run, Some(Phase::Up))
+            .put('b', "shop_v1.web.1", Desired::Run, Some(Phase::Up));
+        let (app, owner) = ("blog".parse().expect("app"), "ada".parse().expect("user"));
+        let list = |scene: &Scene| {
+            let now = Timestamp::UNIX_EPOCH;
+            let all = scene.0.containers(&app, &owner, Filter::default(), now);
+            all.into_iter().map(|c| c.stats).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&scene), [None, None]);
+        let hosts: Vec<_> = scene.0.hosts_of(&app).into_values().collect();
+        assert_eq!(hosts, ["10.0.0.a", "10.0.0.b"]);
+        let figures = |uuid, bytes| crate::api::stats::ProcessFigures {
+            uuid: Uuid::from_u128(uuid),
+            memory_bytes: Some(bytes),
+            restarts: 7,
+            ..Default::default()
+        };
+        // Host b says nothing, and host a speaks of the one it has; then of an earlier one.
+        for (uuid, want) in [(1, (Some(5), 7)), (9, (None, 0))] {
+            let stats = HostStats {
+                processes: [("blog_v1.web.1".to_owned(), figures(uuid, 5))].into(),
+                ..HostStats::default()
+            };
+            scene.0.figures = Some([(machine('a'), stats)].into());
+            let listed = list(&scene);
+            let one = listed[0].as_ref().expect("asked");
+            assert_eq!((one.memory_bytes, one.restarts), want);
+            assert_eq!(listed[1], Some(ContainerStats::default()));
+        }
+    }
+
     struct Scene(Fleet);
 
     impl Scene {

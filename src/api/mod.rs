@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod containers;
+pub mod fleet;
 pub mod grant;
 pub mod openapi;
 #[cfg(test)]

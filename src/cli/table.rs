@@ -38,6 +38,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(cell).collect());
     }
 
+    /// Adds a row of as many cells as there are columns.
+    pub fn row_of(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(cell).collect());
+    }
+
     /// The table as text, every line with its newline.
     #[must_use]
     pub fn render(&self) -> String {

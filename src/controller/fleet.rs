@@ -55,7 +55,7 @@ pub(super) async fn placing(store: &Store) -> Result<Placing, ApiError> {
 /// second, and its processes are shown without figures.
 pub(super) async fn ask(fleet: &mut Fleet, app: &AppName) {
     let hosts = fleet.hosts_of(app).into_iter();
-    let hosts = hosts.filter_map(|(id, address)| Some((id, stats::address(&address)?)));
+    let hosts = hosts.filter_map(|(id, address)| Some((id, stats::Way::straight(&address)?)));
     fleet.figures = Some(stats::ask_all(hosts, stats::LIMIT).await);
 }
 

@@ -5,6 +5,7 @@
 pub mod name;
 pub mod process;
 pub mod record;
+pub mod unit_text;
 pub mod whitelist;
 
 pub use name::{

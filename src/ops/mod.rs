@@ -7,8 +7,10 @@ pub mod change;
 pub mod follow;
 pub mod gone;
 mod names;
+pub mod needed;
 pub mod release;
 pub mod single;
+pub mod units;
 
 use crate::{
     model::{AppName, InvalidName, ProcessType, ReleaseNumber, RolloutKind, Username},

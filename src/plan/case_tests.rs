@@ -56,7 +56,7 @@ impl Sim {
     }
 
     /// `deis-router@1.service` -> `[1]`, the hosts that it is assigned to.
-    fn hosts_of(&self, unit: &str) -> Vec<usize> {
+    pub(super) fn hosts_of(&self, unit: &str) -> Vec<usize> {
         let suffix = format!("/{unit}");
         let keys = self
             .kv

@@ -1,12 +1,11 @@
 //! Hosts that are being emptied: which, how long that may take, and what is left there.
 //!
 //! A host that is drained takes nothing new. Processes get a second incarnation elsewhere and go as in a
-//! rollout (`rollout`), units move (`fleet`); global units stay, for they belong to the host and not to
-//! anybody who would miss them elsewhere. One-off processes are waited for. What is left when the
-//! deadline is over is withdrawn and stopped all the same.
+//! rollout (`rollout`), units move once another host takes them (`fleet`); global ones, which may serve
+//! the others, go last. One-off processes are waited for. What is left when the deadline is over is
+//! withdrawn and stopped all the same.
 
 use super::{
-    fleet,
     round::{Context, Plan},
     world::{HostView, World},
 };
@@ -40,23 +39,13 @@ pub(super) fn is_over(drain: Option<&HostDrain>, wall: jiff::Timestamp) -> bool 
     deadline.is_some_and(|deadline| deadline <= wall)
 }
 
-/// Whether a unit stays on a host that is drained: global ones do.
-#[must_use]
-pub fn stays(name: &UnitFileName, text: &str) -> bool {
-    fleet::XFleet::parse(name, text).is_ok_and(|options| options.global)
-}
-
-/// What still has to leave a host: processes, and units that are not global.
+/// What still has to leave a host.
 #[must_use]
 pub fn left(world: &World, id: &MachineId) -> Vec<String> {
     let Some(view) = world.hosts.get(id) else {
         return Vec::new();
     };
-    let moves = |name: &&UnitFileName| {
-        let unit = world.units.get(*name);
-        !unit.is_some_and(|unit| stays(name, &unit.value.text))
-    };
-    let units = view.units.keys().filter(moves).map(ToString::to_string);
+    let units = view.units.keys().map(ToString::to_string);
     let processes = view.processes.iter().map(ToString::to_string);
     processes.chain(units).collect()
 }

@@ -22,7 +22,7 @@ fn options() {
     assert_eq!(got.machine_id.as_deref(), Some("abc"));
     assert!(!got.global, "another section's");
     let metadata = format!("{:?}", got.metadata);
-    assert_eq!(metadata, r#"{"disk": {"nvme", "ssd"}, "zone": {"a b"}}"#);
+    assert_eq!(metadata, r#"{"disk": {Is("nvme"), Is("ssd")}, "zone": {Is("a b")}}"#);
     assert!(
         parse("a.service", "[X-Fleet]\nGlobal=true\n")
             .expect("readable")
@@ -39,7 +39,7 @@ fn what_is_not_understood_is_said() {
         ),
         (
             "[X-Fleet]\nMachineMetadata=ssd\n",
-            "line 2: MachineMetadata=ssd is not understood: use key=value",
+            "line 2: MachineMetadata=ssd is not understood: use key=value, or key<5, key<=5, key>5, key>=5, key!=value",
         ),
         (
             "\n[X-Fleet]\nConflicts=\"a\n",
@@ -75,4 +75,65 @@ fn globs() {
     }
     // Linear enough: a pattern can't be used to hold the leader up.
     assert!(!glob(&"*a".repeat(40), &"a".repeat(39)));
+}
+
+#[test]
+fn older_names_and_all_specifiers() {
+    let text = "[X-Fleet]\nX-ConditionMachineID=abc\nMachineID=def\nX-ConditionMachineOf=%p.socket %N.timer\n\
+        X-ConditionMachineMetadata=name=%i\nX-Conflicts=%p@*.service\nReplaces=%n\nGlobal=T\nGlobal=Off\n\
+        Conflicts=a.service \\\n  b.service\nX-ConditionMachineBootID=5\n";
+    let got = parse("web@7.service", text).expect("readable");
+    assert_eq!(got.machine_id.as_deref(), Some("abc"), "the first one counts");
+    assert_eq!(got.boot_id.as_deref(), Some("5"));
+    assert_eq!(got.machine_of, ["web.socket", "web@7.timer"]);
+    assert_eq!(got.conflicts, ["web@*.service", "a.service", "b.service"]);
+    assert_eq!(got.replaces, ["web@7.service"]);
+    assert!(!got.global, "the last one counts");
+    assert_eq!(format!("{:?}", got.metadata), r#"{"name": {Is("7")}}"#);
+}
+
+#[test]
+fn metadata_compares_numbers_as_fleet_did() {
+    let cases = [
+        ("ram>=1024", "1024", true),
+        ("ram>=1024", "512", false),
+        ("ram<1024", "512", true),
+        ("ram<=512", "512", true),
+        ("ram>512", "512", false),
+        ("ram>512", "plenty", false),
+        ("zone!=b", "a", true),
+        ("zone!=b", "b", false),
+        ("zone==b", "b", true),
+    ];
+    for (wish, value, want) in cases {
+        let options = parse("a.service", &format!("[X-Fleet]\nMachineMetadata=\"{wish}\"\n"));
+        let metadata = options.expect("readable").metadata;
+        let (_, wishes) = metadata.first_key_value().expect("one");
+        assert_eq!(wishes.iter().any(|wish| wish.is_met(value)), want, "{wish} of {value}");
+    }
+    for bad in ["ram>=much", "=a", "a=", "ram", "a!b", "ram<"] {
+        assert!(parse("a.service", &format!("[X-Fleet]\nMachineMetadata={bad}\n")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_new_unit_is_checked_as_fleet_did() {
+    let cases = [
+        ("Global=true\nConflicts=a*", Ok(())),
+        ("MachineID=a\nConflicts=b.service", Ok(())),
+        ("Global=true\nMachineOf=a.service", Err("Global and MachineOf can't both be met")),
+        ("Global=true\nReplaces=a.service", Err("Global and Replaces")),
+        ("Global=true\nMachineID=a", Err("Global and MachineID")),
+        ("MachineOf=a.1.service\nConflicts=a.*", Err("a.1.service")),
+        ("Confilcts=a", Err("line 2: [X-Fleet] has no option Confilcts")),
+    ];
+    for (options, want) in cases {
+        let text = format!("[X-Fleet]\n{options}\n");
+        let got = XFleet::check(&"x.service".parse().expect("name"), &text);
+        match (got, want) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(want)) => assert!(error.to_string().contains(want), "{options}: {error}"),
+            (got, want) => panic!("{options}: {got:?}, not {want:?}"),
+        }
+    }
 }

@@ -16,8 +16,11 @@ pub mod explain;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_tests;
+#[cfg(test)]
+mod fleet_scheduling_tests;
 pub mod host;
 pub mod hosts;
+pub mod images;
 #[cfg(test)]
 mod kv_tests;
 #[cfg(test)]

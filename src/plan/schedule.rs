@@ -128,16 +128,6 @@ impl Closed {
         record.and_then(Self::of_record).or_else(unreadable)
     }
 
-    /// `is cordoned`
-    #[must_use]
-    pub const fn words(self) -> &'static str {
-        match self {
-            Self::Cordoned => "is cordoned",
-            Self::Draining => "is being drained",
-            Self::Unreadable => "has records that can't be read",
-        }
-    }
-
     /// What in its record closes a host.
     #[must_use]
     pub fn of_record(record: &HostRecord) -> Option<Self> {

@@ -9,8 +9,8 @@ use std::{
 
 use tokio::{sync::watch, task::JoinSet};
 
+pub(crate) use super::live::Choice;
 use super::{Member, Registered, RouterOptions, certs::Certs, first_table, live};
-pub(crate) use super::{backend::Held, live::Choice};
 use crate::{plan::routes::Endpoint, seal::ClusterKey, store::Store};
 
 /// A router that requests can be given to; gone at once when it is dropped.

@@ -14,6 +14,8 @@ mod txn;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod faulty;
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -294,6 +294,8 @@ pub fn fleet_detect_machine_id(ground: &Ground, notes: &mut Notes) {
     cluster.sh(second, &script(&second.machine_id)).ok();
     ground.wait_machine(second, "up", MINUTE);
     let settled = ground.wait_settled(MINUTE);
+    // Reports of the two are each one's own again, or were never mixed.
+    ground.wait_platform(MINUTE);
     ground.others_untouched(second, &lives);
     notes.figure(format!(
         "with its own id again: settled after {:.1} s",

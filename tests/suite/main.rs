@@ -21,3 +21,5 @@ mod t12_images;
 mod t13_run;
 mod t14_logs;
 mod t15_features;
+mod t16_stable;
+mod t17_units;

@@ -34,6 +34,7 @@ fn the_control_plane_is_out_of_reach() {
             ("builder", 2223),
             ("sshd", 22),
             ("router's health", 9090),
+            ("agent's figures", 9091),
         ] {
             targets.push((what.to_owned(), format!("{}:{port}", host.address)));
         }

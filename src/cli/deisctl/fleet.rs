@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::platform::{Instance, Part};
 use crate::{
     api::stats::{HostStats, ProcessFigures},
+    api::fleet::View,
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,
     },
-    plan::drain,
     store::{Store, StoreError, Versioned, keys},
 };
 
@@ -114,6 +114,30 @@ impl Fleet {
             .collect()
     }
 
+    /// What it says of units.
+    #[must_use]
+    pub const fn view(&self) -> View<'_> {
+        View {
+            units: &self.units,
+            assignments: &self.assignments,
+            states: &self.states,
+        }
+    }
+
+    /// A host as fleetctl named it: `148a18ff.../10.21.8.101`.
+    #[must_use]
+    pub fn machine_label(&self, id: &MachineId, full: bool) -> String {
+        let shown = if full {
+            id.to_string()
+        } else {
+            format!("{}...", &id.as_str()[..8])
+        };
+        match self.address(id) {
+            Some(address) => format!("{shown}/{address}"),
+            None => shown,
+        }
+    }
+
     /// A host's name and address for people: `deis-01/10.21.8.101`.
     #[must_use]
     pub fn host_label(&self, id: &MachineId) -> String {
@@ -124,16 +148,11 @@ impl Fleet {
         }
     }
 
-    /// How much has to leave a host that is drained: all but global units.
+    /// How much is on a host that has to leave it when it is drained.
     #[must_use]
-    pub fn to_leave(&self, id: &MachineId) -> usize {
-        let here = self.assignments.keys().filter(|(_, machine)| machine == id);
-        let stays = |name: &String| {
-            let name = name.parse().ok();
-            let unit = name.and_then(|name| Some((self.units.get(&name)?, name)));
-            unit.is_some_and(|(unit, name)| drain::stays(&name, &unit.value.text))
-        };
-        here.filter(|(name, _)| !stays(name)).count()
+    pub fn assigned_to(&self, id: &MachineId) -> usize {
+        let machines = self.assignments.keys().map(|(_, machine)| machine);
+        machines.filter(|machine| *machine == id).count()
     }
 
     /// The last known address of a host.

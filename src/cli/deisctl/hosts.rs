@@ -29,7 +29,7 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(120);
 pub(super) const DRAIN_HELP: &str = "\
 Without a deadline nothing is stopped before its successor serves, however long that takes; one-off
 processes are waited for. After a deadline what is left is withdrawn from the routers and stopped.
-Global units stay. `deisctl uncordon HOST` ends the drain.
+Global units go last. `deisctl uncordon HOST` ends the drain.
 Example: deisctl drain deis-02 --deadline 10m";
 
 /// What a drain needs to know.

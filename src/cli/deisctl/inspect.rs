@@ -1,8 +1,8 @@
 //! `deisctl status`, `journal` and `ssh`: on the host itself, over SSH.
 
 use std::{
-    collections::BTreeMap, io::Write, net::SocketAddr, os::unix::process::CommandExt,
-    process::Command, time::Duration,
+    collections::BTreeMap, io::Write, os::unix::process::CommandExt, process::Command,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -20,7 +20,11 @@ use super::{
     subject::{self, Located, SubjectError},
     tunnel::Tunnel,
 };
-use crate::{agent::stats, api::stats::HostStats, model::MachineId};
+use crate::{
+    agent::stats::{self, Way},
+    api::stats::HostStats,
+    model::MachineId,
+};
 
 /// How long tunnels to all hosts, and the answers through them, may take.
 const TUNNEL_LIMIT: Duration = Duration::from_secs(5);
@@ -124,21 +128,21 @@ pub async fn run(
 /// time is left out: what etcd knows is shown nevertheless.
 pub async fn figures(context: &Context, fleet: &Fleet) -> BTreeMap<MachineId, HostStats> {
     let hosts = fleet.machines.iter();
-    let hosts: Vec<(MachineId, SocketAddr)> = hosts
-        .filter_map(|(id, machine)| Some((id.clone(), stats::address(&machine.address)?)))
+    let hosts: Vec<(MachineId, Way)> = hosts
+        .filter_map(|(id, machine)| Some((id.clone(), Way::straight(&machine.address)?)))
         .collect();
     let Some(jump) = &context.ssh.jump else {
         return stats::ask_all(hosts, stats::LIMIT).await;
     };
     let mut digging = JoinSet::new();
-    for (id, address) in hosts {
+    for (id, way) in hosts {
         let (ssh, jump) = (context.ssh.clone(), jump.clone());
         digging.spawn_blocking(move || {
             let target = Address {
-                host: address.ip().to_string(),
-                port: Some(address.port()),
+                host: way.agent.ip().to_string(),
+                port: Some(way.agent.port()),
             };
-            Some((id, Tunnel::open(&ssh, &jump, target).ok()?))
+            Some((id, way.agent, Tunnel::open(&ssh, &jump, target).ok()?))
         });
     }
     let deadline = Instant::now() + TUNNEL_LIMIT;
@@ -146,9 +150,10 @@ pub async fn figures(context: &Context, fleet: &Fleet) -> BTreeMap<MachineId, Ho
     while let Ok(Some(dug)) = timeout_at(deadline, digging.join_next()).await {
         tunnels.extend(dug.ok().flatten());
     }
-    let ends = tunnels
-        .iter()
-        .map(|(id, tunnel)| (id.clone(), tunnel.local()));
+    let ends = tunnels.iter().map(|(id, agent, tunnel)| {
+        let (agent, via) = (*agent, tunnel.local());
+        (id.clone(), Way { agent, via })
+    });
     let left = deadline.saturating_duration_since(Instant::now());
     // A connection through a tunnel logs in to the host once more.
     stats::ask_all(ends, left.max(stats::LIMIT)).await

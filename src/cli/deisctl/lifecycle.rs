@@ -24,9 +24,9 @@ use tokio::{sync::Notify, task::JoinSet, time::Instant};
 /// How often a change is tried again when something else changed the same units meanwhile.
 const TRIES: usize = 5;
 /// How long a wait stays silent at most.
-const VOICE: Duration = Duration::from_secs(10);
+pub(super) const VOICE: Duration = Duration::from_secs(10);
 /// Pause before etcd is asked again after it failed.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// The commands, with what they share.
 #[derive(Debug)]
@@ -366,13 +366,13 @@ fn timed_out(
 }
 
 /// Tells that something changed that `Fleet::load` reads. Its tasks end with it.
-struct Changes {
-    seen: std::sync::Arc<Notify>,
+pub(super) struct Changes {
+    pub(super) seen: std::sync::Arc<Notify>,
     _feeds: JoinSet<()>,
 }
 
 impl Changes {
-    fn of(store: &Store) -> Self {
+    pub(super) fn of(store: &Store) -> Self {
         let seen = std::sync::Arc::new(Notify::new());
         let mut feeds = JoinSet::new();
         for prefix in Fleet::prefixes() {

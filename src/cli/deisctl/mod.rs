@@ -8,10 +8,12 @@
 //! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
 //! | [`hosts`], [`plan`] | cordon and drain; why things are where they are, and what the leader would do |
 //! | [`lost`] | which hosts are gone, when only a person can tell |
+//! | [`aim`], [`units`], [`units_list`] | operators' units, as fleetctl had them |
 //! | [`inspect`] | status, journal and shells on hosts |
 //! | [`context`], [`local_cluster`], [`ssh`], [`known_hosts`], [`tunnel`] | which cluster, and the way there |
 //! | [`failure`] | errors with a hint and an exit code |
 
+pub mod aim;
 pub mod config;
 pub mod context;
 pub mod failure;
@@ -31,6 +33,8 @@ pub mod subject;
 mod substitute;
 pub mod templates;
 pub mod tunnel;
+pub mod units;
+pub mod units_list;
 
 #[cfg(test)]
 mod ssh_tests;
@@ -45,7 +49,10 @@ use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::local::cli::{self as local, ClusterArgs};
+use crate::link::{self, Links};
+use crate::model::UnitTarget;
 use crate::store::StoreError;
+use aim::{Aim, UnitWord};
 use config::ConfigCommand;
 use context::{Context, ContextArgs};
 use failure::{Failure, Kind};
@@ -53,6 +60,8 @@ use fleet::Fleet;
 use lifecycle::Lifecycle;
 use platform::{Part, Target};
 use templates::Templates;
+use units::Units;
+use units_list::ListArgs;
 
 /// Where `deisctl` was started from, when it has started itself again in a network namespace.
 const IN_NETNS: &str = "DEISCTL_IN_NETNS";
@@ -114,15 +123,59 @@ pub enum FleetCommand {
         #[command(flatten)]
         units: UnitsArg,
     },
-    /// Start installed units and wait until they are up and registered
-    #[command(after_help = TARGETS_HELP)]
-    Start(TargetsAndTimeout),
-    /// Stop units and wait until they are gone; apps run on
-    #[command(after_help = TARGETS_HELP)]
-    Stop(TargetsAndTimeout),
-    /// Restart units, one after the other
-    #[command(after_help = TARGETS_HELP)]
-    Restart(TargetsAndTimeout),
+    /// Start parts of the platform, or units, and wait until they are up
+    #[command(after_help = AIMS_HELP)]
+    Start(BringArgs),
+    /// Stop parts of the platform, or units, and wait until they are down; apps run on
+    #[command(after_help = AIMS_HELP)]
+    Stop(AimArgs),
+    /// Restart parts of the platform, or units, one after the other
+    #[command(after_help = AIMS_HELP)]
+    Restart(AimArgs),
+    /// Put unit files into etcd; nothing is done with them yet
+    #[command(after_help = FILES_HELP)]
+    Submit {
+        /// Unit files
+        #[arg(required = true, value_name = "UNIT")]
+        units: Vec<UnitWord>,
+        /// Replace units of these names that have another text
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Get units to hosts without starting them
+    #[command(after_help = FILES_HELP)]
+    Load {
+        /// Unit files, or units that have been submitted
+        #[arg(required = true, value_name = "UNIT")]
+        units: Vec<UnitWord>,
+        /// Replace units of these names that have another text
+        #[arg(long)]
+        replace: bool,
+        /// Patience
+        #[command(flatten)]
+        block: BlockArgs,
+    },
+    /// Stop units and take them from their hosts; their files stay in etcd
+    #[command(after_help = FILES_HELP)]
+    Unload(UnitsArgs),
+    /// Stop units and remove their files from etcd
+    #[command(after_help = FILES_HELP)]
+    Destroy(UnitsArgs),
+    /// Print unit files as they are in etcd
+    Cat {
+        /// Units
+        #[arg(required = true, value_name = "UNIT")]
+        units: Vec<UnitWord>,
+    },
+    /// Show the units that are on hosts, in systemd's words
+    #[command(after_help = "Fields: unit, machine, active, sub, load, hash.")]
+    ListUnits(ListArgs),
+    /// Show all units that there are
+    #[command(after_help = "Fields: unit, hash, dstate, state, target, global, desc.")]
+    ListUnitFiles(ListArgs),
+    /// Show the hosts that are there, as fleetctl did
+    #[command(after_help = "Fields: machine, ip, metadata. `deisctl machines` shows more.")]
+    ListMachines(ListArgs),
     /// Stop units and take them out of etcd
     #[command(after_help = TARGETS_HELP)]
     Uninstall(TargetsAndTimeout),
@@ -142,7 +195,6 @@ pub enum FleetCommand {
     /// Show units of the platform and processes of apps
     List,
     /// Show hosts
-    #[command(visible_alias = "list-machines")]
     Machines {
         /// Show machine ids in full
         #[arg(short = 'l', long)]
@@ -193,9 +245,12 @@ pub enum FleetCommand {
     /// Show systemd's status of a unit, from its host
     #[command(after_help = UNITS_HELP)]
     Status {
-        /// Which unit
-        #[command(flatten)]
-        unit: UnitArg,
+        /// Units, processes or parts
+        #[arg(required = true, value_name = "UNIT")]
+        units: Vec<String>,
+        /// The host, where a unit is on several
+        #[arg(long, value_name = "HOST")]
+        on: Option<String>,
     },
     /// Show the journal of a unit, from its host
     #[command(after_help = UNITS_HELP)]
@@ -224,6 +279,12 @@ pub enum FleetCommand {
 
 const TARGETS_HELP: &str = "Targets: platform (everything), or parts (controller, router, builder, \
                             registry, logger), or instances (router@2).";
+const AIMS_HELP: &str = "Targets: platform (everything), or parts (controller, router, builder, registry, logger), or instances\n\
+                         (router@2); or units: a file (./hello.service), a name with its suffix (hello.service), an instance\n\
+                         (hello@1), or in quotes a pattern of names ('hello@*').";
+const FILES_HELP: &str = "A unit is a file or a name (hello.service); an instance (hello@1.service) is made from its template\n\
+                          (hello@.service), in etcd or beside it. A unit's text never changes: --replace destroys it and\n\
+                          submits the new one. Drop-in files are not taken.";
 const WHICH_CLUSTER: &str = "`make up` starts a local cluster; --cluster, --endpoint and --tunnel \
                              say which other one is meant";
 const UNITS_HELP: &str = "A unit is a unit's name, a process (blog_v7.web.1), an instance (router@1), \
@@ -236,6 +297,92 @@ pub struct Targets {
     /// Targets
     #[arg(required = true, value_name = "TARGET")]
     pub targets: Vec<Target>,
+}
+
+/// Whether and how long to wait.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BlockArgs {
+    /// Don't wait
+    #[arg(long)]
+    pub no_block: bool,
+    /// Wait for so many half seconds (fleetctl's word for --timeout)
+    #[arg(long, value_name = "N", conflicts_with = "timeout", hide_short_help = true)]
+    pub block_attempts: Option<u64>,
+    /// Seconds to wait until all is as it should be
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub timeout: u64,
+}
+
+impl BlockArgs {
+    /// How long is waited.
+    const fn timeout(self) -> Duration {
+        match self.block_attempts {
+            // fleetctl waited for ever for 0; a year is as good.
+            Some(0) => Duration::from_secs(365 * 24 * 3600),
+            Some(attempts) => Duration::from_millis(attempts.saturating_mul(500)),
+            None => Duration::from_secs(self.timeout),
+        }
+    }
+
+    /// The platform's parts are always waited for: something else may need them.
+    fn for_platform(self) -> Result<(), Failure> {
+        if self.no_block {
+            return Err(Failure::new(Kind::Usage, "--no-block is for units, not for the platform"));
+        }
+        Ok(())
+    }
+
+    /// The same; none when nothing is waited for.
+    fn patience(self) -> Option<Duration> {
+        (!self.no_block).then(|| self.timeout())
+    }
+}
+
+/// Parts of the platform or units, and patience.
+#[derive(Debug, Args)]
+pub struct AimArgs {
+    /// Parts of the platform, or units
+    #[arg(required = true, value_name = "TARGET|UNIT")]
+    pub aims: Vec<Aim>,
+    /// Patience.
+    #[command(flatten)]
+    pub block: BlockArgs,
+}
+
+impl AimArgs {
+    /// The platform's targets and the units.
+    fn split(&self) -> (Vec<Target>, Vec<UnitWord>) {
+        let (mut targets, mut units) = (Vec::new(), Vec::new());
+        for aim in &self.aims {
+            match aim {
+                Aim::Platform(target) => targets.push(*target),
+                Aim::Units(word) => units.push(word.clone()),
+            }
+        }
+        (targets, units)
+    }
+}
+
+/// The same for what may be submitted on the way.
+#[derive(Debug, Args)]
+pub struct BringArgs {
+    /// What, and patience.
+    #[command(flatten)]
+    pub aims: AimArgs,
+    /// Replace units of these names that have another text
+    #[arg(long)]
+    pub replace: bool,
+}
+
+/// Units, and patience.
+#[derive(Debug, Args)]
+pub struct UnitsArgs {
+    /// Units
+    #[arg(required = true, value_name = "UNIT")]
+    pub units: Vec<UnitWord>,
+    /// Patience.
+    #[command(flatten)]
+    pub block: BlockArgs,
 }
 
 /// What a command is about, and its patience.
@@ -305,6 +452,8 @@ pub fn run(cli: Cli) -> anyhow::Result<u8> {
     };
     let context = Context::choose(&cli.context)?;
     enter_namespace(&context)?;
+    // Agents ask for the same certificate as etcd.
+    link::install(Links::new(context.etcd.tls.as_ref())?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -365,6 +514,16 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
         timeout: Duration::from_secs(timeout.map_or(0, |t| t.timeout)),
         out: std::io::stdout(),
     };
+    let platform = |block: BlockArgs| Lifecycle {
+        store: &store,
+        timeout: block.timeout(),
+        out: std::io::stdout(),
+    };
+    let units = |patience| Units {
+        store: &store,
+        patience,
+        out: std::io::stdout(),
+    };
     match command {
         FleetCommand::Config { target, command } => {
             let key = context.cluster_key.as_deref();
@@ -376,20 +535,61 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
                 .install(&targets.targets, &templates)
                 .await?;
         }
-        FleetCommand::Start(args) => {
-            lifecycle(Some(args.timeout))
-                .start(&args.targets.targets)
-                .await?;
+        FleetCommand::Start(BringArgs { aims, replace }) => {
+            let (targets, words) = aims.split();
+            if !targets.is_empty() {
+                aims.block.for_platform()?;
+                platform(aims.block).start(&targets).await?;
+            }
+            if !words.is_empty() {
+                let target = UnitTarget::Launched;
+                units(aims.block.patience()).bring(&words, target, replace).await?;
+            }
         }
         FleetCommand::Stop(args) => {
-            lifecycle(Some(args.timeout))
-                .stop(&args.targets.targets)
-                .await?;
+            let (targets, words) = args.split();
+            if !targets.is_empty() {
+                args.block.for_platform()?;
+                platform(args.block).stop(&targets).await?;
+            }
+            if !words.is_empty() {
+                units(args.block.patience()).take_back(&words, UnitTarget::Loaded).await?;
+            }
         }
         FleetCommand::Restart(args) => {
-            lifecycle(Some(args.timeout))
-                .restart(&args.targets.targets)
-                .await?;
+            let (targets, words) = args.split();
+            if !targets.is_empty() {
+                args.block.for_platform()?;
+                platform(args.block).restart(&targets).await?;
+            }
+            if !words.is_empty() {
+                // One is down before it is started again.
+                units(Some(args.block.timeout())).restart(&words).await?;
+            }
+        }
+        FleetCommand::Submit { units: words, replace } => {
+            units(None).submit(&words, replace).await?;
+        }
+        FleetCommand::Load { units: words, replace, block } => {
+            let target = UnitTarget::Loaded;
+            units(block.patience()).bring(&words, target, replace).await?;
+        }
+        FleetCommand::Unload(args) => {
+            let target = UnitTarget::Inactive;
+            units(args.block.patience()).take_back(&args.units, target).await?;
+        }
+        FleetCommand::Destroy(args) => {
+            units(args.block.patience()).destroy(&args.units).await?;
+        }
+        FleetCommand::Cat { units: words } => units(None).cat(&words).await?,
+        FleetCommand::ListUnits(args) => {
+            write!(out, "{}", units_list::units(&load().await?, &args)?)?;
+        }
+        FleetCommand::ListUnitFiles(args) => {
+            write!(out, "{}", units_list::unit_files(&load().await?, &args)?)?;
+        }
+        FleetCommand::ListMachines(args) => {
+            write!(out, "{}", units_list::machines(&load().await?, &args)?)?;
         }
         FleetCommand::Uninstall(args) => {
             lifecycle(Some(args.timeout))
@@ -424,8 +624,14 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
         FleetCommand::DeclareLost { hosts, undo } => {
             lost::declare(&store, &hosts, undo, &mut out).await?;
         }
-        FleetCommand::Status { unit } => {
-            return inspect::status(context, &load().await?, &unit).await;
+        FleetCommand::Status { units, on } => {
+            let fleet = load().await?;
+            let mut code = 0;
+            for unit in units {
+                let unit = UnitArg { unit, on: on.clone() };
+                code = code.max(inspect::status(context, &fleet, &unit).await?);
+            }
+            return Ok(code);
         }
         FleetCommand::Journal {
             unit,

@@ -70,7 +70,7 @@ pub fn machines(fleet: &Fleet, full: bool) -> String {
             state.push("cordoned".to_owned());
         }
         if known.is_some_and(|host| host.drain.is_some()) {
-            state.push(match fleet.to_leave(machine) {
+            state.push(match fleet.assigned_to(machine) {
                 0 => "drained".to_owned(),
                 left => format!("draining: {left} left"),
             });

@@ -17,6 +17,7 @@ use super::{
     templates::Templates,
 };
 use crate::{
+    api::stats::{HostStats, ProcessFigures},
     model::*,
     store::{Store, Txn, keys},
 };
@@ -190,16 +191,33 @@ async fn fleet() -> Fleet {
 
 #[tokio::test]
 async fn list_shows_units_and_processes() {
-    assert_snapshot!(show::list(&fleet().await), @"
-    UNIT                      MACHINE              LOAD    ACTIVE      SUB           READY  NOTE
-    deis-router@1.service     deis-01/10.21.8.101  loaded  active      running       yes    -
-    deis-router@2.service     deis-02/10.21.8.102  loaded  active      running       yes    -
-    deis-router@3.service     -                    -       -           -             -      waits for a place
-    deis-router@4.service     -                    -       -           -             -      installed, not started
-    blog_v6.web.2.service     deis-02/10.21.8.102  loaded  active      running       yes    draining
-    blog_v7.web.2.service     deis-01/10.21.8.101  loaded  active      running       yes    -
-    blog_v7.web.10.service    deis-02/10.21.8.102  loaded  activating  auto-restart  no     exit code 1 boom; 4 restarts
-    blog_v7.worker.1.service  deis-03/10.21.8.103  loaded  active      running       yes    its host is absent, this is its last word
+    let mut fleet = fleet().await;
+    let report = fleet.report(&machine_id(1), "blog_v7.web.2");
+    let figures = ProcessFigures {
+        uuid: report.expect("a report").uuid,
+        memory_bytes: Some(33_000_000),
+        memory_limit_bytes: Some(512 << 20),
+        cpu_permille: Some(14),
+        uptime_secs: Some(7500),
+        restarts: 2,
+        exit: Some("killed: out of memory".into()),
+        ..ProcessFigures::default()
+    };
+    let stats = HostStats {
+        processes: [("blog_v7.web.2".to_owned(), figures)].into(),
+        ..HostStats::default()
+    };
+    fleet.figures.insert(machine_id(1), stats);
+    assert_snapshot!(show::list(&fleet), @"
+    UNIT                      MACHINE              LOAD    ACTIVE      SUB           READY  MEMORY      CPU   UPTIME  RESTARTS  LAST EXIT              NOTE
+    deis-router@1.service     deis-01/10.21.8.101  loaded  active      running       yes    -           -     -       0         -                      -
+    deis-router@2.service     deis-02/10.21.8.102  loaded  active      running       yes    -           -     -       0         -                      -
+    deis-router@3.service     -                    -       -           -             -      -           -     -       -         -                      waits for a place
+    deis-router@4.service     -                    -       -           -             -      -           -     -       -         -                      installed, not started
+    blog_v6.web.2.service     deis-02/10.21.8.102  loaded  active      running       yes    -           -     -       0         -                      draining
+    blog_v7.web.2.service     deis-01/10.21.8.101  loaded  active      running       yes    31.5M/512M  1.4%  2h 5m   2         killed: out of memory  -
+    blog_v7.web.10.service    deis-02/10.21.8.102  loaded  activating  auto-restart  no     -           -     -       4         -                      exit code 1 boom
+    blog_v7.worker.1.service  deis-03/10.21.8.103  loaded  active      running       yes    -           -     -       0         -                      its host is absent, this is its last word
     ");
 }
 

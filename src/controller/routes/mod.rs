@@ -7,6 +7,7 @@ mod certs;
 mod config;
 mod containers;
 mod domains;
+mod fleet;
 mod hooks;
 mod keys;
 mod logs;

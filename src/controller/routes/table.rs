@@ -26,12 +26,12 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, certs, config, containers, domains, health, hooks, keys, logs, openapi,
+    apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs, openapi,
     perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{
-        ask,
+        ask, fleet as of_fleet,
         grant::Access,
         openapi::{Nothing, One, Operation, Pages, Shape, Text},
         wire,
@@ -155,6 +155,15 @@ routes! {
     POST "/v1/admin/perms" All users::promote, One<ask::Username> => 201 Nothing, "Makes a user an administrator";
     DELETE "/v1/admin/perms/{user}" All users::demote => 204 Nothing, "Takes that back";
     GET "/v1/audit" All audit::of_platform => 200 Pages<wire::Audit>, "Lists what was done to accounts, and which apps were destroyed, for administrators";
+
+    GET "/fleet/v1/units" All fleet::any => 200 One<of_fleet::UnitPage>, "Lists units as fleet did, for administrators as all of this", "nextPageToken";
+    GET "/fleet/v1/units/{name}" All fleet::any => 200 One<of_fleet::Unit>, "Shows a unit";
+    PUT "/fleet/v1/units/{name}" All fleet::any, One<of_fleet::Unit> => 201 Nothing, "Creates a unit, or changes what is wanted of one (204)";
+    DELETE "/fleet/v1/units/{name}" All fleet::any => 204 Nothing, "Stops a unit and removes it";
+    GET "/fleet/v1/state" All fleet::any => 200 One<of_fleet::StatePage>, "Lists units on hosts in systemd's words", "machineID", "unitName", "nextPageToken";
+    GET "/fleet/v1/machines" All fleet::any => 200 One<of_fleet::MachinePage>, "Lists hosts", "nextPageToken";
+    PATCH "/fleet/v1/machines" All fleet::any, One<Vec<of_fleet::PatchOp>> => 204 Nothing, "Changes hosts' labels by a JSON patch";
+    GET "/fleet/v1/discovery" All fleet::any => 200 One<serde_json::Value>, "Describes fleet's API for programs";
 }
 
 /// The router over the table, each route behind the gate. A slash at a path's end has been removed

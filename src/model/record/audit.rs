@@ -64,6 +64,10 @@ pub enum Action {
     AdminGrant,
     /// A user is no administrator any more.
     AdminRevoke,
+    /// A unit of an operator was changed.
+    Unit,
+    /// Hosts' labels were changed.
+    Machine,
     /// Something that only a newer program knows.
     #[serde(other)]
     Other,

@@ -143,6 +143,14 @@ pub struct Assignment {
     pub work: Work,
 }
 
+impl Assignment {
+    /// Whether it is of a raw unit's text with this hash.
+    #[must_use]
+    pub fn is_of_text(&self, text_hash: &str) -> bool {
+        matches!(&self.work, Work::Unit { hash } if hash == text_hash)
+    }
+}
+
 /// Where a process is in its life, as its agent sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -261,7 +269,7 @@ pub struct Leader {
 }
 
 /// What an operator wants of a unit (fleet's words).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnitTarget {
     /// Known, nowhere.

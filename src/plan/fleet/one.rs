@@ -1,5 +1,7 @@
 //! One unit: where it is assigned, where it ought to be, and what makes the one the other.
 
+use std::time::Duration;
+
 use super::{
     super::{
         hosts::Losses,
@@ -17,13 +19,13 @@ use crate::{
 pub(super) type There<'w> = (&'w MachineId, &'w Versioned<Assignment>);
 
 /// A unit that is being planned.
-pub(super) struct Unit<'a, 'w> {
-    pub name: &'w UnitFileName,
-    /// Its options; none when it is not to run.
-    pub wanted: Option<&'w XFleet>,
+struct Unit<'a, 'w> {
+    name: &'w UnitFileName,
+    /// Its options, and what its host is to do with it; none when it is to be nowhere.
+    wanted: Option<(&'w XFleet, Desired)>,
     /// Of its text: another text is another assignment.
     hash: &'w str,
-    pub cx: &'a Context<'a>,
+    cx: &'a Context<'a>,
     batch: Batch,
 }
 
@@ -49,16 +51,20 @@ pub(super) fn plan<'w>(
     if world.unreadable().contains_key(keys::unit(name).as_str()) {
         return Batch::default();
     }
-    let file = world.units.get(name);
-    let launched = file.is_some_and(|file| file.value.target == UnitTarget::Launched);
+    let file = world.units.get(name).map(|file| &file.value);
+    let desired = match file.map(|file| file.target) {
+        Some(UnitTarget::Launched) => Some(Desired::Run),
+        Some(UnitTarget::Loaded) => Some(Desired::Load),
+        Some(UnitTarget::Inactive) | None => None,
+    };
     let options = units.options.get(name).copied();
     // What its options say can't be understood: what runs is left alone.
-    if launched && options.is_none() {
+    if desired.is_some() && options.is_none() {
         return Batch::default();
     }
     let mut unit = Unit {
         name,
-        wanted: options.filter(|_| launched),
+        wanted: options.zip(desired),
         hash: world.texts.get(name).map_or("", |text| &text.hash),
         cx,
         batch: Batch::default(),
@@ -68,10 +74,7 @@ pub(super) fn plan<'w>(
         .copied()
         .partition(|(id, _)| losses.lost.contains(*id));
     let is_there = !live.is_empty();
-    let (leaving, live) = unit.leaving(world, live);
-    let is_elsewhere = !live.is_empty();
     unit.settle(world, live, units, plan);
-    unit.leave(world, &leaving, is_elsewhere, units, plan);
     match unit.targets(is_there, units) {
         Ok(targets) => unit.assign(&targets, &lost, units),
         // It stays assigned on a lost host, in case that one comes back first.
@@ -80,48 +83,116 @@ pub(super) fn plan<'w>(
     unit.batch
 }
 
+/// Whether the host is to have it, as far as it has been told.
+const fn is_to_stay(assignment: &Assignment) -> bool {
+    matches!(assignment.desired, Desired::Run | Desired::Load)
+}
+
 impl<'w> Unit<'_, 'w> {
     /// Keeps the assignments that are right, with the unit's present text, and stops the others.
     fn settle(
         &mut self,
         world: &World,
         mut live: Vec<There<'w>>,
-        units: &Units<'w>,
+        units: &mut Units<'w>,
         plan: &mut Plan,
     ) {
-        let runs = |(_, a): &There<'_>| a.value.desired == Desired::Run;
         let keep = match self.wanted {
             None => 0,
-            Some(options) if options.global => live.len(),
+            Some((options, _)) if options.global => live.len(),
             Some(_) => 1,
         };
-        live.sort_by_key(|there| (!runs(there), there.0));
-        for (at, there) in live.iter().enumerate() {
-            let unfit = self.wanted.as_ref().is_some_and(|options| {
-                options.global && units.refuses(self.name, options, there.0).is_some()
-            });
-            if at < keep && runs(there) && !unfit {
-                self.refresh(*there);
-            } else {
-                self.stop(*there, world.hosts.get(there.0), plan);
+        live.sort_by_key(|(id, assignment)| (!is_to_stay(&assignment.value), *id));
+        for (at, there) in live.into_iter().enumerate() {
+            let why = match self.wanted {
+                Some((options, desired)) if at < keep && is_to_stay(&there.1.value) => {
+                    match self.leaves(options, there.0, units, plan) {
+                        Some(why) => why,
+                        None => {
+                            self.refresh(there, desired);
+                            continue;
+                        }
+                    }
+                }
+                _ => String::new(),
+            };
+            self.stop(there, &why, world.hosts.get(there.0), plan);
+        }
+    }
+
+    /// Why it has to leave a host that it is assigned to: nothing of it is asked of a host that is away.
+    fn leaves(
+        &self,
+        options: &XFleet,
+        id: &'w MachineId,
+        units: &mut Units<'w>,
+        plan: &mut Plan,
+    ) -> Option<String> {
+        if let Some((_, other)) = units.displaced.get(self.name).filter(|(on, _)| *on == id) {
+            return Some(format!("gives its place to {other}"));
+        }
+        let host = units.hosts.get(id)?;
+        if let Some(refusal) = units.ousts(self.name, options, host) {
+            return Some(format!("{} {refusal}", host.view.name(id)));
+        }
+        let drain = host.view.record.as_ref()?.value.drain.clone()?;
+        self.leaves_drained(options, id, &drain, units, plan)
+    }
+
+    /// The same of a host that is being drained: it leaves when another one takes it, or in the end;
+    /// one that is on all hosts leaves last.
+    fn leaves_drained(
+        &self,
+        options: &XFleet,
+        id: &'w MachineId,
+        drain: &HostDrain,
+        units: &mut Units<'w>,
+        plan: &mut Plan,
+    ) -> Option<String> {
+        let host = units.hosts.get(id)?;
+        let name = host.view.name(id);
+        let left = drain.deadline.map(|at| at.duration_since(self.cx.wall));
+        if left.is_some_and(|left| !left.is_positive()) {
+            return Some(format!("{name} has been drained for as long as it was given"));
+        }
+        if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
+            plan.wake_at(self.cx.now + left);
+        }
+        if options.global {
+            let is_global = |unit: &&UnitFileName| {
+                units.options.get(*unit).is_some_and(|options| options.global)
+            };
+            let is_empty = host.view.processes.is_empty() && host.units.iter().all(is_global);
+            return is_empty.then(|| format!("{name} is drained of all else"));
+        }
+        match units.choose(self.name, options, Some(id)) {
+            Ok(other) => {
+                let why = format!("{name} is being drained");
+                // So that the next unit doesn't count on the same place.
+                units.add(self.name, other);
+                Some(why)
+            }
+            Err(why) => {
+                plan.wait(self.name.as_str(), format!("it stays on {name}, which is being drained: {why}"));
+                None
             }
         }
     }
 
     /// The hosts that have to get it; an error says why there is none that can.
-    fn targets(&self, is_there: bool, units: &Units<'w>) -> Result<Vec<&'w MachineId>, String> {
+    fn targets(&self, is_there: bool, units: &mut Units<'w>) -> Result<Vec<&'w MachineId>, String> {
         match self.wanted {
-            Some(options) if options.global => Ok(units
+            Some((options, _)) if options.global => Ok(units
                 .hosts
                 .iter()
-                .filter(|(id, host)| {
-                    host.open
+                .filter(|(_, host)| {
+                    host.shut.is_none()
                         && !host.units.contains(self.name)
-                        && units.refuses(self.name, options, id).is_none()
+                        && units.refuses(self.name, options, host).is_none()
                 })
                 .map(|(id, _)| *id)
                 .collect()),
-            Some(options) if !is_there => Ok(vec![units.choose(self.name, options)?]),
+            Some((options, _)) if !is_there => Ok(vec![units.place(self.name, options)?]),
             Some(_) | None => Ok(Vec::new()),
         }
     }
@@ -135,17 +206,17 @@ impl<'w> Unit<'_, 'w> {
                 .delete(&key)
         });
         for id in targets {
-            let Some(host) = units.hosts.get_mut(id) else {
+            let (Some((_, desired)), Some(host)) = (self.wanted, units.hosts.get(id)) else {
                 continue;
             };
-            host.units.insert(self.name);
             let key = keys::assignment(id, self.name.as_str());
             let txn = Txn::new()
                 .absent(&key)
                 .present(&keys::machine(id))
-                .put(&key, &self.assignment())
+                .put(&key, &self.assignment(desired))
                 .and(std::mem::take(&mut forgotten));
             let what = format!("{} to {}", self.name, host.view.name(id));
+            units.add(self.name, id);
             self.batch.add(what, txn);
         }
         if !forgotten.is_empty() {
@@ -155,30 +226,46 @@ impl<'w> Unit<'_, 'w> {
     }
 
     /// A new assignment of the unit's present text.
-    fn assignment(&self) -> Assignment {
+    fn assignment(&self, desired: Desired) -> Assignment {
         Assignment {
             schema: SCHEMA,
             uuid: (self.cx.new_id)(),
-            desired: Desired::Run,
+            desired,
             work: Work::Unit {
                 hash: self.hash.to_owned(),
             },
         }
     }
 
-    fn refresh(&mut self, (id, there): There<'_>) {
-        if matches!(&there.value.work, Work::Unit { hash } if hash == self.hash) {
-            return;
-        }
+    fn refresh(&mut self, (id, there): There<'_>, desired: Desired) {
+        let is_same = there.value.is_of_text(self.hash);
+        let (next, what) = match is_same {
+            true if there.value.desired == desired => return,
+            true => {
+                let verb = if desired == Desired::Run { "start" } else { "only load" };
+                let next = Assignment {
+                    desired,
+                    ..there.value.clone()
+                };
+                (next, format!("{verb} {}", self.name))
+            }
+            false => (self.assignment(desired), format!("new text of {}", self.name)),
+        };
         let key = keys::assignment(id, self.name.as_str());
         let txn = Txn::new()
             .unchanged(&key, there.mod_revision)
-            .put(&key, &self.assignment());
-        self.batch.add(format!("new text of {}", self.name), txn);
+            .put(&key, &next);
+        self.batch.add(what, txn);
     }
 
     /// Stops it on a host, and forgets it there once the host says that it is gone.
-    pub fn stop(&mut self, (id, there): There<'_>, host: Option<&HostView>, plan: &mut Plan) {
+    fn stop(
+        &mut self,
+        (id, there): There<'_>,
+        why: &str,
+        host: Option<&HostView>,
+        plan: &mut Plan,
+    ) {
         let key = keys::assignment(id, self.name.as_str());
         let txn = Txn::new().unchanged(&key, there.mod_revision);
         if there.value.desired != Desired::Stop {
@@ -186,7 +273,8 @@ impl<'w> Unit<'_, 'w> {
                 desired: Desired::Stop,
                 ..there.value.clone()
             };
-            let what = format!("stop {}", self.name);
+            let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+            let what = format!("stop {}{why}", self.name);
             self.batch.add(what, txn.put(&key, &next));
             return;
         }

@@ -1,0 +1,52 @@
+//! How seeds are run.
+
+use std::time::Duration;
+
+use super::*;
+
+/// Seeds that have once found a fault; each is mended since.
+const REGRESSIONS: &[u64] = &[];
+/// How long `make test` may simulate.
+const SHARE: Duration = Duration::from_secs(40);
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// `make test`: what fits into a while.
+#[test]
+fn a_fair_share_of_seeds_keeps_the_laws() {
+    let failed = simulate_all(1..=200, Some(SHARE));
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn what_once_failed_keeps_the_laws() {
+    let failed = simulate_all(REGRESSIONS.iter().copied(), None);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_story() {
+    for seed in [1, 2, 3, 4] {
+        let (once, again) = (simulate(seed, false), simulate(seed, false));
+        assert_eq!(once, again, "seed {seed}");
+    }
+}
+
+/// `make sim`: SEED=n tells one story, SEEDS=n simulates so many, from FROM on.
+#[test]
+#[ignore = "as long as it is asked for: make sim"]
+fn seeds() {
+    if let Some(seed) = setting("SEED") {
+        let outcome = simulate(seed, true);
+        println!("{outcome:#?}");
+        assert_eq!(outcome.verdict, None);
+        return;
+    }
+    let from = setting("FROM").unwrap_or(1);
+    let count = setting("SEEDS").unwrap_or(100);
+    let failed = simulate_all(from..from + count, None);
+    let failed: Vec<u64> = failed.iter().map(|outcome| outcome.seed).collect();
+    assert!(failed.is_empty(), "these seeds break a law: {failed:?}");
+}

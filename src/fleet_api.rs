@@ -4,7 +4,10 @@
 //! Statuses and messages are fleet's. Two things are narrower: hosts that never joined can't be
 //! labelled, and an option can't hold what systemd would read as another one.
 
-use std::{convert::Infallible, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     body::{Body, Bytes},
@@ -24,9 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    api::fleet::{
-        self, Entry, MachinePage, PatchOp, Refusal, Relabel, StatePage, Unit, UnitPage,
-    },
+    api::fleet::{self, Entry, MachinePage, PatchOp, Refusal, Relabel, StatePage, Unit, UnitPage},
     model::{UnitFile, UnitFileName, UnitTarget, unit_text},
     ops::units::{self, Done, Snapshot, UnitsError, Wish},
     store::{Store, StoreError, Txn, keys},
@@ -86,7 +87,10 @@ fn store_error(error: &StoreError) -> Refusal {
     if error.is_transient() {
         Refusal::new(503, "etcd gives no answer at the moment; try again")
     } else {
-        Refusal::new(500, "a record in etcd can't be read; see the journal of this host")
+        Refusal::new(
+            500,
+            "a record in etcd can't be read; see the journal of this host",
+        )
     }
 }
 
@@ -114,7 +118,10 @@ pub async fn answer(store: &Store, asked: Asked<'_>, with: &Txn) -> Response<Bod
 
 async fn route(store: &Store, asked: &Asked<'_>, with: &Txn) -> Result<Answer, Refusal> {
     let only = |methods: &str| {
-        Refusal::new(405, format!("only {methods} supported against this resource"))
+        Refusal::new(
+            405,
+            format!("only {methods} supported against this resource"),
+        )
     };
     let parts: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
     match (asked.method.as_str(), &parts[..]) {
@@ -185,7 +192,10 @@ fn no_unit() -> Refusal {
 
 fn unit_name(text: &str) -> Result<UnitFileName, Refusal> {
     // A name needs no escapes; fleetctl escapes the `@` all the same.
-    let text = text.replace("%40", "@").replace("%3A", ":").replace("%3a", ":");
+    let text = text
+        .replace("%40", "@")
+        .replace("%3A", ":")
+        .replace("%3a", ":");
     text.parse()
         .map_err(|error| Refusal::new(400, format!("{text:?} is no unit name: {error}")))
 }
@@ -217,7 +227,9 @@ async fn put_unit(
     let kinds: Vec<&HeaderValue> = asked.headers.get_all(header::CONTENT_TYPE).iter().collect();
     let is_json = |kind: &HeaderValue| {
         let kind = kind.to_str().unwrap_or_default();
-        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
+        kind.split(';')
+            .next()
+            .is_some_and(|kind| kind.trim() == "application/json")
     };
     if kinds.len() != 1 || !kinds.into_iter().all(is_json) {
         let why = "only acceptable Content-Type is application/json";
@@ -227,7 +239,11 @@ async fn put_unit(
     if !unit.name.is_empty() && unit.name != name.as_str() {
         return Err(Refusal::new(
             400,
-            format!("name in URL {:?} differs from unit name in request body {:?}", name.as_str(), unit.name),
+            format!(
+                "name in URL {:?} differs from unit name in request body {:?}",
+                name.as_str(),
+                unit.name
+            ),
         ));
     }
     let target = match unit.desired_state.as_str() {
@@ -238,10 +254,16 @@ async fn put_unit(
     let text = text_of(unit.options, found.as_ref())?;
     match (&found, &text) {
         (None, None) => {
-            return Err(Refusal::new(409, "unit does not exist and options field empty"));
+            return Err(Refusal::new(
+                409,
+                "unit does not exist and options field empty",
+            ));
         }
         (Some(_), None) if target.is_none() => {
-            return Err(Refusal::new(409, "must provide DesiredState to update existing unit"));
+            return Err(Refusal::new(
+                409,
+                "must provide DesiredState to update existing unit",
+            ));
         }
         _ => {}
     }
@@ -334,7 +356,12 @@ async fn respond(store: Store, request: Request<Incoming>) -> Result<Response<Bo
     let answered = timeout(LIMIT, async {
         let body = match Limited::new(body, MAX_BODY).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(error) => return refuse(&Refusal::new(400, format!("the body can't be read: {error}"))),
+            Err(error) => {
+                return refuse(&Refusal::new(
+                    400,
+                    format!("the body can't be read: {error}"),
+                ));
+            }
         };
         let path = match path.strip_prefix(ROOT) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => rest,
@@ -351,9 +378,12 @@ async fn respond(store: Store, request: Request<Incoming>) -> Result<Response<Bo
         };
         answer(&store, asked, &Txn::new()).await
     });
-    let response = answered
-        .await
-        .unwrap_or_else(|_| refuse(&Refusal::new(503, "etcd gives no answer in time; try again")));
+    let response = answered.await.unwrap_or_else(|_| {
+        refuse(&Refusal::new(
+            503,
+            "etcd gives no answer in time; try again",
+        ))
+    });
     info!(method = %parts.method, path, status = response.status().as_u16(), "fleet API");
     Ok(response)
 }

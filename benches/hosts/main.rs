@@ -70,7 +70,10 @@ async fn main() {
         }
         let many = runs.len();
         report.row(
-            format!("{} is killed: {count} processes run elsewhere, routed; median of {many}", victim.words()),
+            format!(
+                "{} is killed: {count} processes run elsewhere, routed; median of {many}",
+                victim.words()
+            ),
             Target::AtMost(TARGET),
             median(&runs),
             "s",
@@ -162,7 +165,10 @@ async fn until_elsewhere(store: &Store, host: &Host, count: usize, limit: Durati
         if found == Ok(count) {
             return;
         }
-        assert!(begun.elapsed() < limit, "{count} processes elsewhere: {found:?}");
+        assert!(
+            begun.elapsed() < limit,
+            "{count} processes elsewhere: {found:?}"
+        );
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -200,14 +206,18 @@ async fn kill(
     until_elsewhere(store, host, count, 3 * MINUTE).await;
     let took = begun.elapsed();
     cluster.boot_host(host);
-    eventually("the host is back and has stopped what was moved", 3 * MINUTE, || {
-        let machines = cluster.deisctl(&["machines"]).out;
-        let left = cluster.sh(host, "systemctl is-active -q deis-agent && podman ps -q --filter name=^survivor_ | wc -l");
-        if machines.contains(&host.address) && left.out.trim() == "0" {
-            Ok(())
-        } else {
-            Err(format!("{:?}, {machines}", left.out))
-        }
-    });
+    eventually(
+        "the host is back and has stopped what was moved",
+        3 * MINUTE,
+        || {
+            let machines = cluster.deisctl(&["machines"]).out;
+            let left = cluster.sh(host, "systemctl is-active -q deis-agent && podman ps -q --filter name=^survivor_ | wc -l");
+            if machines.contains(&host.address) && left.out.trim() == "0" {
+                Ok(())
+            } else {
+                Err(format!("{:?}, {machines}", left.out))
+            }
+        },
+    );
     took
 }

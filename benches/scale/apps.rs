@@ -28,7 +28,9 @@ pub fn name(number: usize) -> AppName {
 }
 
 async fn ended(store: &Store, app: &AppName, change: Change) {
-    let Some(rollout) = change.rollout else { return };
+    let Some(rollout) = change.rollout else {
+        return;
+    };
     let ended = ops::follow::wait(store, app, rollout, LIMIT, &mut |_| {})
         .await
         .expect("the change ends");

@@ -160,7 +160,10 @@ impl Bench {
         }
         let store = self.store.clone();
         let took = until("all hosts are registered", async || {
-            let there = store.list_keys(&keys::machines()).await.map_err(|e| e.to_string())?;
+            let there = store
+                .list_keys(&keys::machines())
+                .await
+                .map_err(|e| e.to_string())?;
             if there.len() == count {
                 Ok(())
             } else {
@@ -353,7 +356,10 @@ impl Bench {
         }
         let (store, left) = (self.store.clone(), self.hosts.len() - gone);
         until("their leases have run out", async || {
-            let there = store.list_keys(&keys::machines()).await.map_err(|e| e.to_string())?;
+            let there = store
+                .list_keys(&keys::machines())
+                .await
+                .map_err(|e| e.to_string())?;
             if there.len() == left {
                 Ok(())
             } else {
@@ -388,7 +394,10 @@ impl Bench {
         }
         let count = self.hosts.len();
         let took = until("all hosts are back", async || {
-            let there = store.list_keys(&keys::machines()).await.map_err(|e| e.to_string())?;
+            let there = store
+                .list_keys(&keys::machines())
+                .await
+                .map_err(|e| e.to_string())?;
             if there.len() == count {
                 Ok(())
             } else {

@@ -189,10 +189,7 @@ impl Etcd {
             let put = put.expect("written");
             revision = put.header().expect("a header").revision();
         }
-        client
-            .compact(revision, None)
-            .await
-            .expect("compacted");
+        client.compact(revision, None).await.expect("compacted");
         self.end();
         self.child = serve(&data, self.address, self.peers);
     }

@@ -483,7 +483,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
             Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
             Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(Ok(Ended::Cancelled | Ended::Reported(_)) | Err(StepError::Outdated)) => {}
+            Ok(Ok(_) | Err(StepError::Outdated)) => {}
             Ok(Err(error)) => self.metrics.failed(error),
             Err(_) => self.metrics.failed(&StepError::Broken),
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::error;
 
-use super::paths::{Durability, NEW, Paths, remove, write_all_atomic, write_atomic};
+use super::paths::{NEW, Paths, remove, write_all_atomic};
 use crate::model::{Assignment, Build, Config, Release, Revision, UnitFile};
 
 /// End of the name of a file that was set aside.
@@ -200,10 +200,7 @@ mod tests {
         bytes[last] ^= 1;
         fs::write(file("b"), bytes).expect("write");
         forget(&paths, "c").expect("forgotten");
-        assert_eq!(
-            load(&paths),
-            BTreeMap::from([("a".to_owned(), saved())])
-        );
+        assert_eq!(load(&paths), BTreeMap::from([("a".to_owned(), saved())]));
         assert!(
             file("b.damaged").exists(),
             "the damaged file is kept for a person to look at"

@@ -17,7 +17,7 @@ mod files;
 mod http;
 mod images;
 mod isolation;
-mod keeper;
+pub(crate) mod keeper;
 mod lease;
 mod machine;
 mod metrics;
@@ -164,8 +164,12 @@ pub async fn run(
         // The socket opens after adoption: announcers that come at once find their processes known.
         socket::serve(&paths, store.clone(), word_sender, stop.clone())
             .map_err(host("agent.sock can't be made"))?;
-        fleet_api::serve(&paths.at("/run/deis/fleet.sock"), store.clone(), stop.clone())
-            .map_err(host("fleet.sock can't be made"))?;
+        fleet_api::serve(
+            &paths.at("/run/deis/fleet.sock"),
+            store.clone(),
+            stop.clone(),
+        )
+        .map_err(host("fleet.sock can't be made"))?;
         tokio::spawn(remove_leftovers(edges.units.clone(), runtime.clone()));
         notify_ready(&machine);
         let serving = http::serve(figures, asker);

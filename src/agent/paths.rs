@@ -156,7 +156,7 @@ pub fn write_atomic(
     let written = write_new(&new, bytes, mode)
         .and_then(|file| match durability {
             Durability::Disk => file.sync_all(),
-            Durability::Memory => Ok(()),
+            Durability::Runtime => Ok(()),
         })
         .and_then(|()| fs::rename(&new, path));
     if let Err(error) = written {

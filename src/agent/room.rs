@@ -252,7 +252,8 @@ impl Uses {
             return;
         }
         let now = u64::try_from(outside::now().as_second()).unwrap_or_default();
-        self.seconds.extend(names.into_iter().map(|name| (name, now)));
+        self.seconds
+            .extend(names.into_iter().map(|name| (name, now)));
         self.save();
     }
 
@@ -270,7 +271,11 @@ impl Uses {
     }
 
     fn last(&self, names: &BTreeSet<String>) -> Option<u64> {
-        names.iter().filter_map(|name| self.seconds.get(name)).max().copied()
+        names
+            .iter()
+            .filter_map(|name| self.seconds.get(name))
+            .max()
+            .copied()
     }
 }
 
@@ -329,12 +334,20 @@ mod tests {
 
         /// Puts an image there, of bytes that no other has.
         fn import(&self, name: &str) {
-            let (tree, tar) = (tempfile::tempdir().expect("dir"), self.disk.path().join("tar"));
+            let (tree, tar) = (
+                tempfile::tempdir().expect("dir"),
+                self.disk.path().join("tar"),
+            );
             let mut bytes = vec![0; SIZE];
             getrandom::fill(&mut bytes).expect("bytes");
             std::fs::write(tree.path().join("blob"), bytes).expect("written");
             let mut tarring = Command::new("tar");
-            tarring.arg("-cf").arg(&tar).arg("-C").arg(tree.path()).arg(".");
+            tarring
+                .arg("-cf")
+                .arg(&tar)
+                .arg("-C")
+                .arg(tree.path())
+                .arg(".");
             assert!(tarring.status().expect("tar").success());
             let imported = Command::new("podman")
                 .args(&self.options)
@@ -373,7 +386,13 @@ mod tests {
             let owner: Username = "ada".parse().expect("user");
             let made = app::create(&self.store, &owner, Some(name.clone())).await;
             let uuid = made.expect("made").1.uuid;
-            let mut record = self.store.get(&keys::app(name)).await.expect("read").expect("there").value;
+            let mut record = self
+                .store
+                .get(&keys::app(name))
+                .await
+                .expect("read")
+                .expect("there")
+                .value;
             record.active = ReleaseNumber(3);
             let mut txn = Txn::new().put(&keys::app(name), &record);
             let images = id(uuid);
@@ -436,7 +455,9 @@ mod tests {
         let digest = |n: u8| format!("sha256:{}", format!("{n:x}").repeat(64));
         let image = |app: &str, uuid: Uuid, n: u8| format!("{app}/{uuid}@{}", digest(n));
         let [rollback, active] = host
-            .app(&blog, |uuid| [image("blog", uuid, 1), image("blog", uuid, 2)])
+            .app(&blog, |uuid| {
+                [image("blog", uuid, 1), image("blog", uuid, 2)]
+            })
             .await;
         let (_, uuid) = owner(&local_image(&active)).expect("its owner");
         let (older, shop) = (image("blog", uuid, 3), image("shop", Uuid::new_v4(), 4));
@@ -447,7 +468,10 @@ mod tests {
         host.import(&stack);
         // The active release runs; so did the older one before it, later than the rollback's.
         let unit = |image: &str| {
-            let text = format!("[X-Deis]\nX-Deis-Uuid={}\nX-Deis-Image={image}\n", Uuid::nil());
+            let text = format!(
+                "[X-Deis]\nX-Deis-Uuid={}\nX-Deis-Image={image}\n",
+                Uuid::nil()
+            );
             std::fs::write(host.paths.unit("blog_v3.web.1.service"), text).expect("written");
         };
         let mut room = host.room();
@@ -471,7 +495,10 @@ mod tests {
         let stored = host.podman.stored().await.expect("listed");
         let of = |image: &str| {
             let name = local_image(image);
-            stored.iter().find(|stored| stored.names.contains(&name)).expect("stored")
+            stored
+                .iter()
+                .find(|stored| stored.names.contains(&name))
+                .expect("stored")
         };
         assert!(!host.podman.discard(of(&older)).await.expect("asked"));
         assert_eq!(host.names(), all);

@@ -140,30 +140,29 @@ impl Podman {
         args: &[&str],
         limit: Duration,
     ) -> Result<String, ImageError> {
-    let failed = |reason: String| ImageError::Podman { call, reason };
-    let mut command = Command::new("podman");
-    command
-        .arg("--events-backend=none")
-        .args(&*self.options)
-        .args(args)
-        .stdin(Stdio::null())
-        .env_remove("NOTIFY_SOCKET")
-        .kill_on_drop(true);
-    let output = match time::timeout(limit, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => return Err(failed(format!("no end within {} s", limit.as_secs()))),
-    };
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let failed = |reason: String| ImageError::Podman { call, reason };
+        let mut command = Command::new("podman");
+        command
+            .arg("--events-backend=none")
+            .args(&*self.options)
+            .args(args)
+            .stdin(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            .kill_on_drop(true);
+        let output = match time::timeout(limit, command.output()).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => return Err(failed(format!("no end within {} s", limit.as_secs()))),
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(failed(
+            said.lines().last().unwrap_or("no message").to_owned(),
+        ))
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(
-        said.lines().last().unwrap_or("no message").to_owned(),
-    ))
 }
-}
-
 
 impl Runtime for Podman {
     async fn ensure_image(&self, image: &str) -> Result<(), ImageError> {
@@ -179,7 +178,8 @@ impl Runtime for Podman {
         // Whoever is told that it is there needs a moment to start something with it.
         slot.asked = Some(Instant::now());
         if slot.there
-            || self.call("image exists", &["image", "exists", &local], CALL_LIMIT)
+            || self
+                .call("image exists", &["image", "exists", &local], CALL_LIMIT)
                 .await
                 .is_ok()
         {
@@ -236,7 +236,9 @@ impl Runtime for Podman {
     }
 
     async fn containers(&self) -> Result<Vec<String>, ImageError> {
-        let names = self.call("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT).await?;
+        let names = self
+            .call("ps", &["ps", "--all", "--format", "{{.Names}}"], CALL_LIMIT)
+            .await?;
         Ok(names.lines().map(str::to_owned).collect())
     }
 
@@ -246,7 +248,9 @@ impl Runtime for Podman {
         struct Image {
             names: Option<Vec<String>>,
         }
-        let text = self.call("images", &["images", "--format", "json"], CALL_LIMIT).await?;
+        let text = self
+            .call("images", &["images", "--format", "json"], CALL_LIMIT)
+            .await?;
         let images: Vec<Image> =
             serde_json::from_str(&text).map_err(|error| ImageError::Podman {
                 call: "images",
@@ -260,7 +264,9 @@ impl Runtime for Podman {
     }
 
     async fn remove_image(&self, name: &str) -> Result<(), ImageError> {
-        self.call("rmi", &["rmi", name], CALL_LIMIT).await.map(drop)?;
+        self.call("rmi", &["rmi", name], CALL_LIMIT)
+            .await
+            .map(drop)?;
         // What was known to be there is looked at again.
         let mut slots = self.slots.lock().await;
         slots.retain(|image, _| local_image(image) != name);

@@ -39,15 +39,31 @@ pub struct Entry {
 
 impl From<UnitOption> for Entry {
     fn from(option: UnitOption) -> Self {
-        let UnitOption { section, name, value } = option;
-        Self { name, section, value }
+        let UnitOption {
+            section,
+            name,
+            value,
+        } = option;
+        Self {
+            name,
+            section,
+            value,
+        }
     }
 }
 
 impl From<Entry> for UnitOption {
     fn from(entry: Entry) -> Self {
-        let Entry { name, section, value } = entry;
-        Self { section, name, value }
+        let Entry {
+            name,
+            section,
+            value,
+        } = entry;
+        Self {
+            section,
+            name,
+            value,
+        }
     }
 }
 
@@ -55,13 +71,25 @@ impl From<Entry> for UnitOption {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Unit {
     /// `inactive`, `loaded` or `launched`; none for one that is on all hosts.
-    #[serde(rename = "currentState", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "currentState",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub current_state: String,
     /// The same words.
-    #[serde(rename = "desiredState", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "desiredState",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub desired_state: String,
     /// Where it is assigned.
-    #[serde(rename = "machineID", default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "machineID",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
     pub machine_id: String,
     /// Its name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -193,11 +221,15 @@ impl TryFrom<PatchOp> for Relabel {
         let bad = |why: String| Refusal::new(400, why);
         let parts: Vec<&str> = path.split('/').collect();
         let ["", machine, "metadata", key] = parts[..] else {
-            return Err(bad(format!("malformed metadata path {path:?}: use /<machine id>/metadata/<name>")));
+            return Err(bad(format!(
+                "malformed metadata path {path:?}: use /<machine id>/metadata/<name>"
+            )));
         };
         let is_label = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if !(1..=128).contains(&key.len()) || !key.chars().all(is_label) {
-            return Err(bad(format!("{key:?} is no name for metadata: use letters, digits and _ . -")));
+            return Err(bad(format!(
+                "{key:?} is no name for metadata: use letters, digits and _ . -"
+            )));
         }
         let machine = machine
             .parse()
@@ -210,12 +242,22 @@ impl TryFrom<PatchOp> for Relabel {
                 Some(value)
             }
             ("add" | "replace", _) => {
-                return Err(bad(format!("{op} of {path} needs a value of 1 to 256 characters")));
+                return Err(bad(format!(
+                    "{op} of {path} needs a value of 1 to 256 characters"
+                )));
             }
-            _ => return Err(bad(format!("invalid operation {op:?}: use add, remove or replace"))),
+            _ => {
+                return Err(bad(format!(
+                    "invalid operation {op:?}: use add, remove or replace"
+                )));
+            }
         };
         let key = key.to_owned();
-        Ok(Self { machine, key, value })
+        Ok(Self {
+            machine,
+            key,
+            value,
+        })
     }
 }
 
@@ -230,7 +272,11 @@ pub fn page_of(token: Option<&str>) -> Result<usize, Refusal> {
     match bytes[..] {
         [a, b, c, d] if usize::from(u16::from_le_bytes([a, b])) == PAGE => {
             let page = u16::from_le_bytes([c, d]);
-            if page == 0 { Err(bad()) } else { Ok(page.into()) }
+            if page == 0 {
+                Err(bad())
+            } else {
+                Ok(page.into())
+            }
         }
         _ => Err(bad()),
     }
@@ -364,7 +410,9 @@ impl<'v> View<'v> {
     #[must_use]
     pub fn all(&self) -> Vec<Unit> {
         let units = self.units.iter();
-        units.map(|(name, file)| self.unit(name, &file.value)).collect()
+        units
+            .map(|(name, file)| self.unit(name, &file.value))
+            .collect()
     }
 
     /// The states of all units that are on hosts, by unit and host.
@@ -412,9 +460,7 @@ pub fn discovery() -> Value {
     let text = || json!({ "type": "string" });
     let list = |of: &str| json!({ "type": "array", "items": { "$ref": of } });
     let state = || json!({ "type": "string", "enum": ["inactive", "loaded", "launched"] });
-    let schema = |id: &str, properties: Value| {
-        json!({ "id": id, "type": "object", "properties": properties })
-    };
+    let schema = |id: &str, properties: Value| json!({ "id": id, "type": "object", "properties": properties });
     let query = |names: &[&str]| {
         let parameter = || json!({ "type": "string", "location": "query" });
         let all = names.iter().map(|name| ((*name).to_owned(), parameter()));
@@ -508,19 +554,58 @@ mod tests {
     fn patches() {
         let id = "0123456789abcdef0123456789abcdef";
         let cases = [
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "bar" }), true),
-            (json!({ "op": "replace", "path": format!("/{id}/metadata/a.b-c_1"), "value": "x=y" }), true),
-            (json!({ "op": "remove", "path": format!("/{id}/metadata/foo") }), true),
-            (json!({ "op": "noop", "path": format!("/{id}/metadata/foo"), "value": "bar" }), false),
-            (json!({ "op": "add", "path": format!("/{id}/foo"), "value": "bar" }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "" }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo") }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": 5 }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "a\nb" }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/f o"), "value": "bar" }), false),
-            (json!({ "op": "add", "path": format!("/{id}/metadata/foo/bar"), "value": "bar" }), false),
-            (json!({ "op": "add", "path": format!("{id}/metadata/foo"), "value": "bar" }), false),
-            (json!({ "op": "add", "path": "/../metadata/foo", "value": "bar" }), false),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "bar" }),
+                true,
+            ),
+            (
+                json!({ "op": "replace", "path": format!("/{id}/metadata/a.b-c_1"), "value": "x=y" }),
+                true,
+            ),
+            (
+                json!({ "op": "remove", "path": format!("/{id}/metadata/foo") }),
+                true,
+            ),
+            (
+                json!({ "op": "noop", "path": format!("/{id}/metadata/foo"), "value": "bar" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/foo"), "value": "bar" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo") }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": 5 }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo"), "value": "a\nb" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/f o"), "value": "bar" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("/{id}/metadata/foo/bar"), "value": "bar" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": format!("{id}/metadata/foo"), "value": "bar" }),
+                false,
+            ),
+            (
+                json!({ "op": "add", "path": "/../metadata/foo", "value": "bar" }),
+                false,
+            ),
         ];
         for (patch, ok) in cases {
             let op: PatchOp = serde_json::from_value(patch.clone()).expect("shape");
@@ -544,6 +629,10 @@ mod tests {
         let mut refs = Vec::new();
         walk(&document, &mut refs);
         assert!(refs.len() > 8);
-        assert!(refs.iter().all(|name| document["schemas"][name].is_object()), "{refs:?}");
+        assert!(
+            refs.iter()
+                .all(|name| document["schemas"][name].is_object()),
+            "{refs:?}"
+        );
     }
 }

@@ -11,10 +11,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::*;
-use crate::{
-    model::*,
-    plan::fleet::text_hash,
-};
+use crate::{model::*, plan::fleet::text_hash};
 
 const HELLO: &str = "[Unit]\nDescription=Hello\n\n[Service]\nExecStart=/bin/sleep 5\n";
 
@@ -79,7 +76,9 @@ fn machine(n: u8) -> MachineId {
 async fn run(store: &Store, name: &str, text: &str) {
     let uuid = Uuid::from_u128(7);
     let (id, unit) = (machine(1), name.parse().expect("name"));
-    let work = Work::Unit { hash: text_hash(text) };
+    let work = Work::Unit {
+        hash: text_hash(text),
+    };
     let assignment = Assignment {
         schema: SCHEMA,
         uuid,
@@ -123,17 +122,27 @@ async fn run(store: &Store, name: &str, text: &str) {
 impl Served {
     /// A request as bytes, and the answer's status, head and body.
     async fn raw(&self, request: &str) -> (u16, String, String) {
-        let mut socket = UnixStream::connect(self.dir.path().join("fleet.sock")).await.expect("connected");
+        let mut socket = UnixStream::connect(self.dir.path().join("fleet.sock"))
+            .await
+            .expect("connected");
         socket.write_all(request.as_bytes()).await.expect("sent");
         let mut text = String::new();
         socket.read_to_string(&mut text).await.expect("answered");
         let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .expect("status");
         (status, head.to_ascii_lowercase(), body.to_owned())
     }
 
     async fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let kind = if method == "PUT" { "Content-Type: application/json\r\n" } else { "" };
+        let kind = if method == "PUT" {
+            "Content-Type: application/json\r\n"
+        } else {
+            ""
+        };
         let length = body.len();
         let request = format!(
             "{method} /fleet/v1{path} HTTP/1.1\r\nHost: domain-sock\r\nConnection: close\r\n\
@@ -145,7 +154,11 @@ impl Served {
     }
 
     async fn text(&self, name: &str) -> Option<String> {
-        let found = self.store.get(&keys::unit(&name.parse().expect("name"))).await.expect("read");
+        let found = self
+            .store
+            .get(&keys::unit(&name.parse().expect("name")))
+            .await
+            .expect("read");
         found.map(|found| found.value.text)
     }
 }
@@ -174,13 +187,22 @@ async fn entities_are_fleets_byte_for_byte() {
         (&*format!("/state?machineID={id}&unitName="), 200, state),
         ("/state?unitName=other.service", 200, "{}".to_owned()),
         ("/machines", 200, machines),
-        ("/units/none.service", 404, r#"{"error":{"code":404,"message":"unit does not exist"}}"#.to_owned()),
+        (
+            "/units/none.service",
+            404,
+            r#"{"error":{"code":404,"message":"unit does not exist"}}"#.to_owned(),
+        ),
         (
             "/machines?nextPageToken=EwBMLg==",
             400,
-            r#"{"error":{"code":400,"message":"invalid value of nextPageToken query parameter"}}"#.to_owned(),
+            r#"{"error":{"code":400,"message":"invalid value of nextPageToken query parameter"}}"#
+                .to_owned(),
         ),
-        ("/cats", 404, r#"{"error":{"code":404,"message":""}}"#.to_owned()),
+        (
+            "/cats",
+            404,
+            r#"{"error":{"code":404,"message":""}}"#.to_owned(),
+        ),
     ];
     for (path, status, body) in cases {
         assert_eq!(served.ask("GET", path, "").await, (status, body), "{path}");
@@ -188,7 +210,9 @@ async fn entities_are_fleets_byte_for_byte() {
     let (status, document) = served.ask("GET", "/discovery", "").await;
     assert_eq!(status, 200);
     assert!(document.contains(r#""rootUrl":"$ENDPOINT/""#), "{document}");
-    let mode = std::fs::metadata(served.dir.path().join("fleet.sock")).expect("socket").permissions();
+    let mode = std::fs::metadata(served.dir.path().join("fleet.sock"))
+        .expect("socket")
+        .permissions();
     assert_eq!(mode.mode() & 0o777, 0o600, "root's alone");
 }
 
@@ -198,19 +222,60 @@ async fn units_are_created_changed_and_destroyed() {
     let options = r#"[{"section":"Service","name":"ExecStart","value":"/usr/bin/sleep 3000"}]"#;
     let launched = format!(r#"{{"desiredState":"launched","options":{options}}}"#);
     let none = String::new();
-    let message = |code: u16, text: &str| format!(r#"{{"error":{{"code":{code},"message":"{text}"}}}}"#);
+    let message =
+        |code: u16, text: &str| format!(r#"{{"error":{{"code":{code},"message":"{text}"}}}}"#);
     let cases = [
-        ("PUT", "foo.service", r#"{"desiredState":"launched"}"#, 409, message(409, "unit does not exist and options field empty")),
+        (
+            "PUT",
+            "foo.service",
+            r#"{"desiredState":"launched"}"#,
+            409,
+            message(409, "unit does not exist and options field empty"),
+        ),
         ("PUT", "foo.service", &launched, 201, none.clone()),
         ("PUT", "foo.service", &launched, 204, none.clone()),
-        ("PUT", "foo.service", r#"{"desiredState":"inactive"}"#, 204, none.clone()),
-        ("PUT", "foo.service", "{}", 409, message(409, "must provide DesiredState to update existing unit")),
-        ("PUT", "foo.service", r#"{"name":"bar.service","desiredState":"loaded"}"#, 400,
-         message(400, r#"name in URL \"foo.service\" differs from unit name in request body \"bar.service\""#)),
-        ("PUT", "foo.service", r#"{"desiredState":"exploded"}"#, 400,
-         message(400, r#"invalid value \"exploded\" for desiredState: use inactive, loaded or launched"#)),
+        (
+            "PUT",
+            "foo.service",
+            r#"{"desiredState":"inactive"}"#,
+            204,
+            none.clone(),
+        ),
+        (
+            "PUT",
+            "foo.service",
+            "{}",
+            409,
+            message(409, "must provide DesiredState to update existing unit"),
+        ),
+        (
+            "PUT",
+            "foo.service",
+            r#"{"name":"bar.service","desiredState":"loaded"}"#,
+            400,
+            message(
+                400,
+                r#"name in URL \"foo.service\" differs from unit name in request body \"bar.service\""#,
+            ),
+        ),
+        (
+            "PUT",
+            "foo.service",
+            r#"{"desiredState":"exploded"}"#,
+            400,
+            message(
+                400,
+                r#"invalid value \"exploded\" for desiredState: use inactive, loaded or launched"#,
+            ),
+        ),
         ("DELETE", "foo.service", "", 204, none.clone()),
-        ("DELETE", "foo.service", "", 404, message(404, "unit does not exist")),
+        (
+            "DELETE",
+            "foo.service",
+            "",
+            404,
+            message(404, "unit does not exist"),
+        ),
     ];
     for (method, unit, body, status, want) in cases {
         let got = served.ask(method, &format!("/units/{unit}"), body).await;
@@ -220,9 +285,15 @@ async fn units_are_created_changed_and_destroyed() {
     let same = r#"{"desiredState":"loaded","options":[{"section":"Unit","name":"Description","value":"Hello"},{"section":"Service","name":"ExecStart","value":"/bin/sleep 5"}]}"#;
     assert_eq!(served.ask("PUT", "/units/hello.service", same).await.0, 204);
     assert_eq!(served.text("hello.service").await.as_deref(), Some(HELLO));
-    assert_eq!(served.ask("PUT", "/units/hello.service", &launched).await.0, 201);
+    assert_eq!(
+        served.ask("PUT", "/units/hello.service", &launched).await.0,
+        201
+    );
     let text = served.text("hello.service").await;
-    assert_eq!(text.as_deref(), Some("[Service]\nExecStart=/usr/bin/sleep 3000\n"));
+    assert_eq!(
+        text.as_deref(),
+        Some("[Service]\nExecStart=/usr/bin/sleep 3000\n")
+    );
     for method in ["POST", "PATCH"] {
         assert_eq!(served.ask(method, "/units/hello.service", "").await.0, 405);
     }
@@ -238,16 +309,39 @@ async fn machines_are_labelled_all_or_none() {
     let patch = format!(
         r#"[{{"op":"add","path":"/{one}/metadata/foo","value":"bar"}},{{"op":"replace","path":"/{two}/metadata/ping","value":"splat"}}]"#
     );
-    assert_eq!(served.ask("PATCH", "/machines", &patch).await, (204, String::new()));
+    assert_eq!(
+        served.ask("PATCH", "/machines", &patch).await,
+        (204, String::new())
+    );
     let labels = async |id: &MachineId| {
-        served.store.get(&keys::host(id)).await.expect("read").expect("there").value.labels
+        served
+            .store
+            .get(&keys::host(id))
+            .await
+            .expect("read")
+            .expect("there")
+            .value
+            .labels
     };
-    assert_eq!(labels(&one).await, [("foo".to_owned(), "bar".to_owned())].into());
-    assert_eq!(labels(&two).await, [("ping".to_owned(), "splat".to_owned())].into());
+    assert_eq!(
+        labels(&one).await,
+        [("foo".to_owned(), "bar".to_owned())].into()
+    );
+    assert_eq!(
+        labels(&two).await,
+        [("ping".to_owned(), "splat".to_owned())].into()
+    );
     for bad in [
-        format!(r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"noop","path":"/{one}/metadata/foo"}}]"#),
-        format!(r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"add","path":"/{one}/foo","value":"x"}}]"#),
-        format!(r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"add","path":"/{}/metadata/a","value":"x"}}]"#, machine(9)),
+        format!(
+            r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"noop","path":"/{one}/metadata/foo"}}]"#
+        ),
+        format!(
+            r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"add","path":"/{one}/foo","value":"x"}}]"#
+        ),
+        format!(
+            r#"[{{"op":"remove","path":"/{one}/metadata/foo"}},{{"op":"add","path":"/{}/metadata/a","value":"x"}}]"#,
+            machine(9)
+        ),
         "{}".to_owned(),
         "nonsense".to_owned(),
     ] {
@@ -269,15 +363,25 @@ async fn lists_come_in_pages_of_a_hundred() {
         };
         (format!("u{n:03}.service").parse().expect("name"), wish)
     });
-    units::apply(&served.store, &wishes.collect(), &Txn::new()).await.expect("submitted");
+    units::apply(&served.store, &wishes.collect(), &Txn::new())
+        .await
+        .expect("submitted");
     let (mut names, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let query = if token.is_empty() { String::new() } else { format!("?nextPageToken={token}") };
+        let query = if token.is_empty() {
+            String::new()
+        } else {
+            format!("?nextPageToken={token}")
+        };
         let (status, body) = served.ask("GET", &format!("/units{query}"), "").await;
         assert_eq!(status, 200);
         let page: serde_json::Value = serde_json::from_str(&body).expect("json");
         let units = page["units"].as_array().expect("units");
-        names.extend(units.iter().map(|unit| unit["name"].as_str().expect("name").to_owned()));
+        names.extend(
+            units
+                .iter()
+                .map(|unit| unit["name"].as_str().expect("name").to_owned()),
+        );
         pages += 1;
         match page["nextPageToken"].as_str() {
             Some(next) => next.clone_into(&mut token),
@@ -291,7 +395,12 @@ async fn lists_come_in_pages_of_a_hundred() {
 #[tokio::test]
 async fn hostile_requests_are_refused_and_change_nothing() {
     let served = served().await;
-    let before = served.store.list(&keys::units()).await.expect("list").revision;
+    let before = served
+        .store
+        .list(&keys::units())
+        .await
+        .expect("list")
+        .revision;
     let put = |options: &str| format!(r#"{{"desiredState":"launched","options":{options}}}"#);
     let options = [
         r#"[{"section":"Service","name":"ExecStart","value":"/bin/true\n[X-Fleet]\nGlobal=true"}]"#,
@@ -310,13 +419,31 @@ async fn hostile_requests_are_refused_and_change_nothing() {
     }
     let good = put(r#"[{"section":"Service","name":"ExecStart","value":"/bin/true"}]"#);
     for name in [
-        "x", "x.scope", "..%2f..%2fetc.service", ".service", "a%0ab.service", "blog_v1.web.1.service",
-        "@1.service", "x%00.service", "%ff.service",
+        "x",
+        "x.scope",
+        "..%2f..%2fetc.service",
+        ".service",
+        "a%0ab.service",
+        "blog_v1.web.1.service",
+        "@1.service",
+        "x%00.service",
+        "%ff.service",
     ] {
-        assert_eq!(served.ask("PUT", &format!("/units/{name}"), &good).await.0, 400, "{name}");
+        assert_eq!(
+            served.ask("PUT", &format!("/units/{name}"), &good).await.0,
+            400,
+            "{name}"
+        );
     }
-    assert_eq!(served.ask("PUT", "/units/x@.service", &good).await.0, 400, "a template is not launched");
-    let long = put(&format!(r#"[{{"section":"Service","name":"A","value":"{}"}}]"#, "x".repeat(70_000)));
+    assert_eq!(
+        served.ask("PUT", "/units/x@.service", &good).await.0,
+        400,
+        "a template is not launched"
+    );
+    let long = put(&format!(
+        r#"[{{"section":"Service","name":"A","value":"{}"}}]"#,
+        "x".repeat(70_000)
+    ));
     assert_eq!(served.ask("PUT", "/units/x.service", &long).await.0, 400);
     let huge = "x".repeat(MAX_BODY + 1);
     assert_eq!(served.ask("PUT", "/units/x.service", &huge).await.0, 400);
@@ -328,6 +455,11 @@ async fn hostile_requests_are_refused_and_change_nothing() {
     assert_eq!(served.raw(document).await.0, 200);
     let twice = served.ask("GET", "/state?unitName=a&unitName=b", "").await;
     assert_eq!(twice.0, 400);
-    let after = served.store.list(&keys::units()).await.expect("list").revision;
+    let after = served
+        .store
+        .list(&keys::units())
+        .await
+        .expect("list")
+        .revision;
     assert_eq!(before, after, "nothing was written");
 }

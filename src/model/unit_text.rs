@@ -129,7 +129,12 @@ pub fn parse(text: &str) -> Result<Vec<UnitOption>, InvalidUnit> {
     if let Some(bad) = text.chars().find(control) {
         return Err(InvalidUnit::Control(bad));
     }
-    if text.trim_end_matches('\n').lines().last().is_some_and(is_open) {
+    if text
+        .trim_end_matches('\n')
+        .lines()
+        .last()
+        .is_some_and(is_open)
+    {
         return Err(InvalidUnit::Unfinished);
     }
     let mut section = None;
@@ -159,7 +164,9 @@ pub fn parse(text: &str) -> Result<Vec<UnitOption>, InvalidUnit> {
 /// Whether something can be called so without being taken for anything else.
 fn is_name(text: &str) -> bool {
     (1..=100).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b' ')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b' ')
         && text.trim() == text
 }
 
@@ -220,7 +227,11 @@ fn check_value(option: &UnitOption) -> Result<(), InvalidUnit> {
 /// When it is one.
 pub fn check_name(name: &UnitFileName) -> Result<(), InvalidUnit> {
     let stem = name.stem();
-    let stems = [Some(stem), stem.strip_suffix("-announce"), stem.strip_suffix("-log")];
+    let stems = [
+        Some(stem),
+        stem.strip_suffix("-announce"),
+        stem.strip_suffix("-log"),
+    ];
     let is_process = |stem: &str| stem.parse::<ProcessName>().is_ok();
     if stems.into_iter().flatten().any(is_process) {
         return Err(InvalidUnit::Process(name.clone()));
@@ -255,7 +266,10 @@ mod tests {
         assert_eq!(parse(text).expect("a unit"), want);
         let written = write(&want).expect("written");
         assert_eq!(parse(&written).expect("a unit"), want);
-        assert!(written.starts_with("[Unit]\nDescription=Hello, World!\n\n[Service]\n"), "{written}");
+        assert!(
+            written.starts_with("[Unit]\nDescription=Hello, World!\n\n[Service]\n"),
+            "{written}"
+        );
     }
 
     #[test]

@@ -210,7 +210,12 @@ pub async fn destroy(store: &Store, name: &UnitFileName, with: &Txn) -> Result<b
 pub async fn relabel(store: &Store, changes: &[Relabel], with: &Txn) -> Result<(), UnitsError> {
     for _ in 0..TRIES {
         let mut records: BTreeMap<&MachineId, (Versioned<HostRecord>, bool)> = BTreeMap::new();
-        for Relabel { machine, key, value } in changes {
+        for Relabel {
+            machine,
+            key,
+            value,
+        } in changes
+        {
             if !records.contains_key(machine) {
                 let found = store.get(&keys::host(machine)).await?;
                 let found = found.ok_or_else(|| UnitsError::UnknownMachine(machine.clone()))?;
@@ -228,7 +233,9 @@ pub async fn relabel(store: &Store, changes: &[Relabel], with: &Txn) -> Result<(
         let mut txn = Txn::new();
         for (machine, (record, _)) in records.iter().filter(|(_, (_, changed))| *changed) {
             let key = keys::host(machine);
-            txn = txn.unchanged(&key, record.mod_revision).put(&key, &record.value);
+            txn = txn
+                .unchanged(&key, record.mod_revision)
+                .put(&key, &record.value);
         }
         if txn.is_empty() {
             return Ok(());
@@ -317,7 +324,9 @@ mod tests {
 
     async fn one(store: &Store, unit: &str, wish: Wish) -> Result<Done, UnitsError> {
         let wishes = [(name(unit), wish)].into();
-        apply(store, &wishes, &Txn::new()).await.map(|done| done[&name(unit)])
+        apply(store, &wishes, &Txn::new())
+            .await
+            .map(|done| done[&name(unit)])
     }
 
     fn wish(text: Option<&str>, target: Option<UnitTarget>) -> Wish {
@@ -340,14 +349,27 @@ mod tests {
         assert_eq!(did.expect("done"), Done::Changed);
         let other = "[Service]\nExecStart=/bin/false\n";
         let refused = one(&store, "a.service", wish(Some(other), launched)).await;
-        assert!(matches!(refused, Err(UnitsError::Differs(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(UnitsError::Differs(_))),
+            "{refused:?}"
+        );
         let replace = Wish {
             replace: true,
             ..wish(Some(other), None)
         };
-        assert_eq!(one(&store, "a.service", replace).await.expect("done"), Done::Replaced);
-        let file = store.get(&keys::unit(&name("a.service"))).await.expect("read").expect("there");
-        assert_eq!((file.value.text.as_str(), file.value.target), (other, UnitTarget::Loaded));
+        assert_eq!(
+            one(&store, "a.service", replace).await.expect("done"),
+            Done::Replaced
+        );
+        let file = store
+            .get(&keys::unit(&name("a.service")))
+            .await
+            .expect("read")
+            .expect("there");
+        assert_eq!(
+            (file.value.text.as_str(), file.value.target),
+            (other, UnitTarget::Loaded)
+        );
     }
 
     #[tokio::test]
@@ -357,15 +379,34 @@ mod tests {
         for (unit, wish, want) in [
             ("a.service", wish(None, launched), "no unit a.service"),
             ("a.service", wish(Some("ExecStart=1"), launched), "line 1"),
-            ("a.service", wish(Some("[Service]\nA=1\n[X-Fleet]\nGlobl=1\n"), None), "line 4"),
+            (
+                "a.service",
+                wish(Some("[Service]\nA=1\n[X-Fleet]\nGlobl=1\n"), None),
+                "line 4",
+            ),
             ("a@.service", wish(Some(TEXT), launched), "like a@1.service"),
-            ("blog_v1.web.1.service", wish(Some(TEXT), None), "process of an app"),
+            (
+                "blog_v1.web.1.service",
+                wish(Some(TEXT), None),
+                "process of an app",
+            ),
         ] {
             let error = one(&store, unit, wish).await.expect_err(want).to_string();
             assert!(error.contains(want), "{error}");
         }
-        assert!(store.list(&keys::units()).await.expect("list").entries.is_empty());
-        assert!(!destroy(&store, &name("a.service"), &Txn::new()).await.expect("done"));
+        assert!(
+            store
+                .list(&keys::units())
+                .await
+                .expect("list")
+                .entries
+                .is_empty()
+        );
+        assert!(
+            !destroy(&store, &name("a.service"), &Txn::new())
+                .await
+                .expect("done")
+        );
     }
 
     #[tokio::test]

@@ -25,14 +25,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use sha2::{Digest, Sha256};
 
 pub(super) use self::verdicts::verdicts;
-pub use self::{
-    options::{InvalidXFleet, XFleet},
-    pattern::glob,
-};
 use self::{
     neighbours::{Counts, Neighbours},
     one::There,
     place::{Host, Units},
+};
+pub use self::{
+    options::{InvalidXFleet, XFleet},
+    pattern::glob,
 };
 use super::{
     hosts::Losses,
@@ -83,7 +83,10 @@ fn gather<'w>(
     plan: &mut Plan,
 ) -> (Units<'w>, Assigned<'w>, Vec<&'w UnitFileName>) {
     let prefix = keys::units();
-    let unreadable = world.unreadable().range(prefix.as_str().to_owned()..).next();
+    let unreadable = world
+        .unreadable()
+        .range(prefix.as_str().to_owned()..)
+        .next();
     if let Some((key, why)) = unreadable.filter(|(key, _)| key.starts_with(prefix.as_str())) {
         let why = format!("{key} can't be read ({why}): what it runs is left alone");
         plan.wait("units", why);

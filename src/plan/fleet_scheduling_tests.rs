@@ -44,7 +44,7 @@ impl Sim {
         self.rest();
     }
 
-    fn host(&mut self, n: usize, change: impl FnOnce(&mut HostRecord)) {
+    fn amend(&mut self, n: usize, change: impl FnOnce(&mut HostRecord)) {
         let key = keys::host(&machine(n));
         let mut record = self.kv.get(&key).expect("a host").0;
         change(&mut record);
@@ -53,7 +53,7 @@ impl Sim {
     }
 
     fn label(&mut self, n: usize, key: &str, value: &str) {
-        self.host(n, |host| drop(host.labels.insert(key.into(), value.into())));
+        self.amend(n, |host| drop(host.labels.insert(key.into(), value.into())));
     }
 
     #[track_caller]
@@ -65,8 +65,13 @@ impl Sim {
     #[track_caller]
     fn assert_says(&self, unit: &str, why: &str) {
         let said = self.waiting();
-        let line = said.lines().find(|line| line.starts_with(&format!("{unit}: ")));
-        assert!(line.is_some_and(|line| line.contains(why)), "{unit}: {why}, not\n{said}");
+        let line = said
+            .lines()
+            .find(|line| line.starts_with(&format!("{unit}: ")));
+        assert!(
+            line.is_some_and(|line| line.contains(why)),
+            "{unit}: {why}, not\n{said}"
+        );
     }
 }
 
@@ -75,7 +80,10 @@ fn schedule_machine_of_pairs() {
     let mut sim = Sim::new(3, 4, 0);
     for n in 0..3 {
         sim.unit(&format!("ping.{n}.service"), HELLO);
-        sim.unit(&format!("pong.{n}.service"), &with(&format!("MachineOf=ping.{n}.service")));
+        sim.unit(
+            &format!("pong.{n}.service"),
+            &with(&format!("MachineOf=ping.{n}.service")),
+        );
     }
     sim.rest();
     let pair = |sim: &Sim, n: usize| {
@@ -95,7 +103,10 @@ fn schedule_machine_of_pairs() {
     sim.go(15, &[]);
     sim.rest();
     let (ping, pong) = pair(&sim, 1);
-    assert!(ping.len() == 1 && ping == pong && ping[0] != lost, "{ping:?} {pong:?}");
+    assert!(
+        ping.len() == 1 && ping == pong && ping[0] != lost,
+        "{ping:?} {pong:?}"
+    );
     // A follower goes where what it follows goes, and nowhere without it.
     sim.destroy("ping.0.service");
     sim.assert_waits("pong.0.service", "doesn't run ping.0.service");
@@ -107,7 +118,10 @@ fn schedule_machine_of_pairs() {
 fn schedule_conflicts_3_of_5_start() {
     let mut sim = Sim::new(3, 4, 0);
     for n in 0..5 {
-        sim.unit(&format!("conflict.{n}.service"), &with("X-Conflicts=conflict.*.service"));
+        sim.unit(
+            &format!("conflict.{n}.service"),
+            &with("X-Conflicts=conflict.*.service"),
+        );
     }
     sim.rest();
     let hosts: Vec<usize> = (0..5)
@@ -124,7 +138,10 @@ fn schedule_one_way_conflict() {
     sim.start("conflicts-with-hello.service", "Conflicts=hello.service");
     sim.start("hello.service", "");
     assert_eq!(sim.hosts_of("conflicts-with-hello.service"), [1]);
-    sim.assert_waits("hello.service", "runs conflicts-with-hello.service, a conflict");
+    sim.assert_waits(
+        "hello.service",
+        "runs conflicts-with-hello.service, a conflict",
+    );
     sim.destroy("conflicts-with-hello.service");
     assert_eq!(sim.hosts_of("hello.service"), [1]);
 }
@@ -132,7 +149,10 @@ fn schedule_one_way_conflict() {
 #[test]
 fn schedule_multiple_conflicts() {
     let mut sim = Sim::new(1, 4, 0);
-    sim.start("multi.service", "Conflicts=a.* b.*\nConflicts=\"c.service\"");
+    sim.start(
+        "multi.service",
+        "Conflicts=a.* b.*\nConflicts=\"c.service\"",
+    );
     for unit in ["a.1.service", "b.2.service", "c.service", "d.service"] {
         sim.start(unit, "");
     }
@@ -147,8 +167,14 @@ fn schedule_replace() {
     let mut sim = Sim::new(2, 4, 0);
     sim.start("replace.0.service", "");
     sim.start("replace.1.service", "Replaces=replace.0.service");
-    let (old, new) = (sim.hosts_of("replace.0.service"), sim.hosts_of("replace.1.service"));
-    assert!(old.len() == 1 && new.len() == 1 && old != new, "{old:?} {new:?}");
+    let (old, new) = (
+        sim.hosts_of("replace.0.service"),
+        sim.hosts_of("replace.1.service"),
+    );
+    assert!(
+        old.len() == 1 && new.len() == 1 && old != new,
+        "{old:?} {new:?}"
+    );
 }
 
 #[test]
@@ -162,11 +188,22 @@ fn a_replaced_unit_gives_its_place_and_keeps_its_own_constraints() {
     let here = format!("MachineID={}\nReplaces=old.service", machine(2));
     sim.unit("new.service", &with(&here));
     sim.lead();
-    assert_eq!(sim.assignments()["old.service"].1.desired, Desired::Stop, "first it stops");
-    assert_eq!(sim.hosts_of("new.service"), [] as [usize; 0], "never beside it");
+    assert_eq!(
+        sim.assignments()["old.service"].1.desired,
+        Desired::Stop,
+        "first it stops"
+    );
+    assert_eq!(
+        sim.hosts_of("new.service"),
+        [] as [usize; 0],
+        "never beside it"
+    );
     sim.assert_says("new.service", "takes the place of old.service on deis-02");
     sim.rest();
-    assert_eq!((sim.hosts_of("new.service"), sim.hosts_of("old.service")), (vec![2], vec![3]));
+    assert_eq!(
+        (sim.hosts_of("new.service"), sim.hosts_of("old.service")),
+        (vec![2], vec![3])
+    );
     // One that can't go anywhere else stays, and the other waits.
     sim.start("pinned.service", &format!("MachineID={}", machine(1)));
     let here = format!("MachineID={}\nReplaces=pinned.service", machine(1));
@@ -201,16 +238,34 @@ fn schedule_circular_replace_only_one_wins() {
 #[test]
 fn schedule_condition_machine_id() {
     let mut sim = Sim::new(3, 4, 0);
-    for (n, option) in [(1, "MachineID"), (2, "X-ConditionMachineID"), (3, "MachineID")] {
-        sim.start(&format!("on{n}.service"), &format!("{option}={}", machine(n)));
+    for (n, option) in [
+        (1, "MachineID"),
+        (2, "X-ConditionMachineID"),
+        (3, "MachineID"),
+    ] {
+        sim.start(
+            &format!("on{n}.service"),
+            &format!("{option}={}", machine(n)),
+        );
         assert_eq!(sim.hosts_of(&format!("on{n}.service")), [n]);
     }
-    sim.start("nowhere.service", "MachineID=f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0");
+    sim.start(
+        "nowhere.service",
+        "MachineID=f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0",
+    );
     sim.assert_waits("nowhere.service", "has another machine id");
-    let boot = sim.kv.get(&keys::machine(&machine(2))).expect("there").0.boot_id;
+    let boot = sim
+        .kv
+        .get(&keys::machine(&machine(2)))
+        .expect("there")
+        .0
+        .boot_id;
     sim.start("boot.service", &format!("X-ConditionMachineBootID={boot}x"));
     sim.assert_waits("boot.service", "has another boot id");
-    sim.start("booted.service", &format!("X-ConditionMachineBootID={boot}"));
+    sim.start(
+        "booted.service",
+        &format!("X-ConditionMachineBootID={boot}"),
+    );
     assert_eq!(sim.hosts_of("booted.service").len(), 1);
 }
 
@@ -224,9 +279,16 @@ fn schedule_global_units() {
     assert_eq!(sim.hosts_of("global.service"), [1, 2, 3]);
     sim.join(4, 4);
     sim.rest();
-    assert_eq!(sim.hosts_of("global.service"), [1, 2, 3, 4], "a host that joins gets it");
+    assert_eq!(
+        sim.hosts_of("global.service"),
+        [1, 2, 3, 4],
+        "a host that joins gets it"
+    );
     sim.label(2, "zone", "b");
-    sim.start("zoned.service", "Global=true\nMachineMetadata=zone=b zone=c");
+    sim.start(
+        "zoned.service",
+        "Global=true\nMachineMetadata=zone=b zone=c",
+    );
     assert_eq!(sim.hosts_of("zoned.service"), [2]);
     sim.label(3, "zone", "c");
     assert_eq!(sim.hosts_of("zoned.service"), [2, 3]);
@@ -282,13 +344,21 @@ fn what_does_not_fit_any_more_moves() {
 #[test]
 fn loaded_is_placed_and_not_started() {
     let mut sim = Sim::new(2, 4, 0);
-    let desired = |sim: &Sim| sim.assignments().get("hello.service").map(|(_, a)| a.desired);
+    let desired = |sim: &Sim| {
+        sim.assignments()
+            .get("hello.service")
+            .map(|(_, a)| a.desired)
+    };
     sim.start("hello.service", "");
     let before = sim.assignments()["hello.service"].clone();
     sim.target("hello.service", UnitTarget::Loaded);
     assert_eq!(desired(&sim), Some(Desired::Load));
     sim.target("hello.service", UnitTarget::Launched);
-    assert_eq!(sim.assignments()["hello.service"], before, "the same one in the same place");
+    assert_eq!(
+        sim.assignments()["hello.service"],
+        before,
+        "the same one in the same place"
+    );
     sim.target("hello.service", UnitTarget::Inactive);
     assert_eq!(desired(&sim), None);
     sim.target("hello.service", UnitTarget::Loaded);
@@ -351,7 +421,10 @@ fn hundreds_of_units_are_planned_in_milliseconds() {
         println!("{options}: {placed} placed in {first:?}, one change in {change:?}");
         assert_eq!(placed, want, "{options}");
         // Generous: a debug build on a busy machine. Quadratic in units and hosts would be minutes.
-        assert!(change.as_secs() < 2, "{options}: one change takes {change:?}");
+        assert!(
+            change.as_secs() < 2,
+            "{options}: one change takes {change:?}"
+        );
     }
 }
 

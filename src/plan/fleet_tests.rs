@@ -22,7 +22,10 @@ fn options() {
     assert_eq!(got.machine_id.as_deref(), Some("abc"));
     assert!(!got.global, "another section's");
     let metadata = format!("{:?}", got.metadata);
-    assert_eq!(metadata, r#"{"disk": {Is("nvme"), Is("ssd")}, "zone": {Is("a b")}}"#);
+    assert_eq!(
+        metadata,
+        r#"{"disk": {Is("nvme"), Is("ssd")}, "zone": {Is("a b")}}"#
+    );
     assert!(
         parse("a.service", "[X-Fleet]\nGlobal=true\n")
             .expect("readable")
@@ -83,7 +86,11 @@ fn older_names_and_all_specifiers() {
         X-ConditionMachineMetadata=name=%i\nX-Conflicts=%p@*.service\nReplaces=%n\nGlobal=T\nGlobal=Off\n\
         Conflicts=a.service \\\n  b.service\nX-ConditionMachineBootID=5\n";
     let got = parse("web@7.service", text).expect("readable");
-    assert_eq!(got.machine_id.as_deref(), Some("abc"), "the first one counts");
+    assert_eq!(
+        got.machine_id.as_deref(),
+        Some("abc"),
+        "the first one counts"
+    );
     assert_eq!(got.boot_id.as_deref(), Some("5"));
     assert_eq!(got.machine_of, ["web.socket", "web@7.timer"]);
     assert_eq!(got.conflicts, ["web@*.service", "a.service", "b.service"]);
@@ -106,13 +113,23 @@ fn metadata_compares_numbers_as_fleet_did() {
         ("zone==b", "b", true),
     ];
     for (wish, value, want) in cases {
-        let options = parse("a.service", &format!("[X-Fleet]\nMachineMetadata=\"{wish}\"\n"));
+        let options = parse(
+            "a.service",
+            &format!("[X-Fleet]\nMachineMetadata=\"{wish}\"\n"),
+        );
         let metadata = options.expect("readable").metadata;
         let (_, wishes) = metadata.first_key_value().expect("one");
-        assert_eq!(wishes.iter().any(|wish| wish.is_met(value)), want, "{wish} of {value}");
+        assert_eq!(
+            wishes.iter().any(|wish| wish.is_met(value)),
+            want,
+            "{wish} of {value}"
+        );
     }
     for bad in ["ram>=much", "=a", "a=", "ram", "a!b", "ram<"] {
-        assert!(parse("a.service", &format!("[X-Fleet]\nMachineMetadata={bad}\n")).is_err(), "{bad}");
+        assert!(
+            parse("a.service", &format!("[X-Fleet]\nMachineMetadata={bad}\n")).is_err(),
+            "{bad}"
+        );
     }
 }
 
@@ -121,18 +138,29 @@ fn a_new_unit_is_checked_as_fleet_did() {
     let cases = [
         ("Global=true\nConflicts=a*", Ok(())),
         ("MachineID=a\nConflicts=b.service", Ok(())),
-        ("Global=true\nMachineOf=a.service", Err("Global and MachineOf can't both be met")),
-        ("Global=true\nReplaces=a.service", Err("Global and Replaces")),
+        (
+            "Global=true\nMachineOf=a.service",
+            Err("Global and MachineOf can't both be met"),
+        ),
+        (
+            "Global=true\nReplaces=a.service",
+            Err("Global and Replaces"),
+        ),
         ("Global=true\nMachineID=a", Err("Global and MachineID")),
         ("MachineOf=a.1.service\nConflicts=a.*", Err("a.1.service")),
-        ("Confilcts=a", Err("line 2: [X-Fleet] has no option Confilcts")),
+        (
+            "Confilcts=a",
+            Err("line 2: [X-Fleet] has no option Confilcts"),
+        ),
     ];
     for (options, want) in cases {
         let text = format!("[X-Fleet]\n{options}\n");
         let got = XFleet::check(&"x.service".parse().expect("name"), &text);
         match (got, want) {
             (Ok(_), Ok(())) => {}
-            (Err(error), Err(want)) => assert!(error.to_string().contains(want), "{options}: {error}"),
+            (Err(error), Err(want)) => {
+                assert!(error.to_string().contains(want), "{options}: {error}")
+            }
             (got, want) => panic!("{options}: {got:?}, not {want:?}"),
         }
     }

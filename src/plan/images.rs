@@ -37,7 +37,12 @@ impl Limits {
     #[must_use]
     pub fn of(settings: &BTreeMap<String, String>) -> Self {
         let percent = |name: &str| -> Option<u32> {
-            let percent = settings.get(name)?.trim().trim_end_matches('%').parse().ok();
+            let percent = settings
+                .get(name)?
+                .trim()
+                .trim_end_matches('%')
+                .parse()
+                .ok();
             percent.filter(|percent| (1..=100).contains(percent))
         };
         let usual = Self::default();
@@ -238,7 +243,9 @@ mod tests {
     #[test]
     fn limits_are_settings() {
         let of = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+            let pairs = pairs
+                .iter()
+                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
             let Limits { start, stop } = Limits::of(&pairs.collect());
             (start, stop)
         };

@@ -15,9 +15,9 @@ mod drain_tests;
 pub mod explain;
 pub mod fleet;
 #[cfg(test)]
-mod fleet_tests;
-#[cfg(test)]
 mod fleet_scheduling_tests;
+#[cfg(test)]
+mod fleet_tests;
 pub mod host;
 pub mod hosts;
 pub mod images;

@@ -130,7 +130,7 @@ fn survival(
     fleet::step(world, &losses, cx, &mut plan);
     let global = |name: &UnitFileName| {
         let unit = world.units.get(name);
-        let options = unit.map(|unit| fleet::XFleet::parse(name, &unit.value.text));
+        let options = unit.map(|unit| fleet::options::XFleet::parse(name, &unit.value.text));
         matches!(options, Some(Ok(options)) if options.global)
     };
     survival.moved += units.iter().filter(|name| !global(name)).count();

@@ -23,7 +23,13 @@ use super::{
     units::{SimRuntime, SimUnits},
 };
 use crate::{
-    agent::{self, paths::Paths, records::RecordCache, steps::Edges},
+    agent::{
+        self,
+        keeper::Keeper,
+        paths::Paths,
+        records::RecordCache,
+        steps::{Edges, Standing, Starts},
+    },
     leader,
     logger::tell::Teller,
     model::{Machine, SCHEMA},
@@ -272,7 +278,9 @@ impl World {
             paths: Paths::below(&host.dir),
             machine: machine(n),
             records: RecordCache::default(),
-            starts: Edges::<SimUnits, SimRuntime>::starts(),
+            starts: Starts::default(),
+            keeper: Keeper::default(),
+            standing: Standing::default(),
             teller: Teller::mute(),
         });
         let presence = Machine {
@@ -288,7 +296,7 @@ impl World {
         };
         let (sender, words) = mpsc::channel(WORDS);
         let stop = CancellationToken::new();
-        let ready = move |_| {
+        let ready = move |_, _| {
             units.listen(sender);
             Ok(())
         };
@@ -311,7 +319,7 @@ impl World {
         let (weather, alive) = self.sky.over(node);
         let store = faulty::store(&self.memory, weather);
         let stop = CancellationToken::new();
-        let run = leader::take_part(store, ip(n), None, stop.clone());
+        let run = leader::take_part(store, ip(n), None, Arc::default(), stop.clone());
         self.host(n, |host| {
             if host.controller.is_none() {
                 self.judge.note("controller", &format!("host {n}"));

@@ -230,6 +230,7 @@ impl SimUnits {
             active: Some(unit.status.active),
             exit: Some(unit.status.exit.clone()),
             restarts: Some(unit.status.restarts),
+            ..UnitChange::default()
         };
         self.0.inbox.change(name, told);
         Some(unit.turn)
@@ -402,14 +403,26 @@ fn process_of(unit: &str) -> Option<ProcessName> {
 }
 
 impl Units for SimUnits {
-    async fn start(&self, unit: &str) -> Result<(), UnitError> {
+    async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         sleep(self.0.world.dice.time(1, 10)).await;
-        let Some(process) = process_of(unit) else {
-            return Ok(());
-        };
-        let (units, name) = (self.clone(), unit.to_owned());
-        self.job(async move { units.start_job(&name, process).await })
-            .await
+        if let Some(process) = process_of(unit) {
+            let (units, name) = (self.clone(), unit.to_owned());
+            self.job(async move { units.start_job(&name, process).await })
+                .await?;
+        }
+        self.status(unit).await
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        self.status(unit).await
+    }
+
+    async fn enable(&self, _: &str) -> Result<bool, UnitError> {
+        Ok(false)
+    }
+
+    async fn disable(&self, _: &str) -> Result<bool, UnitError> {
+        Ok(false)
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {

@@ -29,7 +29,10 @@ fn figures_and_last_exits() {
     let list = cluster.deisctl(&["list"]).ok().out;
     assert!(line(&list, "figures_v2.web.1").contains("M/512M"), "{list}");
     let router: Vec<&str> = line(&list, "deis-router@1").split_whitespace().collect();
-    assert!(router[6].ends_with('M') && router[7].ends_with('%'), "{list}");
+    assert!(
+        router[6].ends_with('M') && router[7].ends_with('%'),
+        "{list}"
+    );
 
     // How a run ends is told, and outlives the agent.
     let host = cluster.host_of("figures_v2.web.1");
@@ -46,7 +49,10 @@ fn figures_and_last_exits() {
             }
         });
     };
-    told("the end of the last run", &["up (v2)", "M/512M", "killed by SIGSEGV"]);
+    told(
+        "the end of the last run",
+        &["up (v2)", "M/512M", "killed by SIGSEGV"],
+    );
     cluster.sh(host, "systemctl stop deis-agent").ok();
     // A silent host costs a second at most, and its processes are shown all the same.
     let begun = std::time::Instant::now();
@@ -59,9 +65,15 @@ fn figures_and_last_exits() {
         "{ps}"
     );
     cluster.sh(host, "systemctl start deis-agent").ok();
-    told("the same by the next agent", &["M/512M", "killed by SIGSEGV"]);
+    told(
+        "the same by the next agent",
+        &["M/512M", "killed by SIGSEGV"],
+    );
     // None of it is for apps, and none of it is in etcd.
-    let etcd = cluster.etcdctl(&cluster.hosts[0], "get --prefix /deis").ok().out;
+    let etcd = cluster
+        .etcdctl(&cluster.hosts[0], "get --prefix /deis")
+        .ok()
+        .out;
     assert!(!etcd.contains("memory_limit_bytes") && !etcd.contains("cpu_permille"));
 }
 
@@ -72,7 +84,11 @@ fn a_host_boots_and_serves_without_etcd_and_registries() {
     let app = App::pushed(&user, "alone");
     app.deis(&["scale", "web=3"]).ok();
     let host = cluster.host_of("alone_v2.web.1");
-    let running = |host: &Host| cluster.sh(host, "podman ps --format '{{.Names}}' | sort").out;
+    let running = |host: &Host| {
+        cluster
+            .sh(host, "podman ps --format '{{.Names}}' | sort")
+            .out
+    };
     let before = running(host);
     cluster
         .on_all("systemctl stop deis-etcd; systemctl kill -s STOP 'deis-registry@*'")
@@ -85,12 +101,20 @@ fn a_host_boots_and_serves_without_etcd_and_registries() {
     let left = "cd /var/lib/deis; umount agent; rm -rf agent.kept";
     cluster.sh(host, full).ok();
     thread::sleep(Duration::from_secs(6));
-    assert_eq!(running(host), before, "an agent's restart on a full disk touches nothing");
+    assert_eq!(
+        running(host),
+        before,
+        "an agent's restart on a full disk touches nothing"
+    );
     cluster.kill_host(host);
     cluster.boot_host(host);
     eventually("it runs what it ran, by itself", 2 * MINUTE, || {
         let now = running(host);
-        if now == before { Ok(()) } else { Err(format!("{before}---\n{now}")) }
+        if now == before {
+            Ok(())
+        } else {
+            Err(format!("{before}---\n{now}"))
+        }
     });
     // Its own router serves them.
     eventually("it serves", MINUTE, || {
@@ -105,7 +129,11 @@ fn a_host_boots_and_serves_without_etcd_and_registries() {
         .for_each(|ran| drop(ran.ok()));
     eventually("the cluster takes changes", 2 * MINUTE, || {
         let set = app.deis(&["config:set", "BACK=1"]);
-        if set.status == Some(0) { Ok(()) } else { Err(set.err) }
+        if set.status == Some(0) {
+            Ok(())
+        } else {
+            Err(set.err)
+        }
     });
     cluster.sh(host, left);
 }

@@ -30,7 +30,12 @@ fn a_unit_goes_all_the_way_and_back() {
         list.lines().map(columns).collect::<Vec<_>>().join("\n")
     };
 
-    assert!(ctl(&["submit", &hello]).ok().out.contains("Unit hello.service inactive"));
+    assert!(
+        ctl(&["submit", &hello])
+            .ok()
+            .out
+            .contains("Unit hello.service inactive")
+    );
     assert!(!units("unit").contains("hello"), "nowhere yet");
     assert_eq!(ctl(&["cat", "hello.service"]).ok().out, HELLO);
     let loaded = ctl(&["load", &hello, &follower]).ok().out;
@@ -38,7 +43,10 @@ fn a_unit_goes_all_the_way_and_back() {
     assert!(units("unit,load,active,sub").contains("hello.service loaded inactive dead"));
 
     let started = ctl(&["start", "hello.service"]).ok().out;
-    assert!(started.contains("Unit hello.service launched on "), "{started}");
+    assert!(
+        started.contains("Unit hello.service launched on "),
+        "{started}"
+    );
     // The follower is wanted by it, and was only loaded: systemd starts it.
     eventually("both are active", MINUTE, || {
         let list = units("unit,active,sub");
@@ -53,7 +61,11 @@ fn a_unit_goes_all_the_way_and_back() {
     assert!(status.contains("Active: active (running)"), "{status}");
     eventually("its journal is there", MINUTE, || {
         let journal = ctl(&["journal", "hello.service"]).ok().out;
-        if journal.contains("Hello, World!") { Ok(()) } else { Err(journal) }
+        if journal.contains("Hello, World!") {
+            Ok(())
+        } else {
+            Err(journal)
+        }
     });
     // Another text is refused, unless it replaces the old one.
     let other = file("hello.service", &HELLO.replace("sleep 1", "sleep 2"));
@@ -61,18 +73,45 @@ fn a_unit_goes_all_the_way_and_back() {
     assert!(refused.all().contains("another text"), "{}", refused.all());
     ctl(&["start", "--replace", &other]).ok();
     assert!(ctl(&["cat", "hello.service"]).ok().out.contains("sleep 2"));
-    assert!(ctl(&["status", "hello.service"]).ok().out.contains("sleep 2"));
+    assert!(
+        ctl(&["status", "hello.service"])
+            .ok()
+            .out
+            .contains("sleep 2")
+    );
 
     let stopped = ctl(&["stop", "hello.service"]).ok().out;
-    assert!(stopped.contains("Unit hello.service loaded on "), "{stopped}");
-    assert!(ctl(&["unload", "hello.service", "follower.service"]).ok().out.contains("Unit hello.service inactive"));
+    assert!(
+        stopped.contains("Unit hello.service loaded on "),
+        "{stopped}"
+    );
+    assert!(
+        ctl(&["unload", "hello.service", "follower.service"])
+            .ok()
+            .out
+            .contains("Unit hello.service inactive")
+    );
     assert!(!units("unit").contains("hello"));
-    assert!(ctl(&["destroy", "hello.service", "follower.service"]).ok().out.contains("Destroyed hello.service"));
+    assert!(
+        ctl(&["destroy", "hello.service", "follower.service"])
+            .ok()
+            .out
+            .contains("Destroyed hello.service")
+    );
     assert!(!ctl(&["list-unit-files"]).ok().out.contains("hello"));
 
     // Instances of a template, one per host, and all at once.
-    file("node@.service", &format!("{HELLO}\n[X-Fleet]\nConflicts=node@*.service\n"));
-    let instances = [1, 2, 3].map(|n| dir.path().join(format!("node@{n}.service")).to_str().expect("path").to_owned());
+    file(
+        "node@.service",
+        &format!("{HELLO}\n[X-Fleet]\nConflicts=node@*.service\n"),
+    );
+    let instances = [1, 2, 3].map(|n| {
+        dir.path()
+            .join(format!("node@{n}.service"))
+            .to_str()
+            .expect("path")
+            .to_owned()
+    });
     let mut start = vec!["start"];
     start.extend(instances.iter().map(String::as_str));
     ctl(&start).ok();
@@ -88,7 +127,10 @@ fn a_unit_goes_all_the_way_and_back() {
     ctl(&["destroy", "node@*"]).ok();
     for (host, ran) in cluster.on_all("ls /run/systemd/system /run/deis/units") {
         let left = ran.ok().out;
-        assert!(!left.contains("node@") && !left.contains("hello"), "{host}: {left}");
+        assert!(
+            !left.contains("node@") && !left.contains("hello"),
+            "{host}: {left}"
+        );
     }
 }
 
@@ -105,18 +147,31 @@ fn the_fleet_api_is_at_its_socket() {
         );
         cluster.sh(host, &script).ok().out
     };
-    let mode = cluster.sh(host, "stat -c '%a %U' /run/deis/fleet.sock").ok().out;
+    let mode = cluster
+        .sh(host, "stat -c '%a %U' /run/deis/fleet.sock")
+        .ok()
+        .out;
     assert_eq!(mode.trim(), "600 root");
     let unit = r#"{"desiredState":"launched","options":[{"section":"Service","name":"ExecStart","value":"/bin/sleep infinity"}]}"#;
     assert!(ask("PUT units/api.service", unit).ends_with(" 201"));
     eventually("it runs", MINUTE, || {
         let state = ask("GET state?unitName=api.service", "");
-        if state.contains(r#""systemdSubState":"running""#) { Ok(()) } else { Err(state) }
+        if state.contains(r#""systemdSubState":"running""#) {
+            Ok(())
+        } else {
+            Err(state)
+        }
     });
     let shown = ask("GET units/api.service", "");
     assert!(shown.contains(r#""currentState":"launched""#), "{shown}");
     let machines = ask("GET machines", "");
-    assert!(cluster.hosts.iter().all(|host| machines.contains(&host.address)), "{machines}");
+    assert!(
+        cluster
+            .hosts
+            .iter()
+            .all(|host| machines.contains(&host.address)),
+        "{machines}"
+    );
     assert!(ask("PUT units/api.service", r#"{"desiredState":"inactive"}"#).ends_with(" 204"));
     assert!(ask("DELETE units/api.service", "").ends_with(" 204"));
     assert!(ask("GET units/api.service", "").ends_with(" 404"));

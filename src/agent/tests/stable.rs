@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use super::{
     super::{
-        cache,
-        http,
+        cache, http,
         paths::{Durability, Paths, write_atomic},
         stats::{self, Way},
     },
@@ -99,7 +98,13 @@ async fn figures_and_how_the_last_run_ended() {
     let stats = &answers["host"];
     assert!(stats.host.memory_bytes > 1 << 20 && stats.host.cpus > 0);
     assert!(stats.host.memory_available_bytes <= stats.host.memory_bytes);
-    assert!(stats.host.disks.iter().any(|disk| disk.path == "/" && disk.bytes > 0));
+    assert!(
+        stats
+            .host
+            .disks
+            .iter()
+            .any(|disk| disk.path == "/" && disk.bytes > 0)
+    );
     let web = &stats.processes[WEB];
     assert_eq!((web.uuid, web.restarts), (Uuid::from_u128(1), 0));
     assert_eq!((web.memory_limit_bytes, &web.exit), (Some(1 << 20), &None));
@@ -107,18 +112,24 @@ async fn figures_and_how_the_last_run_ended() {
     host.units.crash("blog_v1.web.1.service", exit(1, 3));
     let told = |p: &ProcessState| p.exit.as_deref() == Some("exit code 3");
     host.until_process(WEB, "how it ended", told).await;
-    host.units.set("blog_v1.web.1.service", crate::systemd::Active::Active);
+    host.units
+        .set("blog_v1.web.1.service", crate::systemd::Active::Active);
     host.say(WEB, 1, true).await;
-    host.until_process(WEB, "up again, and still told", |p| p.ready && told(p)).await;
+    host.until_process(WEB, "up again, and still told", |p| p.ready && told(p))
+        .await;
     let (answers, _) = ask(Duration::from_secs(2)).await;
-    assert_eq!(answers["host"].processes[WEB].exit.as_deref(), Some("exit code 3"));
+    assert_eq!(
+        answers["host"].processes[WEB].exit.as_deref(),
+        Some("exit code 3")
+    );
     server.abort();
 
     // The next agent knows it, too; and that it does not know of a run that ended meanwhile.
     host.end().await;
     host.boot().await;
     host.serve("blog_v1.worker.1", 2).await;
-    host.until_process(WEB, "told by the next agent", told).await;
+    host.until_process(WEB, "told by the next agent", told)
+        .await;
     host.end().await;
     host.units.crash("blog_v1.web.1.service", Exit::default());
     host.boot().await;
@@ -129,7 +140,9 @@ async fn figures_and_how_the_last_run_ended() {
 
 #[test]
 fn a_full_disk_leaves_no_half_of_a_file() {
-    let Some(disk) = Disk::mount("64k") else { return };
+    let Some(disk) = Disk::mount("64k") else {
+        return;
+    };
     let file = disk.path().join("f");
     let write = |bytes: &[u8]| write_atomic(&file, bytes, 0o600, Durability::Disk);
     write(b"old").expect("written");
@@ -172,11 +185,20 @@ fn whatever_is_in_the_cache_harms_only_itself() {
     assert_eq!(records.build.image, IMAGE);
     let names = std::fs::read_dir(paths.cache()).expect("dir");
     let names: Vec<String> = names
-        .map(|entry| entry.expect("entry").file_name().into_string().expect("text"))
+        .map(|entry| {
+            entry
+                .expect("entry")
+                .file_name()
+                .into_string()
+                .expect("text")
+        })
         .collect();
     let damaged = names.iter().filter(|name| name.ends_with(".damaged"));
     assert_eq!((damaged.count(), names.len()), (6, 7), "{names:?}");
-    assert_eq!(cache::images(&paths).expect("read"), [IMAGE.to_owned()].into());
+    assert_eq!(
+        cache::images(&paths).expect("read"),
+        [IMAGE.to_owned()].into()
+    );
     // Without the folder the agent knows nothing, and lives.
     std::fs::remove_dir_all(paths.cache()).expect("removed");
     assert_eq!(cache::load(&paths), BTreeMap::new());

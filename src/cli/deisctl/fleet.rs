@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::platform::{Instance, Part};
 use crate::{
-    api::stats::{HostStats, ProcessFigures},
     api::fleet::View,
+    api::stats::{HostStats, ProcessFigures},
     model::{
         Assignment, Desired, HostRecord, Leader, Machine, MachineId, MachineState, Phase,
         ProcessName, ProcessState, UnitFile, UnitFileName, UnitTarget,

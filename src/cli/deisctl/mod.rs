@@ -48,8 +48,8 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::local::cli::{self as local, ClusterArgs};
 use crate::link::{self, Links};
+use crate::local::cli::{self as local, ClusterArgs};
 use crate::model::UnitTarget;
 use crate::store::StoreError;
 use aim::{Aim, UnitWord};
@@ -306,7 +306,12 @@ pub struct BlockArgs {
     #[arg(long)]
     pub no_block: bool,
     /// Wait for so many half seconds (fleetctl's word for --timeout)
-    #[arg(long, value_name = "N", conflicts_with = "timeout", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "timeout",
+        hide_short_help = true
+    )]
     pub block_attempts: Option<u64>,
     /// Seconds to wait until all is as it should be
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
@@ -327,7 +332,10 @@ impl BlockArgs {
     /// The platform's parts are always waited for: something else may need them.
     fn for_platform(self) -> Result<(), Failure> {
         if self.no_block {
-            return Err(Failure::new(Kind::Usage, "--no-block is for units, not for the platform"));
+            return Err(Failure::new(
+                Kind::Usage,
+                "--no-block is for units, not for the platform",
+            ));
         }
         Ok(())
     }
@@ -543,7 +551,9 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
             }
             if !words.is_empty() {
                 let target = UnitTarget::Launched;
-                units(aims.block.patience()).bring(&words, target, replace).await?;
+                units(aims.block.patience())
+                    .bring(&words, target, replace)
+                    .await?;
             }
         }
         FleetCommand::Stop(args) => {
@@ -553,7 +563,9 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
                 platform(args.block).stop(&targets).await?;
             }
             if !words.is_empty() {
-                units(args.block.patience()).take_back(&words, UnitTarget::Loaded).await?;
+                units(args.block.patience())
+                    .take_back(&words, UnitTarget::Loaded)
+                    .await?;
             }
         }
         FleetCommand::Restart(args) => {
@@ -567,16 +579,27 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
                 units(Some(args.block.timeout())).restart(&words).await?;
             }
         }
-        FleetCommand::Submit { units: words, replace } => {
+        FleetCommand::Submit {
+            units: words,
+            replace,
+        } => {
             units(None).submit(&words, replace).await?;
         }
-        FleetCommand::Load { units: words, replace, block } => {
+        FleetCommand::Load {
+            units: words,
+            replace,
+            block,
+        } => {
             let target = UnitTarget::Loaded;
-            units(block.patience()).bring(&words, target, replace).await?;
+            units(block.patience())
+                .bring(&words, target, replace)
+                .await?;
         }
         FleetCommand::Unload(args) => {
             let target = UnitTarget::Inactive;
-            units(args.block.patience()).take_back(&args.units, target).await?;
+            units(args.block.patience())
+                .take_back(&args.units, target)
+                .await?;
         }
         FleetCommand::Destroy(args) => {
             units(args.block.patience()).destroy(&args.units).await?;
@@ -628,7 +651,10 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
             let fleet = load().await?;
             let mut code = 0;
             for unit in units {
-                let unit = UnitArg { unit, on: on.clone() };
+                let unit = UnitArg {
+                    unit,
+                    on: on.clone(),
+                };
                 code = code.max(inspect::status(context, &fleet, &unit).await?);
             }
             return Ok(code);

@@ -73,7 +73,11 @@ impl<W: Write> Units<'_, W> {
         replace: bool,
     ) -> anyhow::Result<()> {
         let names = self.put(words, Some(target), replace).await?;
-        let verb = if target == UnitTarget::Launched { "start" } else { "load" };
+        let verb = if target == UnitTarget::Launched {
+            "start"
+        } else {
+            "load"
+        };
         self.follow(&names, Goal::Is(target), verb).await
     }
 
@@ -91,11 +95,23 @@ impl<W: Write> Units<'_, W> {
         let wishes = names.iter().filter_map(|name| {
             // What was never loaded isn't by being stopped.
             let target = (files.get(name)?.value.target > target).then_some(target);
-            Some((name.clone(), Wish { target, ..Wish::default() }))
+            Some((
+                name.clone(),
+                Wish {
+                    target,
+                    ..Wish::default()
+                },
+            ))
         });
         let wishes = wishes.collect();
-        units::apply(self.store, &wishes, &Txn::new()).await.map_err(refused)?;
-        let verb = if target == UnitTarget::Loaded { "stop" } else { "unload" };
+        units::apply(self.store, &wishes, &Txn::new())
+            .await
+            .map_err(refused)?;
+        let verb = if target == UnitTarget::Loaded {
+            "stop"
+        } else {
+            "unload"
+        };
         let mut by_goal: BTreeMap<UnitTarget, BTreeSet<UnitFileName>> = BTreeMap::new();
         for name in names {
             let had = files.get(&name).map_or(target, |file| file.value.target);
@@ -114,7 +130,9 @@ impl<W: Write> Units<'_, W> {
     pub async fn destroy(&mut self, words: &[UnitWord]) -> anyhow::Result<()> {
         let names = self.known(words).await?;
         for name in &names {
-            units::destroy(self.store, name, &Txn::new()).await.map_err(refused)?;
+            units::destroy(self.store, name, &Txn::new())
+                .await
+                .map_err(refused)?;
         }
         if self.patience.is_none() {
             for name in &names {
@@ -171,9 +189,11 @@ impl<W: Write> Units<'_, W> {
                 names.insert(name.clone());
             }
             if !is_known && names.len() == before {
-                return Err(Failure::new(Kind::NotFound, format!("there is no unit {word}"))
-                    .hint("`deisctl list-unit-files` shows those that there are")
-                    .into());
+                return Err(
+                    Failure::new(Kind::NotFound, format!("there is no unit {word}"))
+                        .hint("`deisctl list-unit-files` shows those that there are")
+                        .into(),
+                );
             }
         }
         Ok(names)
@@ -191,7 +211,13 @@ impl<W: Write> Units<'_, W> {
         for word in words {
             let UnitWord::One { name, path } = word else {
                 for name in self.known(std::slice::from_ref(word)).await? {
-                    wishes.insert(name, Wish { target, ..Wish::default() });
+                    wishes.insert(
+                        name,
+                        Wish {
+                            target,
+                            ..Wish::default()
+                        },
+                    );
                 }
                 continue;
             };
@@ -213,10 +239,16 @@ impl<W: Write> Units<'_, W> {
                 let message = format!("{what} in the cluster, and there is no such file");
                 return Err(Failure::new(Kind::NotFound, message).into());
             }
-            let wish = Wish { text, replace, target };
+            let wish = Wish {
+                text,
+                replace,
+                target,
+            };
             wishes.insert(name.clone(), wish);
         }
-        let done = units::apply(self.store, &wishes, &Txn::new()).await.map_err(refused)?;
+        let done = units::apply(self.store, &wishes, &Txn::new())
+            .await
+            .map_err(refused)?;
         for (name, done) in &done {
             tracing::debug!(%name, new = *done == Done::Created, "unit in etcd");
         }
@@ -233,7 +265,10 @@ impl<W: Write> Units<'_, W> {
         let fleet = Fleet::load(self.store).await?;
         let is_everywhere = |name: &UnitFileName| {
             goal != Goal::Gone
-                && fleet.units.get(name).is_some_and(|file| is_global(name, &file.value))
+                && fleet
+                    .units
+                    .get(name)
+                    .is_some_and(|file| is_global(name, &file.value))
         };
         let (global, mut open): (BTreeSet<_>, BTreeSet<_>) =
             names.iter().cloned().partition(is_everywhere);
@@ -318,7 +353,9 @@ fn progress(fleet: &Fleet, name: &UnitFileName, goal: Goal) -> Result<String, St
         .keys()
         .find(|id| fleet.report(id, name.as_str()).is_some());
     let nowhere = || match (place, reported) {
-        (Some((id, _)), _) if fleet.machines.contains_key(*id) => Err(format!("stopping on {}", on(id))),
+        (Some((id, _)), _) if fleet.machines.contains_key(*id) => {
+            Err(format!("stopping on {}", on(id)))
+        }
         // On a host that is absent nothing more can be done than to say so to it.
         (Some((_, assignment)), _) if assignment.desired != Desired::Stop => {
             Err("still assigned".to_owned())
@@ -331,7 +368,11 @@ fn progress(fleet: &Fleet, name: &UnitFileName, goal: Goal) -> Result<String, St
         Goal::Is(UnitTarget::Inactive) => nowhere().map(|()| format!("Unit {name} inactive")),
         Goal::Is(target) => {
             let Some((id, assignment)) = place else {
-                let leads = if fleet.leader.is_none() { ", no leader is elected yet" } else { "" };
+                let leads = if fleet.leader.is_none() {
+                    ", no leader is elected yet"
+                } else {
+                    ""
+                };
                 return Err(format!("waits for a place{leads}"));
             };
             let (done, _) = view.current(name);
@@ -377,9 +418,10 @@ fn refused(error: UnitsError) -> anyhow::Error {
             Kind::Conflict,
             "`deisctl cat` shows it; --replace stops it and takes the new text",
         ),
-        UnitsError::Unknown(_) | UnitsError::UnknownMachine(_) => {
-            (Kind::NotFound, "`deisctl list-unit-files` shows the units that there are")
-        }
+        UnitsError::Unknown(_) | UnitsError::UnknownMachine(_) => (
+            Kind::NotFound,
+            "`deisctl list-unit-files` shows the units that there are",
+        ),
         UnitsError::Contended(_) => (Kind::Conflict, "is another deisctl at work?"),
         UnitsError::Store(_) => return error.into(),
         UnitsError::Name(_)
@@ -388,7 +430,12 @@ fn refused(error: UnitsError) -> anyhow::Error {
         | UnitsError::Template(_) => (Kind::Refused, ""),
     };
     let failure = Failure::new(kind, &error);
-    if hint.is_empty() { failure } else { failure.hint(hint) }.into()
+    if hint.is_empty() {
+        failure
+    } else {
+        failure.hint(hint)
+    }
+    .into()
 }
 
 fn timed_out(verb: &str, patience: Duration, all: usize, waits: &[String]) -> anyhow::Error {

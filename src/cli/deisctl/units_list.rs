@@ -33,7 +33,9 @@ type File<'f> = (&'f UnitFileName, &'f UnitFile);
 
 const UNITS: [Column<UnitState>; 6] = [
     ("unit", |_, state, _| state.name.clone()),
-    ("machine", |fleet, state, full| machine(fleet, &state.machine_id, full)),
+    ("machine", |fleet, state, full| {
+        machine(fleet, &state.machine_id, full)
+    }),
     ("active", |_, state, _| state.active.clone()),
     ("sub", |_, state, _| state.sub.clone()),
     ("load", |_, state, _| state.load.clone()),
@@ -43,14 +45,21 @@ const UNITS: [Column<UnitState>; 6] = [
 const MACHINES: [Column<Machine>; 3] = [
     ("machine", |_, machine, full| {
         let id = machine.id.as_str();
-        if full { id.to_owned() } else { format!("{}...", &id[..8]) }
+        if full {
+            id.to_owned()
+        } else {
+            format!("{}...", &id[..8])
+        }
     }),
     ("ip", |_, machine, _| machine.address.clone()),
     ("metadata", |fleet, machine, _| {
         let labels = fleet.hosts.get(&machine.id).map(|host| host.labels.clone());
         let mut all = machine.metadata.clone();
         all.extend(labels.unwrap_or_default());
-        let all: Vec<String> = all.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let all: Vec<String> = all
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         all.join(",")
     }),
 ];
@@ -69,13 +78,18 @@ fn files<'f>() -> [Column<File<'f>>; 8] {
         }),
         ("target", target),
         ("tmachine", target),
-        ("global", |_, (name, file), _| is_global(name, file).to_string()),
+        ("global", |_, (name, file), _| {
+            is_global(name, file).to_string()
+        }),
         ("desc", |_, (_, file), _| {
             let options = unit_text::parse(&file.text).unwrap_or_default();
             let mut described = options
                 .into_iter()
                 .filter(|option| (&*option.section, &*option.name) == ("Unit", "Description"));
-            described.next_back().map(|option| option.value).unwrap_or_default()
+            described
+                .next_back()
+                .map(|option| option.value)
+                .unwrap_or_default()
         }),
     ]
 }
@@ -85,12 +99,15 @@ fn target(fleet: &Fleet, (name, file): &File<'_>, full: bool) -> String {
         return "global".to_owned();
     }
     let (_, machine) = fleet.view().current(name);
-    machine.map(|id| fleet.machine_label(id, full)).unwrap_or_default()
+    machine
+        .map(|id| fleet.machine_label(id, full))
+        .unwrap_or_default()
 }
 
 fn machine(fleet: &Fleet, id: &str, full: bool) -> String {
     let id: Option<MachineId> = id.parse().ok();
-    id.map(|id| fleet.machine_label(&id, full)).unwrap_or_default()
+    id.map(|id| fleet.machine_label(&id, full))
+        .unwrap_or_default()
 }
 
 fn short(hash: &str, full: bool) -> String {
@@ -105,7 +122,13 @@ fn short(hash: &str, full: bool) -> String {
 pub fn units(fleet: &Fleet, args: &ListArgs) -> Result<String, Failure> {
     let states = fleet.view().unit_states();
     let rows: Vec<&UnitState> = states.iter().collect();
-    render(fleet, &UNITS, &["unit", "machine", "active", "sub"], rows, args)
+    render(
+        fleet,
+        &UNITS,
+        &["unit", "machine", "active", "sub"],
+        rows,
+        args,
+    )
 }
 
 /// The units that there are.
@@ -113,8 +136,11 @@ pub fn units(fleet: &Fleet, args: &ListArgs) -> Result<String, Failure> {
 /// # Errors
 /// When a column is unknown.
 pub fn unit_files(fleet: &Fleet, args: &ListArgs) -> Result<String, Failure> {
-    let all: Vec<File<'_>> =
-        fleet.units.iter().map(|(name, file)| (name, &file.value)).collect();
+    let all: Vec<File<'_>> = fleet
+        .units
+        .iter()
+        .map(|(name, file)| (name, &file.value))
+        .collect();
     let default = ["unit", "hash", "dstate", "state", "target"];
     render(fleet, &files(), &default, all.iter().collect(), args)
 }
@@ -151,7 +177,11 @@ fn render<T>(
     let chosen = chosen.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let headings: Vec<String> = chosen.iter().map(|(name, _)| name.to_uppercase()).collect();
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-    let mut table = if args.no_legend { Table::plain() } else { Table::new(&headings) };
+    let mut table = if args.no_legend {
+        Table::plain()
+    } else {
+        Table::new(&headings)
+    };
     for row in rows {
         table.row_of(chosen.iter().map(|(_, cell)| cell(fleet, row, args.full)));
     }

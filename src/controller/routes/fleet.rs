@@ -35,7 +35,11 @@ pub(super) async fn any(
     let is_change = parts.method != Method::GET && parts.method != Method::HEAD;
     let note = is_change.then(|| {
         let about = path.trim_matches('/');
-        let action = if about == "machines" { Action::Machine } else { Action::Unit };
+        let action = if about == "machines" {
+            Action::Machine
+        } else {
+            Action::Unit
+        };
         actor.note(action, format!("{} {about}", parts.method))
     });
     let with = note.map_or_else(Txn::new, |note| note.of_platform(None));

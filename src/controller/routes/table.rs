@@ -26,8 +26,8 @@ use axum::{
 use http::Method;
 
 use super::{
-    apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs, openapi,
-    perms, releases, root, run, sessions, tokens, users,
+    apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs,
+    openapi, perms, releases, root, run, sessions, tokens, users,
 };
 use crate::{
     api::{

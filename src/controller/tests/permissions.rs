@@ -39,8 +39,12 @@ fn table(file: &str) -> Table {
     let head: Vec<String> = lines.next().map(|(_, line)| words(line)).expect("head");
     let columns = head[1..head.len() - 1].to_vec();
     let row = |(number, line): (usize, &str)| {
-        let (fields, body) =
-            line.split_at([" {\"", " {}", " []"].iter().find_map(|body| line.find(body)).unwrap_or(line.len()));
+        let (fields, body) = line.split_at(
+            [" {\"", " {}", " []"]
+                .iter()
+                .find_map(|body| line.find(body))
+                .unwrap_or(line.len()),
+        );
         let fields: Vec<String> = words(fields);
         let at = format!("{file}:{}", number + 1);
         assert_eq!(fields.len(), 2 + columns.len(), "{at}: a status per column");

@@ -51,12 +51,22 @@ impl<'w> Neighbours<'w> {
             for pattern in options.foes() {
                 let next = patterns.len();
                 let number = *patterns.entry(pattern).or_insert(next);
-                neighbours.units.entry(*name).or_default().declares.push(number);
+                neighbours
+                    .units
+                    .entry(*name)
+                    .or_default()
+                    .declares
+                    .push(number);
             }
         }
         for (pattern, number) in patterns {
             for (_, name) in matching(pattern, names) {
-                neighbours.units.entry(*name).or_default().matches.push(number);
+                neighbours
+                    .units
+                    .entry(*name)
+                    .or_default()
+                    .matches
+                    .push(number);
             }
         }
         for sides in neighbours.units.values_mut() {
@@ -73,9 +83,8 @@ impl<'w> Neighbours<'w> {
         let Some(sides) = self.units.get(name) else {
             return false;
         };
-        let own = |side: &[Pattern], pattern| {
-            u32::from(is_there && side.binary_search(pattern).is_ok())
-        };
+        let own =
+            |side: &[Pattern], pattern| u32::from(is_there && side.binary_search(pattern).is_ok());
         let others = |of: &BTreeMap<Pattern, u32>, pattern: &Pattern, own: u32| {
             of.get(pattern).is_some_and(|count| *count > own)
         };
@@ -90,7 +99,9 @@ impl<'w> Neighbours<'w> {
             return false;
         };
         let meet = |declares: &[Pattern], matches: &[Pattern]| {
-            declares.iter().any(|pattern| matches.binary_search(pattern).is_ok())
+            declares
+                .iter()
+                .any(|pattern| matches.binary_search(pattern).is_ok())
         };
         one != other && (meet(&a.declares, &b.matches) || meet(&b.declares, &a.matches))
     }

@@ -153,14 +153,19 @@ impl<'w> Unit<'_, 'w> {
         let name = host.view.name(id);
         let left = drain.deadline.map(|at| at.duration_since(self.cx.wall));
         if left.is_some_and(|left| !left.is_positive()) {
-            return Some(format!("{name} has been drained for as long as it was given"));
+            return Some(format!(
+                "{name} has been drained for as long as it was given"
+            ));
         }
         if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
             plan.wake_at(self.cx.now + left);
         }
         if options.global {
             let is_global = |unit: &&UnitFileName| {
-                units.options.get(*unit).is_some_and(|options| options.global)
+                units
+                    .options
+                    .get(*unit)
+                    .is_some_and(|options| options.global)
             };
             let is_empty = host.view.processes.is_empty() && host.units.iter().all(is_global);
             return is_empty.then(|| format!("{name} is drained of all else"));
@@ -173,7 +178,10 @@ impl<'w> Unit<'_, 'w> {
                 Some(why)
             }
             Err(why) => {
-                plan.wait(self.name.as_str(), format!("it stays on {name}, which is being drained: {why}"));
+                plan.wait(
+                    self.name.as_str(),
+                    format!("it stays on {name}, which is being drained: {why}"),
+                );
                 None
             }
         }
@@ -242,14 +250,21 @@ impl<'w> Unit<'_, 'w> {
         let (next, what) = match is_same {
             true if there.value.desired == desired => return,
             true => {
-                let verb = if desired == Desired::Run { "start" } else { "only load" };
+                let verb = if desired == Desired::Run {
+                    "start"
+                } else {
+                    "only load"
+                };
                 let next = Assignment {
                     desired,
                     ..there.value.clone()
                 };
                 (next, format!("{verb} {}", self.name))
             }
-            false => (self.assignment(desired), format!("new text of {}", self.name)),
+            false => (
+                self.assignment(desired),
+                format!("new text of {}", self.name),
+            ),
         };
         let key = keys::assignment(id, self.name.as_str());
         let txn = Txn::new()
@@ -273,7 +288,11 @@ impl<'w> Unit<'_, 'w> {
                 desired: Desired::Stop,
                 ..there.value.clone()
             };
-            let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+            let why = if why.is_empty() {
+                String::new()
+            } else {
+                format!(" ({why})")
+            };
             let what = format!("stop {}{why}", self.name);
             self.batch.add(what, txn.put(&key, &next));
             return;

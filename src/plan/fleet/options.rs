@@ -58,14 +58,14 @@ impl Wish {
         match self {
             Self::Is(wanted) => value == wanted,
             Self::IsNot(unwanted) => value != unwanted,
-            Self::Compares(comparison, wanted) => value.parse().is_ok_and(|value: i64| {
-                match comparison {
+            Self::Compares(comparison, wanted) => {
+                value.parse().is_ok_and(|value: i64| match comparison {
                     Comparison::Less => value < *wanted,
                     Comparison::AtMost => value <= *wanted,
                     Comparison::More => value > *wanted,
                     Comparison::AtLeast => value >= *wanted,
-                }
-            }),
+                })
+            }
         }
     }
 
@@ -75,7 +75,9 @@ impl Wish {
         let at = text.find(['=', '<', '>', '!']).ok_or(RULE)?;
         let (key, rest) = text.split_at(at);
         let compares = |comparison, text: &str| {
-            let number = text.parse().map_err(|_| "only whole numbers can be compared so")?;
+            let number = text
+                .parse()
+                .map_err(|_| "only whole numbers can be compared so")?;
             Ok::<Self, &'static str>(Self::Compares(comparison, number))
         };
         let wish = if let Some(value) = rest.strip_prefix("<=") {
@@ -136,7 +138,9 @@ pub enum InvalidXFleet {
     #[error("{0} and {1} can't both be met")]
     Contradiction(&'static str, &'static str),
     /// A unit that is to be beside what it is not to be beside.
-    #[error("it is to run beside {peer}, which Conflicts={pattern} or Replaces={pattern} keeps away")]
+    #[error(
+        "it is to run beside {peer}, which Conflicts={pattern} or Replaces={pattern} keeps away"
+    )]
     PeerConflicts {
         /// The unit beside which it is to run.
         peer: String,
@@ -231,7 +235,10 @@ impl XFleet {
             "MachineMetadata" | "X-ConditionMachineMetadata" => {
                 for word in words()? {
                     let (key, wish) = Wish::parse(&word).map_err(invalid)?;
-                    self.metadata.entry(key.to_owned()).or_default().insert(wish);
+                    self.metadata
+                        .entry(key.to_owned())
+                        .or_default()
+                        .insert(wish);
                 }
             }
             _ => return Ok(false),
@@ -241,12 +248,17 @@ impl XFleet {
 
     /// Names and patterns of the units that it is not to run beside.
     pub fn foes(&self) -> impl Iterator<Item = &str> {
-        self.conflicts.iter().chain(&self.replaces).map(String::as_str)
+        self.conflicts
+            .iter()
+            .chain(&self.replaces)
+            .map(String::as_str)
     }
 
     /// Whether it takes the place of another unit.
     pub(super) fn takes_place_of(&self, other: &UnitFileName) -> bool {
-        self.replaces.iter().any(|pattern| glob(pattern, other.as_str()))
+        self.replaces
+            .iter()
+            .any(|pattern| glob(pattern, other.as_str()))
     }
 }
 

@@ -95,9 +95,17 @@ impl<'w> Host<'w> {
         }
         let is_met = |key: &String, wishes: &BTreeSet<_>| {
             let label = self.labels.get(key);
-            label.is_some_and(|label| wishes.iter().any(|wish: &super::options::Wish| wish.is_met(label)))
+            label.is_some_and(|label| {
+                wishes
+                    .iter()
+                    .any(|wish: &super::options::Wish| wish.is_met(label))
+            })
         };
-        if let Some((key, _)) = options.metadata.iter().find(|(key, wishes)| !is_met(key, wishes)) {
+        if let Some((key, _)) = options
+            .metadata
+            .iter()
+            .find(|(key, wishes)| !is_met(key, wishes))
+        {
             return Some(Refusal::Label(key));
         }
         let is_here = |peer: &str| self.units.iter().any(|unit| unit.as_str() == peer);
@@ -170,9 +178,8 @@ impl<'w> Units<'w> {
         but: Option<&MachineId>,
     ) -> Result<&'w MachineId, String> {
         let hosts = self.hosts.iter().filter(|(id, _)| Some(**id) != but);
-        let open = hosts.filter(|(_, host)| {
-            host.shut.is_none() && self.refuses(name, options, host).is_none()
-        });
+        let open = hosts
+            .filter(|(_, host)| host.shut.is_none() && self.refuses(name, options, host).is_none());
         let best = open.min_by_key(|(id, host)| (host.rank(), **id));
         best.map(|(id, _)| *id)
             .ok_or_else(|| self.why_nowhere(name, options))
@@ -223,7 +230,9 @@ impl<'w> Units<'w> {
         let why = format!(
             "it takes the place of {} on {}, once that is stopped there",
             names.join(", "),
-            self.hosts.get(id).map_or(id.as_str(), |host| host.view.name(id))
+            self.hosts
+                .get(id)
+                .map_or(id.as_str(), |host| host.view.name(id))
         );
         self.displaced
             .extend(displaced.into_iter().map(|other| (other, (id, name))));
@@ -241,8 +250,9 @@ impl<'w> Units<'w> {
                 return None;
             }
             let units = host.units.iter().copied();
-            let foes: Vec<&'w UnitFileName> =
-                units.filter(|other| self.neighbours.are_foes(name, other)).collect();
+            let foes: Vec<&'w UnitFileName> = units
+                .filter(|other| self.neighbours.are_foes(name, other))
+                .collect();
             let gives_way = |other: &&UnitFileName| {
                 host.is_stopping(other)
                     || self.options.get(*other).is_some_and(|of_other| {

@@ -214,6 +214,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                     order,
                     attach,
                     memory_bytes,
+                    ..
                 } => {
                     let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
                     self.start_run(&job, &errand, &progress).await

@@ -7,6 +7,7 @@ use crate::{
     agent::stats,
     api::containers::Fleet,
     model::{AppName, MachineId, ProcessName, Work},
+    plan::settings::Placing,
     store::{Store, keys},
 };
 
@@ -37,6 +38,17 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
         hosts: by_machine(hosts, keys::hosts().as_str()),
         figures: None,
     })
+}
+
+/// The operator's settings of placement; what makes no sense, the leader says.
+pub(super) async fn placing(store: &Store) -> Result<Placing, ApiError> {
+    let prefix = keys::settings("platform");
+    let settings = store.list_readable(&prefix).await?.entries.into_iter();
+    let settings = settings.filter_map(|(key, value)| {
+        let name = keys::last_part(&key, prefix.as_str())?;
+        Some((name.to_owned(), value.value))
+    });
+    Ok(Placing::of(&settings.collect()).0)
 }
 
 /// Asks the hosts of an app's processes how these are, all at once. A host that is silent costs a

@@ -155,6 +155,13 @@ impl Fleet {
         }
     }
 
+    /// How much is on a host that has to leave it when it is drained.
+    #[must_use]
+    pub fn assigned_to(&self, id: &MachineId) -> usize {
+        let machines = self.assignments.keys().map(|(_, machine)| machine);
+        machines.filter(|machine| *machine == id).count()
+    }
+
     /// The last known address of a host.
     #[must_use]
     pub fn address(&self, id: &MachineId) -> Option<&str> {

@@ -376,8 +376,12 @@ impl<'w> Step<'_, 'w> {
         } else {
             all_settled
         };
-        // What takes no traffic is missed by nobody; but a release that is to be gone back to is.
-        let useless = || self.lag(proc).is_some_and(|lag| lag != Lag::HostAway);
+        // What takes no traffic is missed by nobody; but a release that is to be gone back to is. One
+        // that a router doesn't know yet (it has just begun) takes traffic from the others.
+        let useless = || {
+            let lag = self.lag(proc);
+            lag.is_some_and(|lag| !matches!(lag, Lag::HostAway | Lag::Routers(_)))
+        };
         match self.mode() {
             Mode::Steady => !wanted.contains(&slot) || served || useless(),
             Mode::Reverting => served || useless(),

@@ -561,6 +561,7 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
         order: ClusterKey::parse(KEY).expect("key").seal(&context, &order),
         attach: Some("127.0.0.1:8001".into()),
         memory_bytes: 1 << 20,
+        cpu_shares: 0,
     };
     host.boot().await;
     let name = "blog_v1.run.1";

@@ -9,9 +9,15 @@ use super::{
     stats::HostStats,
     wire::{Container, ContainerStats},
 };
-use crate::model::{
-    AppName, Assignment, Desired, HostRecord, Machine, MachineId, MachineState, Phase, ProcessName,
-    ProcessState, ProcessType, Username, Work,
+use crate::{
+    model::{
+        AppName, Assignment, Desired, HostRecord, Machine, MachineId, MachineState, Phase,
+        ProcessName, ProcessState, ProcessType, Username,
+    },
+    plan::{
+        schedule::{Closed, Labels, Pool, Resources, Room, Wanted},
+        settings::Placing,
+    },
 };
 
 /// What all hosts have to run, what they report, and which of them are there.
@@ -146,51 +152,55 @@ impl Fleet {
             .filter(|report| report.uuid == assignment.uuid)
     }
 
-    /// The host for a one-off process of `memory` bytes: of those that are there, take new work and
-    /// have all of `tags`, the one with the most memory left; on a tie, with the fewest processes.
+    /// The host for a one-off process with these needs and `tags`: chosen and refused by the scheduler's
+    /// own rules.
     ///
     /// # Errors
-    /// When there is none: which condition leaves no host.
-    pub fn place(&self, memory: u64, tags: &BTreeMap<String, String>) -> Result<&Machine, NoPlace> {
-        let mut load: BTreeMap<&MachineId, (u64, usize)> = BTreeMap::new();
+    /// When there is none: why not.
+    pub fn place(
+        &self,
+        needs: Resources,
+        tags: &BTreeMap<String, String>,
+        placing: &Placing,
+    ) -> Result<&Machine, NoPlace> {
+        let mut taken: BTreeMap<&MachineId, (Resources, u32)> = BTreeMap::new();
         for (machine, _, assignment) in &self.assigned {
-            let bytes = match assignment.work {
-                Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => memory_bytes,
-                Work::Unit { .. } => 0,
-            };
-            let entry = load.entry(machine).or_default();
-            entry.0 = entry.0.saturating_add(bytes);
-            entry.1 += 1;
+            let (reserved, processes) = taken.entry(machine).or_default();
+            *reserved = reserved.plus(Resources::of(&assignment.work));
+            *processes += 1;
         }
-        let open = |machine: &&Machine| !self.hosts.get(&machine.id).is_some_and(|h| h.cordoned);
-        let label = |machine: &Machine, key: &String| {
-            let host = self.hosts.get(&machine.id).and_then(|h| h.labels.get(key));
-            host.or_else(|| machine.metadata.get(key)).cloned()
+        let room = |machine| self.room(machine, taken.get(&machine.id).copied(), placing);
+        let rooms = self.machines.values().map(room).collect();
+        let mut pool = Pool::new(rooms, &placing.domain_label);
+        let peers = BTreeMap::new();
+        let wanted = Wanted {
+            needs,
+            tags,
+            peers: &peers,
         };
-        let tagged = |machine: &&Machine| {
-            tags.iter()
-                .all(|(key, value)| label(machine, key).as_ref() == Some(value))
-        };
-        let free = |machine: &Machine| {
-            let (used, count) = load.get(&machine.id).copied().unwrap_or_default();
-            (machine.memory_bytes.saturating_sub(used), count)
-        };
-        if !self.machines.values().any(|m| open(&m)) {
-            return Err(NoPlace::Hosts);
+        let chosen = pool.place(&wanted, 1);
+        let machine = chosen.first().and_then(|id| self.machines.get(id));
+        machine.ok_or_else(|| NoPlace(pool.shortage(&wanted)))
+    }
+
+    /// A host as placement sees it.
+    fn room<'f>(
+        &'f self,
+        machine: &'f Machine,
+        taken: Option<(Resources, u32)>,
+        placing: &Placing,
+    ) -> Room<'f> {
+        let record = self.hosts.get(&machine.id);
+        let (reserved, processes) = taken.unwrap_or_default();
+        Room {
+            id: &machine.id,
+            name: &machine.hostname,
+            offered: Resources::offered(machine, placing),
+            reserved,
+            processes,
+            closed: record.and_then(Closed::of_record),
+            labels: Labels::new(record.map(|record| &record.labels), &machine.metadata),
         }
-        if !self.machines.values().any(|m| open(&m) && tagged(&m)) {
-            return Err(NoPlace::Tags);
-        }
-        self.machines
-            .values()
-            .filter(open)
-            .filter(tagged)
-            .filter(|machine| free(machine).0 >= memory)
-            .max_by_key(|machine| {
-                let (bytes, count) = free(machine);
-                (bytes, std::cmp::Reverse(count))
-            })
-            .ok_or(NoPlace::Memory { mib: memory >> 20 })
     }
 
     /// The next free number of a one-off process of an app.
@@ -208,21 +218,9 @@ impl Fleet {
 }
 
 /// Why a one-off process finds no host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlace {
-    /// None is there.
-    #[error("no host is up and takes new processes; see `deisctl machines`")]
-    Hosts,
-    /// None has the tags.
-    #[error("no host has the app's tags; see `deis tags` and `deisctl machines`")]
-    Tags,
-    /// None has the memory.
-    #[error("no host has {mib} MiB of memory left; add a host, scale down or lower the limit")]
-    Memory {
-        /// What is asked for, in MiB.
-        mib: u64,
-    },
-}
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; `deisctl machines` shows the hosts, `deis limits` and `deis tags` what is asked for")]
+pub struct NoPlace(String);
 
 /// v1's word for a phase.
 const fn word(phase: Phase) -> &'static str {
@@ -240,6 +238,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::Work;
 
     const GIB: u64 = 1 << 30;
 
@@ -413,17 +412,24 @@ mod tests {
         let scene = Scene::new("123")
             .put('1', "blog_v2.web.1", Desired::Run, None)
             .put('3', "blog_v2.web.2", Desired::Run, None);
-        let place = |scene: &Scene, memory, tags| scene.0.place(memory, tags).map(|m| m.id.clone());
+        let place = |scene: &Scene, memory_bytes, tags| {
+            let needs = Resources {
+                memory_bytes,
+                cpu_shares: 512,
+            };
+            let machine = scene.0.place(needs, tags, &Placing::default());
+            machine.map(|m| m.id.clone()).map_err(|e| e.to_string())
+        };
         assert_eq!(place(&scene, GIB, &none), Ok(machine('2')));
-        assert_eq!(
-            place(&scene, 3 * GIB, &none),
-            Err(NoPlace::Memory { mib: 3072 })
-        );
+        let refused = place(&scene, 3 * GIB, &none).expect_err("too big");
+        assert!(refused.contains("3 lack 3072 MiB"), "{refused}");
         let tags = BTreeMap::from([("zone".to_owned(), "z3".to_owned())]);
         assert_eq!(place(&scene, GIB, &tags), Ok(machine('3')));
         let tags = BTreeMap::from([("zone".to_owned(), "z7".to_owned())]);
-        assert_eq!(place(&scene, GIB, &tags), Err(NoPlace::Tags));
-        assert_eq!(place(&Scene::new(""), GIB, &none), Err(NoPlace::Hosts));
+        let refused = place(&scene, GIB, &tags).expect_err("no such tag");
+        assert!(refused.contains("tags zone=z7"), "{refused}");
+        let refused = place(&Scene::new(""), GIB, &none).expect_err("nobody");
+        assert!(refused.contains("no host is there"), "{refused}");
     }
 
     #[test]

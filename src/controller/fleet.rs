@@ -7,6 +7,7 @@ use crate::{
     agent::stats,
     api::containers::Fleet,
     model::{AppName, MachineId, ProcessName, Work},
+    plan::settings::Placing,
     store::{Store, keys},
 };
 
@@ -15,10 +16,10 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
     let (schedule, states) = (keys::schedule(), keys::states());
     let (machines, hosts) = (keys::machines(), keys::hosts());
     let (schedule, states, machines, hosts) = tokio::try_join!(
-        store.list(&schedule),
-        store.list(&states),
-        store.list(&machines),
-        store.list(&hosts),
+        store.list_readable(&schedule),
+        store.list_readable(&states),
+        store.list_readable(&machines),
+        store.list_readable(&hosts),
     )?;
     let assigned = schedule
         .entries
@@ -37,6 +38,17 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
         hosts: by_machine(hosts, keys::hosts().as_str()),
         figures: None,
     })
+}
+
+/// The operator's settings of placement; what makes no sense, the leader says.
+pub(super) async fn placing(store: &Store) -> Result<Placing, ApiError> {
+    let prefix = keys::settings("platform");
+    let settings = store.list_readable(&prefix).await?.entries.into_iter();
+    let settings = settings.filter_map(|(key, value)| {
+        let name = keys::last_part(&key, prefix.as_str())?;
+        Some((name.to_owned(), value.value))
+    });
+    Ok(Placing::of(&settings.collect()).0)
 }
 
 /// Asks the hosts of an app's processes how these are, all at once. A host that is silent costs a

@@ -16,6 +16,7 @@ use crate::{
         ProcessState, ProcessType, ReleaseNumber, SCHEMA, Work,
     },
     ops::{OpsError, change},
+    plan::schedule::Resources,
     seal::order_context,
     session::{Ask, Channel, Frame, Link, Order, Status},
     store::{CommitError, Key, Txn, Update, keys},
@@ -105,7 +106,10 @@ impl Shared {
             config,
         } = target;
         let kind = ProcessType::run();
-        let memory_bytes = config.memory_bytes(&kind);
+        let needs = Resources {
+            memory_bytes: config.memory_bytes(&kind),
+            cpu_shares: config.cpu_shares(&kind).into(),
+        };
         let attach = token.as_ref().map(|_| self.attach.address().to_string());
         let order = Order {
             command: ask.command,
@@ -117,7 +121,7 @@ impl Shared {
         let mut tries = 0;
         loop {
             let fleet = fleet::read(&self.store).await?;
-            let machine = fleet.place(memory_bytes, &config.tags)?;
+            let machine = fleet.place(needs, &config.tags, &fleet::placing(&self.store).await?)?;
             let number = fleet.next_run(app);
             let name = ProcessName::first(app.clone(), *version, kind.clone(), number);
             let key = keys::assignment(&machine.id, &name.to_string());
@@ -129,7 +133,8 @@ impl Shared {
                 work: Work::Run {
                     order: self.key.seal(&order_context(uuid), &order),
                     attach: attach.clone(),
-                    memory_bytes,
+                    memory_bytes: needs.memory_bytes,
+                    cpu_shares: config.cpu_shares(&kind),
                 },
             };
             // Only on a host that is there, and for an app that is not gone meanwhile.

@@ -172,14 +172,14 @@ mod tests {
     use super::*;
     use crate::{
         metrics::strict,
-        plan::schedule::{Pool, Wanted},
+        plan::schedule::{Pool, Resources, Wanted},
     };
 
     #[test]
     fn classes() {
         let (tags, peers) = (BTreeMap::new(), BTreeMap::new());
         let wanted = Wanted {
-            memory_bytes: 1,
+            needs: Resources::default(),
             tags: &tags,
             peers: &peers,
         };
@@ -188,7 +188,7 @@ mod tests {
             ("blog", short.as_str(), "capacity"),
             (
                 "blog",
-                "web.1: no host can take it: of 3 3 lack 512 MiB of free memory",
+                "web.1: no host can take it: of 3, 3 lack 512 MiB of free memory",
                 "capacity",
             ),
             ("blog", "web.1: starting", "rollout"),

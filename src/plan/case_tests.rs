@@ -195,7 +195,7 @@ fn one_free_place_suffices_and_none_is_said() {
     sim.go(5, &["10.0.0.1"]);
     let waiting = sim.waiting();
     assert!(
-        waiting.contains("of 2 2 lack 512 MiB of free memory"),
+        waiting.contains("of 2, 2 lack 512 MiB of free memory"),
         "{waiting}"
     );
     assert!(

@@ -18,11 +18,13 @@ mod one;
 pub mod options;
 pub mod pattern;
 mod place;
+mod verdicts;
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use sha2::{Digest, Sha256};
 
+pub(super) use self::verdicts::verdicts;
 use self::{
     neighbours::{Counts, Neighbours},
     one::There,
@@ -71,8 +73,15 @@ fn wanted<'w>(world: &'w World, plan: &mut Plan) -> BTreeMap<&'w UnitFileName, &
     wanted
 }
 
-/// Plans where units run.
-pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
+/// Where each unit is assigned.
+type Assigned<'w> = BTreeMap<&'w UnitFileName, Vec<There<'w>>>;
+
+/// What is known of units and hosts, where units are, and the names of all.
+fn gather<'w>(
+    world: &'w World,
+    losses: &Losses,
+    plan: &mut Plan,
+) -> (Units<'w>, Assigned<'w>, Vec<&'w UnitFileName>) {
     let prefix = keys::units();
     let unreadable = world
         .unreadable()
@@ -83,7 +92,7 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
         plan.wait("units", why);
     }
     let options = wanted(world, plan);
-    let mut assigned: BTreeMap<&UnitFileName, Vec<There<'_>>> = BTreeMap::new();
+    let mut assigned = Assigned::new();
     for (id, view) in &world.hosts {
         for (name, assignment) in &view.units {
             assigned.entry(name).or_default().push((id, assignment));
@@ -115,21 +124,30 @@ pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut 
             view,
             machine,
             labels: labels(view, machine),
-            shut: place::why_shut(view),
+            shut: if losses.lost.contains(id) {
+                Some("is lost")
+            } else {
+                place::why_shut(view)
+            },
             units: view.units.keys().collect(),
             counts,
         };
         hosts.insert(id, host);
     }
-    let mut units = Units {
+    let units = Units {
         options,
         neighbours,
         circles,
         hosts,
         displaced: BTreeMap::new(),
     };
+    (units, assigned, names.into_values().collect())
+}
+
+/// Plans where units run.
+pub(super) fn step(world: &World, losses: &Losses, cx: &Context<'_>, plan: &mut Plan) {
+    let (mut units, assigned, mut order) = gather(world, losses, plan);
     // In order of name; but those that take others' places go first, and those beside others last.
-    let mut order: Vec<&UnitFileName> = names.into_values().collect();
     order.sort_by_cached_key(|name| {
         let options = units.options.get(name);
         let is_follower = options.is_some_and(|options| !options.machine_of.is_empty());

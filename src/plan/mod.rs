@@ -9,6 +9,10 @@ pub mod admission;
 #[cfg(test)]
 mod case_tests;
 pub mod certs;
+pub mod drain;
+#[cfg(test)]
+mod drain_tests;
+pub mod explain;
 pub mod fleet;
 #[cfg(test)]
 mod fleet_scheduling_tests;
@@ -21,11 +25,14 @@ pub mod images;
 mod kv_tests;
 #[cfg(test)]
 mod loss_tests;
+pub mod preview;
+mod rebalance;
 mod removal;
 pub mod rollout;
 pub mod round;
 pub mod routes;
 pub mod schedule;
+pub mod settings;
 #[cfg(test)]
 mod sim_tests;
 mod standing;

@@ -88,10 +88,7 @@ pub(super) fn forget(proc: &Proc<'_>, view: &AppView) -> Txn {
         .absent(&keys::machine(proc.machine))
         .unchanged(&key, proc.assignment.mod_revision)
         .delete(&key);
-    let elsewhere = view
-        .placed
-        .keys()
-        .any(|(name, host)| name == proc.name && host != proc.machine);
+    let elsewhere = view.hosts_of(proc.name).any(|host| host != proc.machine);
     match view.services.get(proc.name) {
         Some(revision) if !elsewhere => {
             let service = keys::service(&proc.name.app, proc.name);

@@ -7,6 +7,7 @@
 
 mod end;
 mod goal;
+mod leave;
 mod place;
 mod single;
 
@@ -63,12 +64,17 @@ struct Step<'s, 'w> {
     hosts: &'s HostMemory,
     cx: &'s Context<'s>,
     goal: Goal<'w>,
+    /// The process that is to move, so that the app is spread better.
+    mover: Option<&'s ProcessName>,
     timers: BTreeMap<Timer, Duration>,
     next_timers: BTreeMap<Timer, Duration>,
     batch: Batch,
     waiting: Vec<String>,
     failure: Option<(String, Vec<String>)>,
 }
+
+/// What is in slots besides their keepers.
+type Others<'w> = BTreeMap<ProcessId, Vec<Proc<'w>>>;
 
 /// Plans the next step of one app.
 #[expect(
@@ -128,6 +134,7 @@ pub(super) fn step(
         hosts: &memory.hosts,
         cx,
         goal,
+        mover: memory.mover.as_ref(),
         timers: std::mem::take(&mut own.timers),
         next_timers: BTreeMap::new(),
         batch: Batch::default(),
@@ -161,8 +168,12 @@ impl<'w> Step<'_, 'w> {
         for proc in procs.iter().filter(|proc| proc.is_one_off()) {
             if proc.lost {
                 removal::forget_lost(proc, self.view, &mut self.batch);
-            } else if proc.desired() == Desired::Stop || proc.is_over() {
+            } else if proc.desired() == Desired::Stop || proc.is_over() || self.is_out_of_time(proc)
+            {
                 removal::retire(proc, None, self.cx, &mut self.batch, &mut self.waiting);
+            } else if proc.host.drain().is_some() {
+                let why = "its host is being drained; a one-off process is waited for";
+                self.waiting.push(format!("{}: {why}", proc.label()));
             }
         }
     }
@@ -186,7 +197,10 @@ impl<'w> Step<'_, 'w> {
                 .get(&proc.name.id())
                 .is_some_and(|keeper| same(keeper, proc))
         };
-        let others: Vec<Proc<'w>> = procs.iter().filter(|proc| !kept(proc)).copied().collect();
+        let mut others = Others::new();
+        for proc in procs.iter().filter(|proc| !kept(proc)) {
+            others.entry(proc.name.id()).or_default().push(*proc);
+        }
 
         let mut settled: BTreeSet<ProcessId> = BTreeSet::new();
         let mut unsettled = 0;
@@ -205,11 +219,15 @@ impl<'w> Step<'_, 'w> {
                     } else if self.mode() == Mode::Reverting || self.goal.belongs(keeper) {
                         unsettled += 1;
                         self.waiting.push(say(keeper, &lag));
+                    } else if others.contains_key(slot) {
+                        // It takes over from one that leaves its host.
+                        self.is_overdue(keeper, &lag, plan);
+                        self.waiting.push(say(keeper, &lag));
                     }
                 }
             }
         }
-        let missing: Vec<&ProcessId> = wanted
+        let missing: BTreeSet<&ProcessId> = wanted
             .iter()
             .filter(|slot| !keepers.contains_key(*slot))
             .collect();
@@ -217,38 +235,41 @@ impl<'w> Step<'_, 'w> {
         let all_settled = missing.is_empty() && unsettled == 0;
 
         let slots = self.stop_first(&missing, &keepers, &settled, &others, pool, plan);
-        let room = self.room(&wanted, &keepers, &settled, &others);
-        let free: Vec<&ProcessId> = missing
+        let free: BTreeSet<&ProcessId> = missing
             .iter()
             .filter(|slot| !slots.taken.contains(**slot))
             .copied()
             .collect();
-        let covered = self.place(&free, room, &keepers, &others, pool, plan);
-        for proc in &others {
-            let slot = proc.name.id();
+        let due = self.due(&free, &wanted, &keepers, &settled, &others);
+        let covered = self.place(&due, &keepers, &others, pool, plan);
+        for (slot, proc) in others
+            .iter()
+            .flat_map(|(slot, procs)| procs.iter().map(move |proc| (slot, proc)))
+        {
             if proc.lost {
                 // Its replacement takes it along; or it is kept in case its host comes back first.
-                if slots.taken.contains(&slot) || (covered.contains(&slot) && self.goes_along(proc))
-                {
+                if slots.taken.contains(slot) || (covered.contains(slot) && self.goes_along(proc)) {
                     continue;
                 }
-                if !missing.contains(&&slot) && self.may_still_run(proc, plan) {
+                if !missing.contains(slot) && self.may_still_run(proc, plan) {
                     continue;
                 }
-                if !missing.contains(&&slot) || !self.is_replaceable(proc) {
+                if !missing.contains(slot) || !self.is_replaceable(proc) {
                     removal::forget_lost(proc, self.view, &mut self.batch);
-                } else if !covered.contains(&slot) {
+                } else if !covered.contains(slot) {
                     self.waiting
                         .push(format!("{}: its host is lost", proc.label()));
                 }
                 continue;
             }
-            let may_go = if self.is_single(&slot.kind) && wanted.contains(&slot) {
+            let replaced = keepers.contains_key(slot);
+            let may_go = if self.is_single(&slot.kind) && wanted.contains(slot) {
                 proc.desired() == Desired::Stop
-                    || keepers.contains_key(&slot)
-                    || slots.yielding.contains(&slot)
+                    || replaced
+                    || slots.yielding.contains(slot)
+                    || self.is_out_of_time(proc)
             } else {
-                self.may_go(proc, &wanted, &settled, all_settled)
+                self.may_go(proc, &wanted, &settled, all_settled, replaced)
             };
             if may_go {
                 self.retire(proc, plan);
@@ -293,20 +314,21 @@ impl<'w> Step<'_, 'w> {
             let stays = wanted.contains(&slot)
                 && !proc.lost
                 && proc.desired() != Desired::Stop
-                && self.goal.is_current(proc);
+                && self.goal.is_current(proc)
+                && !self.has_to_leave(proc);
             if !stays {
                 continue;
             }
             let newcomer = self.mode() == Mode::Reverting && self.goal.belongs(proc);
             let draining = proc.desired() == Desired::Drain;
-            let lags = self.lag(proc).is_some();
-            let rank = (
-                newcomer,
-                draining,
-                lags,
-                proc.name.incarnation,
-                proc.machine,
-            );
+            let incarnation = i64::from(proc.name.incarnation.get());
+            // With nothing to roll out, two live ones are a move: the newer is to take over, unless
+            // it has had its time.
+            let (lags, incarnation) = match self.mode() {
+                Mode::Steady => (self.has_had_its_time(proc), -incarnation),
+                Mode::Forward | Mode::Reverting => (self.lag(proc).is_some(), incarnation),
+            };
+            let rank = (newcomer, draining, lags, incarnation, proc.machine);
             match best.get(&slot) {
                 Some((better, _)) if *better <= rank => {}
                 _ => {
@@ -392,8 +414,9 @@ impl<'w> Step<'_, 'w> {
         wanted: &BTreeSet<ProcessId>,
         settled: &BTreeSet<ProcessId>,
         all_settled: bool,
+        replaced: bool,
     ) -> bool {
-        if proc.desired() == Desired::Stop {
+        if proc.desired() == Desired::Stop || self.is_out_of_time(proc) {
             return true;
         }
         let slot = proc.name.id();
@@ -402,10 +425,15 @@ impl<'w> Step<'_, 'w> {
         } else {
             all_settled
         };
-        // What takes no traffic is missed by nobody; but a release that is to be gone back to is.
-        let useless = || self.lag(proc).is_some_and(|lag| lag != Lag::HostAway);
+        // What takes no traffic is missed by nobody; but a release that is to be gone back to is. One
+        // that a router doesn't know yet (it has just begun) takes traffic from the others.
+        let useless = || {
+            let lag = self.lag(proc);
+            lag.is_some_and(|lag| !matches!(lag, Lag::HostAway | Lag::Routers(_)))
+        };
         match self.mode() {
-            Mode::Steady => !wanted.contains(&slot) || served || useless(),
+            // What serves badly on a host that it has to leave is better than nothing.
+            Mode::Steady => !wanted.contains(&slot) || served || (replaced && useless()),
             Mode::Reverting => served || useless(),
             Mode::Forward => {
                 let previous = self.goal.rollout.map(|rollout| rollout.value.previous);
@@ -420,12 +448,14 @@ impl<'w> Step<'_, 'w> {
 
     /// The next step out for a process.
     fn retire(&mut self, proc: &Proc<'w>, plan: &mut Plan) {
-        let hold = proc.hold(self.world, self.view, self.hosts);
-        if let Some(Hold::Routers(ips)) = &hold
-            && proc.desired() == Desired::Drain
-        {
+        let mut hold = proc.hold(self.world, self.view, self.hosts);
+        if hold.is_some() && proc.desired() == Desired::Drain {
             let timer = Timer::Drained(proc.assignment.value.uuid);
-            if self.waited(timer, self.cx.policy.router_silence, plan) {
+            let silent = self.waited(timer, self.cx.policy.router_silence, plan);
+            if silent && self.is_out_of_time(proc) {
+                // The operator's deadline is over, and so is the routers' time.
+                hold = None;
+            } else if silent && let Some(Hold::Routers(ips)) = &hold {
                 let silence = self.cx.policy.router_silence.as_secs();
                 self.waiting.push(format!(
                     "{} stays up: router {} has not let go of it for {silence} s",

@@ -13,10 +13,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    fleet,
+    drain, fleet,
     hosts::{self, HostMemory, Losses},
+    rebalance::{self, RebalanceMemory},
     rollout::{self, AppMemory},
     schedule::{Pool, Waiting},
+    settings::Placing,
     world::{Changed, World},
 };
 use crate::{
@@ -55,6 +57,10 @@ pub struct Policy {
     pub surge_percent: usize,
     /// Restarts from which on a crashed process counts as crash-looping.
     pub crash_restarts: u32,
+    /// Where processes are placed.
+    pub placing: Placing,
+    /// Settings that make no sense; the defaults are used.
+    pub faults: Vec<Waiting>,
 }
 
 impl Default for Policy {
@@ -72,6 +78,8 @@ impl Default for Policy {
             surge: 4,
             surge_percent: 25,
             crash_restarts: 3,
+            placing: Placing::default(),
+            faults: Vec::new(),
         }
     }
 }
@@ -80,7 +88,12 @@ impl Policy {
     /// The defaults, with what an operator has set below `/deis/platform/`.
     #[must_use]
     pub fn of(world: &World) -> Self {
-        let mut policy = Self::default();
+        let (placing, faults) = Placing::of(&world.settings);
+        let mut policy = Self {
+            placing,
+            faults,
+            ..Self::default()
+        };
         let percent = world.settings.get("lost-hosts-percent");
         if let Some(percent) = percent.and_then(|text| text.trim().parse().ok()) {
             policy.lost_percent = percent;
@@ -274,6 +287,9 @@ fn pack_into_one(
 pub struct Memory {
     pub(super) apps: BTreeMap<AppName, AppMemory>,
     pub(super) hosts: HostMemory,
+    /// The process that this round is to move, so that its app is spread better.
+    pub(super) mover: Option<ProcessName>,
+    rebalance: RebalanceMemory,
     /// Apps that wait for something other than a change of their own keys.
     busy: BTreeSet<AppName>,
     units_busy: bool,
@@ -281,6 +297,20 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Watches what a leader has to know from before its term, while somebody else leads.
+    pub fn follow(&mut self, world: &World, now: Duration, policy: &Policy) {
+        self.hosts.follow(world, now, policy.router_linger);
+    }
+
+    /// Begins a term: nothing but what was watched before is known.
+    pub fn new_term(&mut self) {
+        let hosts = std::mem::take(&mut self.hosts).new_term();
+        *self = Self {
+            hosts,
+            ..Self::default()
+        };
+    }
+
     /// Has the next round look at everything, whatever changed.
     pub const fn look_at_everything(&mut self) {
         self.started = false;
@@ -292,10 +322,13 @@ impl Memory {
 /// Apps that nothing changed for and that wait for nothing cost nothing.
 #[must_use]
 pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context<'_>) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        waiting: cx.policy.faults.clone(),
+        ..Plan::default()
+    };
     let first = !std::mem::replace(&mut memory.started, true);
     let losses = hosts::assess(world, changed, &mut memory.hosts, cx, &mut plan);
-    let mut pool = LazyPool { world, pool: None };
+    let mut pool = LazyPool::new(world, &losses, cx.policy);
 
     if first || changed.units || changed.hosts || losses.new || memory.units_busy {
         let before = (plan.acts.len(), plan.waiting.len());
@@ -311,6 +344,12 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
     for lost in losses.lost.iter().filter_map(|id| world.hosts.get(id)) {
         apps.extend(lost.processes.iter().map(|process| process.app.clone()));
     }
+    for (_, host) in drain::hosts(world, cx, &mut plan) {
+        apps.extend(host.processes.iter().map(|process| process.app.clone()));
+    }
+    let rebalance = &mut memory.rebalance;
+    memory.mover = rebalance::choose(world, changed, rebalance, &apps, cx, &mut pool, &mut plan);
+    apps.extend(memory.mover.iter().map(|mover| mover.app.clone()));
     for app in apps {
         let Some(view) = world.apps.get(&app) else {
             memory.apps.remove(&app);
@@ -324,28 +363,32 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
             memory.apps.remove(&app);
         }
     }
+    memory.mover = None;
     plan
 }
 
 /// The hosts of a round, put in order only when something is to be placed.
 pub(super) struct LazyPool<'w> {
     world: &'w World,
-    pool: Option<Pool>,
+    losses: &'w Losses,
+    placing: &'w Placing,
+    pool: Option<Pool<'w>>,
 }
 
-impl LazyPool<'_> {
-    pub fn get(&mut self) -> &mut Pool {
-        self.pool.get_or_insert_with(|| Pool::of(self.world))
+impl<'w> LazyPool<'w> {
+    pub const fn new(world: &'w World, losses: &'w Losses, policy: &'w Policy) -> Self {
+        Self {
+            world,
+            losses,
+            placing: &policy.placing,
+            pool: None,
+        }
     }
-}
 
-/// Whether a host can be given something: it is there and was not found lost.
-pub(super) fn is_usable(world: &World, losses: &Losses, id: &MachineId) -> bool {
-    !losses.lost.contains(id)
-        && world
-            .hosts
-            .get(id)
-            .is_some_and(|host| host.presence.machine().is_some())
+    pub fn get(&mut self) -> &mut Pool<'w> {
+        self.pool
+            .get_or_insert_with(|| Pool::of(self.world, self.placing, &self.losses.lost))
+    }
 }
 
 /// A key that a transaction changes, for tests and logs.

@@ -63,6 +63,12 @@ pub(super) fn structure(web: u32, worker: u32) -> Structure {
     all.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
+/// The people's clock goes with the monotonic one.
+pub(super) fn wall(now: Duration) -> Timestamp {
+    let now = jiff::SignedDuration::try_from(now).expect("a short story");
+    Timestamp::UNIX_EPOCH + now
+}
+
 impl Sim {
     pub(super) fn new(hosts: usize, places: u64, routers: usize) -> Self {
         let mut sim = Self {
@@ -180,14 +186,14 @@ impl Sim {
             first: false,
         });
         let ids = &self.ids;
-        let policy = Policy::default();
+        let policy = Policy::of(&self.world);
         let new_id = || {
             ids.set(ids.get() + 1);
             Uuid::from_u128(ids.get())
         };
         let context = Context {
             now: self.now,
-            wall: Timestamp::UNIX_EPOCH,
+            wall: wall(self.now),
             view_since: self.view_since,
             fence: self.fence,
             policy: &policy,

@@ -13,7 +13,10 @@ use std::{
 
 use uuid::Uuid;
 
-use super::fleet::{InvalidXFleet, XFleet, text_hash};
+use super::{
+    fleet::{InvalidXFleet, XFleet, text_hash},
+    schedule::Resources,
+};
 use crate::{
     model::*,
     store::{Change, Entry, Update, Versioned, keys},
@@ -266,18 +269,17 @@ impl World {
         let after = view
             .placed
             .get(&(process.clone(), id.clone()))
-            .map(reserved)
-            .unwrap_or(0);
+            .map(|assignment| Resources::of(&assignment.value.work));
         let there = change.entry.is_some();
-        if !there && !view.placed.keys().any(|(name, _)| *name == process) {
+        if !there && view.hosts_of(&process).next().is_none() {
             view.withdrawn.remove(&process);
         }
         let host = self.hosts.entry(id.clone()).or_default();
-        let before = before.as_ref().map(reserved).unwrap_or(0);
-        host.reserved_bytes = host
-            .reserved_bytes
-            .saturating_sub(before)
-            .saturating_add(after);
+        let before = before.map(|assignment| Resources::of(&assignment.value.work));
+        host.reserved = host
+            .reserved
+            .minus(before.unwrap_or_default())
+            .plus(after.unwrap_or_default());
         if there {
             host.processes.insert(process);
         } else {
@@ -302,7 +304,7 @@ impl World {
             }
             None => {
                 let published = view.services.remove(&process).unwrap_or(0);
-                if view.placed.keys().any(|(placed, _)| *placed == process) {
+                if view.hosts_of(&process).next().is_some() {
                     let withdrawal = Withdrawal {
                         published,
                         seen: change.mod_revision,
@@ -465,14 +467,6 @@ impl AppView {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// Memory that an assignment reserves, in bytes.
-fn reserved(assignment: &Versioned<Assignment>) -> u64 {
-    match assignment.value.work {
-        Work::Process { memory_bytes, .. } | Work::Run { memory_bytes, .. } => memory_bytes,
-        Work::Unit { .. } => 0,
     }
 }
 

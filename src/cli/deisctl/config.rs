@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     model::SealedValue,
+    plan::settings,
     seal::{ClusterKey, is_sealed},
     store::{CommitError, Store, Txn, keys},
 };
@@ -152,6 +153,11 @@ pub async fn run(
                 .map(|text| assignment(text))
                 .collect::<Result<_, _>>()?;
             for (name, value) in &settings {
+                if target == "platform" {
+                    let wrong = |rule| format!("{name}={value}: it has to be {rule}");
+                    settings::check(name, value)
+                        .map_err(|rule| Failure::new(Kind::Usage, wrong(rule)))?;
+                }
                 if (target, *name) == (crate::logger::PART, crate::logger::drain::SETTING) {
                     let parsed: Result<crate::logger::drain::Target, _> = value.parse();
                     parsed.map_err(|error| Failure::new(Kind::Usage, error.to_string()))?;

@@ -6,6 +6,7 @@
 //! | [`platform`], [`subject`] | what the words on the command line mean (pure) |
 //! | [`fleet`], [`show`], [`progress`] | what etcd tells, as text (`fleet` reads, the others are pure) |
 //! | [`config`], [`templates`], [`lifecycle`], `substitute` | settings, units, what is wanted of them, and who leads before a controller does |
+//! | [`hosts`], [`plan`] | cordon and drain; why things are where they are, and what the leader would do |
 //! | [`lost`] | which hosts are gone, when only a person can tell |
 //! | [`aim`], [`units`], [`units_list`] | operators' units, as fleetctl had them |
 //! | [`inspect`] | status, journal and shells on hosts |
@@ -17,11 +18,13 @@ pub mod config;
 pub mod context;
 pub mod failure;
 pub mod fleet;
+pub mod hosts;
 pub mod inspect;
 pub mod known_hosts;
 pub mod lifecycle;
 pub mod local_cluster;
 pub mod lost;
+pub mod plan;
 pub mod platform;
 pub mod progress;
 pub mod show;
@@ -198,6 +201,35 @@ pub enum FleetCommand {
         /// Show machine ids in full
         #[arg(short = 'l', long)]
         full: bool,
+    },
+    /// Let nothing new onto a host; what runs there stays
+    Cordon {
+        /// Host: name, address or beginning of its id
+        host: String,
+    },
+    /// Let new processes onto a host again, and end its drain
+    Uncordon {
+        /// Host: name, address or beginning of its id
+        host: String,
+    },
+    /// Move everything off a host, as a rollout does: nothing stops before its successor serves
+    #[command(after_help = hosts::DRAIN_HELP)]
+    Drain(hosts::DrainArgs),
+    /// Say why a process or unit is on its host, or what it waits for
+    #[command(after_help = "Example: deisctl explain blog_v7.web.1")]
+    Explain {
+        /// Process (blog_v7.web.1, blog.web.1) or unit
+        #[arg(value_name = "PROCESS|UNIT")]
+        subject: String,
+        /// For people or for programs
+        #[arg(long, value_enum, default_value_t)]
+        output: plan::Output,
+    },
+    /// Show what the leader would do now, what waits, and what the loss of a host would mean
+    Plan {
+        /// For people or for programs
+        #[arg(long, value_enum, default_value_t)]
+        output: plan::Output,
     },
     /// Say that absent hosts are gone for good, so that what ran there moves
     ///
@@ -607,6 +639,13 @@ async fn execute(context: &Context, command: FleetCommand) -> anyhow::Result<u8>
             write!(out, "{}", show::list(&fleet))?;
         }
         FleetCommand::Machines { full } => write!(out, "{}", show::machines(&load().await?, full))?,
+        FleetCommand::Cordon { host } => hosts::cordon(&store, &host, &mut out).await?,
+        FleetCommand::Uncordon { host } => hosts::uncordon(&store, &host, &mut out).await?,
+        FleetCommand::Drain(args) => hosts::drain(&store, &args, &mut out).await?,
+        FleetCommand::Explain { subject, output } => {
+            plan::explain(&store, &subject, output, &mut out).await?;
+        }
+        FleetCommand::Plan { output } => plan::plan(&store, output, &mut out).await?,
         FleetCommand::DeclareLost { hosts, undo } => {
             lost::declare(&store, &hosts, undo, &mut out).await?;
         }

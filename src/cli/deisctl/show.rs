@@ -69,6 +69,12 @@ pub fn machines(fleet: &Fleet, full: bool) -> String {
         if known.is_some_and(|host| host.cordoned) {
             state.push("cordoned".to_owned());
         }
+        if known.is_some_and(|host| host.drain.is_some()) {
+            state.push(match fleet.assigned_to(machine) {
+                0 => "drained".to_owned(),
+                left => format!("draining: {left} left"),
+            });
+        }
         let mut labels = known.map(|host| host.labels.clone()).unwrap_or_default();
         if let Some(present) = present {
             labels.extend(present.metadata.clone());

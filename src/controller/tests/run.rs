@@ -360,6 +360,7 @@ async fn processes_of_a_lost_controller_are_removed() {
                 order: SealedValue(String::new()),
                 attach,
                 memory_bytes: 1,
+                cpu_shares: 0,
             },
         };
         let key = keys::assignment(&"3".repeat(32).parse().expect("id"), name);

@@ -151,6 +151,12 @@ impl Config {
             .and_then(|text| parse_memory(text))
             .unwrap_or(DEFAULT_MEMORY_BYTES)
     }
+
+    /// The CPU that a process type reserves, in shares; none without a limit.
+    #[must_use]
+    pub fn cpu_shares(&self, kind: &ProcessType) -> u32 {
+        self.cpu.get(kind).copied().unwrap_or(0)
+    }
 }
 
 /// Reads a memory limit as in Deis v1: a number with a unit B, K, M or G (or KB, MB, GB), any case.

@@ -110,6 +110,9 @@ pub enum Work {
         attach: Option<String>,
         /// Memory that it reserves, in bytes.
         memory_bytes: u64,
+        /// CPU that it reserves, in shares.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        cpu_shares: u32,
     },
     /// A unit of the platform or an operator: its text is in `/deis/units/<name>`.
     Unit {

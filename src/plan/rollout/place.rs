@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Mode, Step, Timer};
+use super::{Mode, Others, Step, Timer};
 use crate::{
     model::*,
     plan::{
         removal,
-        round::{LazyPool, Plan, Saying, is_usable},
+        round::{LazyPool, Plan, Saying},
         schedule::{Chance, Wanted},
         standing::Proc,
         world::Needs,
@@ -19,26 +19,49 @@ use crate::{
 };
 
 impl<'w> Step<'_, 'w> {
-    /// How many more processes may be put in flight now.
-    pub(super) fn room(
-        &self,
+    /// The missing slots that are to get a process now.
+    ///
+    /// A rollout has a budget of processes in flight. So have moves, of processes that run and have to
+    /// leave their host; what is simply missing is replaced at once.
+    pub(super) fn due<'m>(
+        &mut self,
+        missing: &BTreeSet<&'m ProcessId>,
         wanted: &BTreeSet<ProcessId>,
         keepers: &BTreeMap<ProcessId, Proc<'w>>,
         settled: &BTreeSet<ProcessId>,
-        others: &[Proc<'w>],
-    ) -> usize {
-        if self.mode() != Mode::Forward {
-            return usize::MAX;
-        }
-        let leaving: BTreeSet<ProcessId> = others.iter().map(|proc| proc.name.id()).collect();
-        let in_flight = keepers
-            .iter()
-            .filter(|(slot, keeper)| {
-                self.goal.belongs(keeper) && (!settled.contains(*slot) || leaving.contains(*slot))
-            })
-            .count();
+        others: &Others<'w>,
+    ) -> Vec<&'m ProcessId> {
         let share = (wanted.len() * self.cx.policy.surge_percent).div_ceil(100);
-        self.cx.policy.surge.max(share).saturating_sub(in_flight)
+        let budget = self.cx.policy.surge.max(share);
+        if self.mode() == Mode::Forward {
+            let in_flight = keepers
+                .iter()
+                .filter(|(slot, keeper)| {
+                    self.goal.belongs(keeper)
+                        && (!settled.contains(*slot) || others.contains_key(*slot))
+                })
+                .count();
+            let room = budget.saturating_sub(in_flight);
+            return missing.iter().copied().take(room).collect();
+        }
+        let runs = |slot: &ProcessId| {
+            others.get(slot).is_some_and(|procs| {
+                let mut procs = procs.iter();
+                procs.any(|proc| !proc.lost && proc.desired() == Desired::Run)
+            })
+        };
+        let (moves, mut due): (Vec<&ProcessId>, Vec<&ProcessId>) =
+            missing.iter().copied().partition(|slot| runs(slot));
+        let moving = keepers.keys().filter(|slot| others.contains_key(*slot));
+        let room = budget.saturating_sub(moving.count());
+        if let Some(next) = moves.get(room) {
+            let more = moves.len() - room;
+            self.waiting.push(format!(
+                "{next}: {more} have to leave their host; at most {budget} move at once"
+            ));
+        }
+        due.extend(moves.into_iter().take(room));
+        due
     }
 
     /// Whether a lost process is what the goal wants: then its replacement takes it along.
@@ -55,22 +78,21 @@ impl<'w> Step<'_, 'w> {
     /// Places processes into missing slots; gives the slots that got one.
     pub(super) fn place(
         &mut self,
-        missing: &[&ProcessId],
-        room: usize,
+        due: &[&ProcessId],
         keepers: &BTreeMap<ProcessId, Proc<'w>>,
-        others: &[Proc<'w>],
+        others: &Others<'w>,
         pool: &mut LazyPool<'_>,
         plan: &mut Plan,
     ) -> BTreeSet<ProcessId> {
         let mut covered = BTreeSet::new();
-        if missing.is_empty() {
+        if due.is_empty() {
             return covered;
         }
         let Some(needs) = self.needs() else {
             return covered;
         };
         let mut by_kind: BTreeMap<&ProcessType, Vec<&ProcessId>> = BTreeMap::new();
-        for slot in missing.iter().take(room) {
+        for slot in due {
             by_kind.entry(&slot.kind).or_default().push(slot);
         }
         let mut short = None;
@@ -79,9 +101,8 @@ impl<'w> Step<'_, 'w> {
             for keeper in keepers.values().filter(|keeper| keeper.name.kind == *kind) {
                 *peers.entry(keeper.machine.clone()).or_default() += 1;
             }
-            let memory_bytes = needs.memory_bytes(kind);
             let wanted = Wanted {
-                memory_bytes,
+                needs: needs.of(kind),
                 tags: &needs.tags,
                 peers: &peers,
             };
@@ -92,14 +113,12 @@ impl<'w> Step<'_, 'w> {
                 short = Some((why, pool.get().chance(&wanted)));
             }
             for (slot, machine) in slots.into_iter().zip(hosts) {
-                if is_usable(self.world, self.losses, &machine) {
-                    self.put_new(slot, &machine, needs, others);
-                    covered.insert(slot.clone());
-                }
+                self.put_new(slot, &machine, needs, others);
+                covered.insert(slot.clone());
             }
         }
         if let Some((why, chance)) = short {
-            let olds = others.iter().any(|proc| !proc.lost);
+            let olds = others.values().flatten().any(|proc| !proc.lost);
             let hint = if olds {
                 "; the old ones keep their places until new ones serve"
             } else {
@@ -150,7 +169,7 @@ impl<'w> Step<'_, 'w> {
         slot: &ProcessId,
         machine: &MachineId,
         needs: &Needs,
-        others: &[Proc<'w>],
+        others: &Others<'w>,
     ) {
         let first = ProcessName::first(
             self.app.clone(),
@@ -160,15 +179,15 @@ impl<'w> Step<'_, 'w> {
         );
         let process = self.view.next_incarnation(first);
         let key = keys::assignment(machine, &process.to_string());
-        let memory_bytes = needs.memory_bytes(&slot.kind);
+        let needs = needs.of(&slot.kind);
         let assignment = Assignment {
             schema: SCHEMA,
             uuid: (self.cx.new_id)(),
             desired: Desired::Run,
             work: Work::Process {
                 rollout: self.goal.id(),
-                memory_bytes,
-                cpu_shares: 0,
+                memory_bytes: needs.memory_bytes,
+                cpu_shares: u32::try_from(needs.cpu_shares).unwrap_or(u32::MAX),
                 single: self.record.value.single.contains(&slot.kind),
             },
         };
@@ -179,9 +198,8 @@ impl<'w> Step<'_, 'w> {
         let host = self.host_name(machine);
         let mut what = format!("{process} to {host}");
         let mut lost = None;
-        let replaced = others
-            .iter()
-            .filter(|old| old.lost && old.name.id() == *slot && self.goes_along(old));
+        let replaced = others.get(slot).into_iter().flatten();
+        let replaced = replaced.filter(|old| old.lost && self.goes_along(old));
         for old in replaced {
             txn = txn.and(removal::forget(old, self.view));
             what = format!("{what} instead of {}", old.label());

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Mode, Step};
+use super::{Mode, Others, Step};
 use crate::{
     model::*,
     plan::{
         round::{LazyPool, Plan},
-        schedule::Wanted,
+        schedule::{Resources, Wanted},
         standing::Proc,
     },
     store::{Txn, keys},
@@ -76,13 +76,14 @@ impl<'w> Step<'_, 'w> {
     }
 
     /// Which of the slots without a keeper have to wait, and which of those are emptied now: going
-    /// forward one of each type at a time, and none before there is a place for its successor.
+    /// forward, or off a host, one of each type at a time, and none before there is a place for its
+    /// successor.
     pub(super) fn stop_first(
         &mut self,
-        missing: &[&ProcessId],
+        missing: &BTreeSet<&ProcessId>,
         keepers: &BTreeMap<ProcessId, Proc<'w>>,
         settled: &BTreeSet<ProcessId>,
-        others: &[Proc<'w>],
+        others: &Others<'w>,
         pool: &mut LazyPool<'_>,
         plan: &mut Plan,
     ) -> StopFirst {
@@ -97,7 +98,7 @@ impl<'w> Step<'_, 'w> {
             if !self.is_single(&slot.kind) {
                 continue;
             }
-            let in_slot = others.iter().filter(|proc| proc.name.id() == **slot);
+            let in_slot = others.get(*slot).into_iter().flatten();
             let there: Vec<&Proc<'w>> = in_slot
                 .filter(|proc| !proc.lost || self.may_still_run(proc, plan))
                 .collect();
@@ -107,7 +108,8 @@ impl<'w> Step<'_, 'w> {
             }
             slots.taken.insert((*slot).clone());
             let leaves = |proc: &&Proc<'_>| proc.lost || proc.desired() != Desired::Run;
-            if self.mode() != Mode::Forward {
+            let moves = there.iter().any(|proc| self.has_to_leave(proc));
+            if self.mode() != Mode::Forward && !moves {
                 slots.yielding.insert((*slot).clone());
             } else if there.iter().any(|proc| leaves(proc)) {
                 busy.insert(&slot.kind);
@@ -137,19 +139,18 @@ impl<'w> Step<'_, 'w> {
             return false;
         };
         let wanted = Wanted {
-            memory_bytes: needs.memory_bytes(&slot.kind),
+            needs: needs.of(&slot.kind),
             tags: &needs.tags,
             peers: &BTreeMap::new(),
         };
         let mut then = pool.get().clone();
         for proc in there {
-            if let Work::Process { memory_bytes, .. } = proc.assignment.value.work {
-                then.release(proc.machine, memory_bytes);
-            }
+            then.release(proc.machine, Resources::of(&proc.assignment.value.work));
         }
-        if !then.clone().place(&wanted, 1).is_empty() {
+        if !then.place(&wanted, 1).is_empty() {
             return true;
         }
+        // Nothing was placed: it is as it was.
         let why = format!("{slot}: {}", then.shortage(&wanted));
         self.no_place(why, then.chance(&wanted), plan);
         false

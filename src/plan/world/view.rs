@@ -1,10 +1,13 @@
 //! What is known of one app and of one host.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
 
 use uuid::Uuid;
 
-use crate::{model::*, store::Versioned};
+use crate::{model::*, plan::schedule::Resources, store::Versioned};
 
 /// All that is known of one app.
 #[derive(Debug, Default)]
@@ -46,6 +49,7 @@ pub struct Withdrawal {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
     memory: BTreeMap<ProcessType, u64>,
+    cpu: BTreeMap<ProcessType, u32>,
     /// Who may reach the app.
     pub whitelist: Whitelist,
     /// Labels that a host must have.
@@ -53,13 +57,14 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Memory that a process of this type reserves, in bytes.
+    /// What a process of this type reserves: its limits. Without a limit of its CPU it reserves none.
     #[must_use]
-    pub fn memory_bytes(&self, kind: &ProcessType) -> u64 {
-        self.memory
-            .get(kind)
-            .copied()
-            .unwrap_or(DEFAULT_MEMORY_BYTES)
+    pub fn of(&self, kind: &ProcessType) -> Resources {
+        let memory = self.memory.get(kind).copied();
+        Resources {
+            memory_bytes: memory.unwrap_or(DEFAULT_MEMORY_BYTES),
+            cpu_shares: self.cpu.get(kind).copied().unwrap_or(0).into(),
+        }
     }
 }
 
@@ -71,6 +76,7 @@ impl From<Config> for Needs {
             .map(|kind| (kind.clone(), config.memory_bytes(kind)));
         Self {
             memory: memory.collect(),
+            cpu: config.cpu.clone(),
             whitelist: config.whitelist.clone(),
             tags: config.tags.clone(),
         }
@@ -97,21 +103,50 @@ impl AppView {
         self.configs.get(self.releases.get(&release)?)
     }
 
+    /// The hosts that a process is assigned to.
+    pub fn hosts_of(&self, process: &ProcessName) -> impl Iterator<Item = &MachineId> {
+        let from = (process.clone(), MachineId::first());
+        let own = self.placed.range(from..);
+        own.map(|((name, machine), _)| (name, machine))
+            .take_while(move |(name, _)| *name == process)
+            .map(|(_, machine)| machine)
+    }
+
     /// The lowest incarnation that nothing of the same name uses or ever left a trace of.
+    ///
+    /// Names of one slot and release stand beside each other in every map: their incarnation is what
+    /// they are ordered by last.
     #[must_use]
     pub fn next_incarnation(&self, process: ProcessName) -> ProcessName {
-        let same = |other: &ProcessName| {
-            other.release == process.release
-                && other.kind == process.kind
-                && other.number == process.number
+        let last = ProcessName {
+            incarnation: NonZeroU32::MAX,
+            ..process.clone()
         };
-        let placed = self.placed.keys().map(|(name, _)| name);
-        let highest = placed
-            .chain(self.services.keys())
-            .chain(self.reported.keys())
-            .filter(|other| same(other))
-            .map(|other| other.incarnation)
-            .max();
+        let until = (last.clone(), MachineId::last());
+        let highest = [
+            self.placed
+                .range(..=until)
+                .next_back()
+                .map(|((name, _), _)| name),
+            self.services
+                .range(..=&last)
+                .next_back()
+                .map(|(name, _)| name),
+            self.reported
+                .range(..=&last)
+                .next_back()
+                .map(|(name, _)| name),
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|other| {
+            ProcessName {
+                incarnation: process.incarnation,
+                ..(*other).clone()
+            } == process
+        })
+        .map(|other| other.incarnation)
+        .max();
         let incarnation = highest.map_or(process.incarnation, |n| n.saturating_add(1));
         ProcessName {
             incarnation,
@@ -135,8 +170,8 @@ pub struct HostView {
     pub processes: BTreeSet<ProcessName>,
     /// Every name that is assigned to it, also what can't be read.
     pub(super) names: BTreeSet<String>,
-    /// Memory that its processes reserve, in bytes.
-    pub reserved_bytes: u64,
+    /// What its processes reserve.
+    pub reserved: Resources,
     /// An assignment or its durable record can't be read.
     pub unreadable: BTreeSet<String>,
 }
@@ -208,6 +243,12 @@ impl HostView {
             Some(state) if state.uuid == uuid => Said::State(state),
             Some(_) | None => Said::Nothing,
         }
+    }
+
+    /// The drain that an operator asked for.
+    #[must_use]
+    pub fn drain(&self) -> Option<&HostDrain> {
+        self.record.as_ref()?.value.drain.as_ref()
     }
 
     /// Its name for people.

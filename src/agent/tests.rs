@@ -1,6 +1,7 @@
 //! The loop against a store and a service manager in memory.
 
 pub(super) mod stable;
+mod units;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -40,6 +40,8 @@ pub mod units_list;
 mod ssh_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod units_tests;
 
 use std::{
     io::Write, os::unix::process::CommandExt, path::PathBuf, process::Command, time::Duration,

@@ -69,10 +69,10 @@ fn uuid_in(root: &Path, unit: &str) -> Option<uuid::Uuid> {
 }
 
 impl Units for Service {
-    async fn start(&self, unit: &str) -> Result<(), UnitError> {
-        self.units.start(unit).await?;
+    async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        let status = self.units.start(unit).await?;
         let Some(name) = process(unit) else {
-            return Ok(());
+            return Ok(status);
         };
         self.deeds.starts.fetch_add(1, Ordering::Relaxed);
         let uuid = uuid_in(&self.root, unit).expect("the agent writes a unit with its uuid");
@@ -88,7 +88,7 @@ impl Units for Service {
                 let _ = words.send(word).await;
             });
         }
-        Ok(())
+        Ok(status)
     }
 
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
@@ -100,6 +100,18 @@ impl Units for Service {
 
     async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         self.units.status(unit).await
+    }
+
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        self.units.load(unit).await
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.units.enable(unit).await
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.units.disable(unit).await
     }
 
     async fn reload(&self) -> Result<(), UnitError> {

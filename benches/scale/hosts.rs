@@ -114,6 +114,18 @@ impl Units for Service {
         self.units.status(unit).await
     }
 
+    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        self.units.load(unit).await
+    }
+
+    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.units.enable(unit).await
+    }
+
+    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
+        self.units.disable(unit).await
+    }
+
     async fn reload(&self) -> Result<(), UnitError> {
         self.units.reload().await
     }

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts soak soak-leftovers
+.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -70,6 +70,16 @@ test: lint test-lib test-cluster ## Every test there is
 
 test-lib: test-packages nextest ## Unit, property and snapshot tests
 	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test oneoff --test cli
+
+# docs/simulation.md tells what it is. SEED=7 tells one story, with everything that happens in it.
+SEEDS ?= 1000
+FROM  ?= 1
+sim: packages ## Simulate SEEDS=1000 stories of the platform in one thread each, or tell one: SEED=7
+	@SEED=$(SEED) SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --locked --lib --profile $(PROFILE) -- \
+	  --exact sim::tests::seeds --ignored --nocapture
+
+mutants: packages ## Break the platform on purpose, ten times: each has to be caught by the simulation
+	@CARGO=$(CARGO) SEEDS=$(SEEDS) sh tests/mutants/run.sh $(MUTANT)
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.
 # They run one after the other, and what is left of an earlier run is cleared first.

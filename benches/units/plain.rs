@@ -1,19 +1,19 @@
 //! Plain units: `sleep infinity`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use deis::{
-    model::{SCHEMA, UnitFile, UnitFileName, UnitTarget},
+    model::{UnitFileName, UnitTarget},
+    ops::units::{Wish, apply},
     store::{Txn, keys},
 };
-use futures_util::future::join_all;
 
 use crate::hosts::{Hosts, Operations};
 
-/// Units in one transaction of whoever submits them.
+/// Units removed in one transaction.
 const BATCH: usize = 100;
 /// Counts the runs: each has names that no host has seen.
 static RUN: AtomicUsize = AtomicUsize::new(0);
@@ -33,23 +33,20 @@ fn text(options: &str) -> String {
     format!("[Unit]\nDescription=Bench\n[Service]\nExecStart=/bin/sleep infinity\n{options}")
 }
 
-/// Writes unit files that are to run, all at once.
+/// Asks for units as `deisctl start` does, all at once.
 pub async fn submit(hosts: &Hosts, names: &[UnitFileName], options: &str) {
-    let file = UnitFile {
-        schema: SCHEMA,
-        text: text(options),
-        target: UnitTarget::Launched,
+    let wish = Wish {
+        text: Some(text(options)),
+        replace: false,
+        target: Some(UnitTarget::Launched),
     };
-    let batches = names.chunks(BATCH).map(|names| {
-        let put = |txn: Txn, name| txn.absent(&keys::unit(name)).put(&keys::unit(name), &file);
-        // New names that follow each other: etcd looks once that none of them is there.
-        hosts
-            .store
-            .commit(names.iter().fold(Txn::new(), put).compacted(|_, _| true))
-    });
-    for done in join_all(batches).await {
-        done.expect("submitted");
-    }
+    let wishes: BTreeMap<_, _> = names
+        .iter()
+        .map(|name| (name.clone(), wish.clone()))
+        .collect();
+    apply(&hosts.store, &wishes, &Txn::new())
+        .await
+        .expect("submitted");
 }
 
 /// Removes unit files, and waits until the units are gone.

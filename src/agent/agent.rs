@@ -12,7 +12,7 @@ use tokio::{
     task::{Id, JoinSet},
     time::{self, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
@@ -27,10 +27,10 @@ use super::{
     stats::Vital,
     steps::{Edges, Job, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, World, is_single, kind_of},
+    world::{Assigned, Entry, World, is_single, kind_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName},
+    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName, Work},
     outside,
     plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
     store::{Change, Feed, Update, keys},
@@ -39,6 +39,8 @@ use crate::{
 
 /// How long etcd is waited for at the start before the cache has to do.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries to keep on disk what it has refused.
+const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// Things that may wait for the loop; it never waits itself, so this is never full for long.
 const EVENTS_MAX: usize = 1024;
 
@@ -50,6 +52,8 @@ enum Event {
     Status(String, UnitStatus),
     /// Somebody wants to know how the processes are.
     Ask(oneshot::Sender<Vec<Vital>>),
+    /// What the disk has refused was tried again.
+    Kept,
 }
 
 /// Asks a running agent's loop about its processes.
@@ -113,6 +117,8 @@ pub struct Agent<U: Units, R: Runtime> {
     lease: watch::Receiver<Lease>,
     pub(super) clock: Instant,
     metrics: Arc<Metrics>,
+    /// Tries again to keep what the disk has refused.
+    keeping: Option<AbortOnDropHandle<()>>,
 }
 
 impl<U: Units, R: Runtime> Agent<U, R> {
@@ -159,7 +165,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .store
             .follow(keys::schedule_of(&edges.machine).as_str());
         let metrics = Arc::new(Metrics::default());
-        metrics.watches(feed.health_watch());
+        metrics.watches(feed.health_watch(), edges.standing.lease.subscribe());
         Ok(Self {
             lease: edges.standing.lease.subscribe(),
             edges,
@@ -172,6 +178,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             states,
             clock: Instant::now(),
             metrics,
+            keeping: None,
         })
     }
 
@@ -288,10 +295,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     };
                     self.world.assign(name, Some(assigned));
                 }
-                Some((Err(error), _)) => {
+                Some((Err(error), mod_revision)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
                     error!(key, %error, "an assignment can't be read and is left as it was");
-                    self.keep_unreadable(name);
+                    self.keep_unreadable(name, mod_revision);
                 }
                 None => {
                     self.world.assign(name, None);
@@ -303,14 +310,15 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             self.forget_unassigned();
         }
         self.world.learn(Knowledge::Live);
+        if update.first {
+            self.keep_adopted();
+        }
     }
 
-    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out.
+    /// Removes a name from the cache.
     fn forget(&mut self, name: &str) {
         self.world.saved.remove(name);
-        if let Err(error) = cache::forget(&self.edges.paths, name) {
-            warn!(name, %error, "the cache of an assignment can't be removed");
-        }
+        self.edges.forget(name);
     }
 
     /// Forgets what went while the agent was away.
@@ -326,17 +334,27 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// Leaves a name as it is whose assignment can't be read.
-    fn keep_unreadable(&mut self, name: &str) {
+    fn keep_unreadable(&mut self, name: &str, mod_revision: Revision) {
         if self.world.assigned().contains_key(name) {
             return;
         }
-        if let Some(saved) = self.world.saved.get(name) {
-            let assigned = Assigned {
-                assignment: saved.assignment.clone(),
-                mod_revision: saved.mod_revision,
-            };
-            self.world.assign(name, Some(assigned));
-        }
+        let (saved, found) = (self.world.saved.get(name), self.world.entries().get(name));
+        let assignment = match (saved, found) {
+            (Some(saved), _) => saved.assignment.clone(),
+            // It runs, and nothing says that it is not to.
+            (None, Some(entry)) => Assignment {
+                schema: SCHEMA,
+                uuid: entry.seen.uuid,
+                desired: Desired::Run,
+                work: work_of(entry.seen.kind),
+            },
+            (None, None) => return,
+        };
+        let assigned = Assigned {
+            assignment,
+            mod_revision,
+        };
+        self.world.assign(name, Some(assigned));
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
@@ -382,16 +400,17 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            for name in self.world.entries().keys() {
-                let unit = unit_of(name);
-                let (edges, events, name) =
-                    (self.edges.clone(), self.events.0.clone(), name.clone());
-                tokio::spawn(async move {
-                    if let Ok(status) = edges.units.status(&unit).await {
-                        let _ = events.send(Event::Status(name, status)).await;
-                    }
-                });
-            }
+            let names: Vec<String> = self.world.entries().keys().cloned().collect();
+            let (edges, events) = (self.edges.clone(), self.events.0.clone());
+            tokio::spawn(async move {
+                let units: Vec<String> = names.iter().map(|name| unit_of(name)).collect();
+                let Ok(statuses) = edges.units.statuses(&units).await else {
+                    return;
+                };
+                for (name, status) in names.into_iter().zip(statuses) {
+                    let _ = events.send(Event::Status(name, status)).await;
+                }
+            });
         }
     }
 
@@ -457,6 +476,21 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.crashed(&name);
                 }
             }
+            Event::Kept => {
+                let entries = self.world.entries().iter();
+                let unkept = entries.filter(|(_, entry)| entry.unkept.is_some());
+                let mut names = self.edges.keeper.troubled();
+                let is_left = !names.is_empty();
+                names.extend(unkept.map(|(name, _)| name.clone()));
+                for name in names {
+                    if let Some(entry) = self.world.entry_mut(&name) {
+                        entry.unkept = self.edges.keeper.trouble(&name);
+                    }
+                }
+                if is_left {
+                    self.keep_again();
+                }
+            }
             Event::Ask(sender) => {
                 // Whoever asked may have gone.
                 let _ = sender.send(self.world.vitals());
@@ -479,11 +513,16 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         };
         match &result {
-            Ok(Ok(Ended::Started(_))) => self.metrics.starts.observe(begun.elapsed()),
-            Ok(Ok(Ended::Stopped)) => self.metrics.stops.inc(),
+            Ok(Ok(Ended::Started(_) | Ended::Loaded(_))) => {
+                self.metrics.starts.observe(begun.elapsed())
+            }
+            Ok(Ok(Ended::Stopped | Ended::Suspended)) => self.metrics.stops.inc(),
             Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
             Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(Ok(_) | Err(StepError::Outdated)) => {}
+            Ok(
+                Ok(Ended::Cancelled | Ended::Reported(_) | Ended::Fenced(_) | Ended::Unknown)
+                | Err(StepError::Outdated),
+            ) => {}
             Ok(Err(error)) => self.metrics.failed(error),
             Err(_) => self.metrics.failed(&StepError::Broken),
         }
@@ -526,7 +565,13 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             return;
         };
         match ended {
-            Ended::Started(status) => entry.started(status),
+            Ended::Started(status) => {
+                entry.started(status);
+                entry.unkept = self.edges.keeper.trouble(name);
+                if entry.unkept.is_some() {
+                    self.keep_again();
+                }
+            }
             Ended::Loaded(status) => entry.loaded(status),
             Ended::Cancelled | Ended::Stopped => {}
             Ended::Suspended => {
@@ -552,6 +597,68 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 entry.end = Some(end);
             }
         }
+    }
+
+    /// Keeps what was found running and is not in the cache: its file was damaged, or the disk was full.
+    fn keep_adopted(&mut self) {
+        let lacks = |(name, assigned): &(&String, &Assigned)| {
+            let uuid = assigned.assignment.uuid;
+            let runs = |entry: &&Entry| entry.seen.uuid == uuid && entry.seen.kind != Kind::Run;
+            let entry = self.world.entries().get(*name).filter(runs);
+            let saved = self.world.saved.get(*name);
+            assigned.assignment.desired == Desired::Run
+                && entry.is_some_and(|entry| entry.seen.started)
+                && saved.is_none_or(|saved| saved.assignment.uuid != uuid)
+        };
+        let job = |(name, assigned): (&String, &Assigned)| Job {
+            name: name.clone(),
+            assignment: assigned.assignment.clone(),
+            mod_revision: assigned.mod_revision,
+            port: self.world.ports.get(name),
+            saved: None,
+            texts: Arc::new(Texts::default()),
+        };
+        let jobs: Vec<Job> = self
+            .world
+            .assigned()
+            .iter()
+            .filter(lacks)
+            .map(job)
+            .collect();
+        if jobs.is_empty() {
+            return;
+        }
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        tokio::spawn(async move {
+            for job in jobs {
+                if let Err(error) = edges.keep_adopted(&job).await {
+                    warn!(name = job.name, %error, "it runs, and is not kept on this host's disk");
+                }
+            }
+            let _ = events.send(Event::Kept).await;
+        });
+    }
+
+    /// Tries to keep on disk what it has refused, until it takes it.
+    fn keep_again(&mut self) {
+        if self
+            .keeping
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        let (edges, events) = (self.edges.clone(), self.events.0.clone());
+        let keeping = tokio::spawn(async move {
+            loop {
+                time::sleep(KEEP_RETRY).await;
+                let left = edges.keeper.try_again(&edges.paths).await;
+                if events.send(Event::Kept).await.is_err() || !left {
+                    return;
+                }
+            }
+        });
+        self.keeping = Some(AbortOnDropHandle::new(keeping));
     }
 
     /// Begins an action of the plan.
@@ -705,6 +812,21 @@ fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
         .filter(|(_, action)| **action == Action::Start);
     // What is no unit's name is a process's, or refused when it comes to that.
     starts.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
+/// Work of a kind of which nothing else is known.
+fn work_of(kind: Kind) -> Work {
+    match kind {
+        Kind::Unit => Work::Unit {
+            hash: String::new(),
+        },
+        Kind::Routable | Kind::Plain | Kind::Run => Work::Process {
+            rollout: None,
+            memory_bytes: 0,
+            cpu_shares: 0,
+            single: false,
+        },
+    }
 }
 
 /// Does what may wait for etcd, unless there is no time for that any more.

@@ -1,12 +1,17 @@
 //! Brings what is kept of assignments to the disk, many at a time: a disk is asked once for all that
 //! waits at that moment, not once for each of hundreds of starts.
+//!
+//! A disk that is full or can't be written keeps nothing from starting while etcd is there: what could
+//! not be kept is remembered, told in the host's report, and tried again.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Mutex, PoisonError},
 };
 
 use tokio::sync::{Semaphore, oneshot};
+use tracing::{error, info};
 
 use super::{
     cache::{self, Saved},
@@ -14,6 +19,8 @@ use super::{
 };
 use crate::outside;
 
+/// A disk that has refused so many is not asked for the others.
+const REFUSALS: usize = 3;
 /// Assignments written at once.
 const BATCH_MAX: usize = 256;
 
@@ -24,6 +31,14 @@ type Waiting = (String, Saved, oneshot::Sender<io::Result<()>>);
 pub struct Keeper {
     waiting: Mutex<Vec<Waiting>>,
     disk: Semaphore,
+    unkept: Mutex<BTreeMap<String, Unkept>>,
+}
+
+/// What the disk did not take.
+#[derive(Debug, Clone)]
+struct Unkept {
+    saved: Saved,
+    why: String,
 }
 
 impl Default for Keeper {
@@ -31,11 +46,79 @@ impl Default for Keeper {
         Self {
             waiting: Mutex::default(),
             disk: Semaphore::new(1),
+            unkept: Mutex::default(),
         }
     }
 }
 
 impl Keeper {
+    /// Returns once it is on the disk, or the disk has refused it: then it is remembered.
+    pub async fn keep(&self, paths: &Paths, name: &str, saved: Saved) {
+        let result = self.save(paths, name, saved.clone()).await;
+        let Err(error) = result else {
+            self.forget(name);
+            return;
+        };
+        error!(
+            name, %error,
+            "an assignment can't be kept on this host's disk: without etcd it would not start again"
+        );
+        let why = error.to_string();
+        self.unkept().insert(name.to_owned(), Unkept { saved, why });
+    }
+
+    /// Why a name is not on the disk; none when it is, or need not be.
+    pub fn trouble(&self, name: &str) -> Option<String> {
+        self.unkept().get(name).map(|unkept| unkept.why.clone())
+    }
+
+    /// All names that are not on the disk.
+    pub fn troubled(&self) -> Vec<String> {
+        self.unkept().keys().cloned().collect()
+    }
+
+    /// A name need not be kept any more.
+    pub fn forget(&self, name: &str) {
+        self.unkept().remove(name);
+    }
+
+    /// Tries again to keep what the disk did not take; says whether anything is left.
+    pub async fn try_again(&self, paths: &Paths) -> bool {
+        // Whoever saves something newer waits for the disk, too, and so writes after this.
+        let Ok(_disk) = self.disk.acquire().await else {
+            return false;
+        };
+        let all = self.unkept().clone();
+        let mut refused = 0;
+        for (name, Unkept { saved, .. }) in all {
+            let uuid = saved.assignment.uuid;
+            let (place, file) = (paths.clone(), name.clone());
+            let write = move || cache::save_all(&place, &[(&file, &saved)]);
+            let Ok(Ok(())) = outside::blocking(write).await else {
+                refused += 1;
+                if refused == REFUSALS {
+                    break;
+                }
+                continue;
+            };
+            let mut unkept = self.unkept();
+            if unkept
+                .get(&name)
+                .is_some_and(|unkept| unkept.saved.assignment.uuid == uuid)
+            {
+                unkept.remove(&name);
+                info!(name, "an assignment is kept on this host's disk after all");
+            } else if let Err(error) = cache::forget(paths, &name) {
+                error!(name, %error, "what is no longer assigned stays in this host's cache");
+            }
+        }
+        !self.unkept().is_empty()
+    }
+
+    fn unkept(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Unkept>> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns once it is on the disk.
     ///
     /// # Errors

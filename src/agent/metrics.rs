@@ -9,6 +9,7 @@ use super::{runtime::ImageError, steps::StepError};
 use crate::{
     metrics::{self, Counter, Gauge, Histogram, Labels, Page},
     model::{MachineState, Phase},
+    plan::units::Lease,
     store::Health,
 };
 
@@ -48,13 +49,13 @@ pub struct Metrics {
     pub(super) bus_resyncs: Counter,
     failures: [Counter; CAUSES.len()],
     live: Gauge,
-    watch: OnceLock<watch::Receiver<Health>>,
+    watch: OnceLock<(watch::Receiver<Health>, watch::Receiver<Lease>)>,
 }
 
 impl Metrics {
-    /// The feed of the host's assignments.
-    pub(super) fn watches(&self, health: watch::Receiver<Health>) {
-        let _ = self.watch.set(health);
+    /// The feed of the host's assignments, and the host's lease.
+    pub(super) fn watches(&self, health: watch::Receiver<Health>, lease: watch::Receiver<Lease>) {
+        let _ = self.watch.set((health, lease));
     }
 
     /// A step has failed.
@@ -158,9 +159,15 @@ impl Metrics {
     }
 
     fn write_watch(&self, page: &mut Page) {
-        let Some(health) = self.watch.get().map(|watch| *watch.borrow()) else {
+        let Some((health, lease)) = self.watch.get() else {
             return;
         };
+        let (health, lease) = (*health.borrow(), *lease.borrow());
+        page.gauge(
+            "lease_held",
+            "1 while the host's lease holds, by the host's own clock.",
+            f64::from(u8::from(lease == Lease::Held)),
+        );
         page.gauge(
             "watch_unbroken",
             "1 while the watch of the assignments stands.",
@@ -195,7 +202,8 @@ mod tests {
     fn a_strict_reader_takes_them() {
         let metrics = Metrics::default();
         let (health, watch) = watch::channel(Health::default());
-        metrics.watches(watch);
+        let (_lease, held) = watch::channel(Lease::Held);
+        metrics.watches(watch, held);
         metrics.failed(&StepError::NoPort);
         metrics.failed(&StepError::Image(ImageError::NoRegistry));
         health.send_modify(|health| health.resyncs = 3);

@@ -211,8 +211,6 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
-    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
-    let mut own = is_registered.clone();
     let registered = register(
         store.clone(),
         machine,
@@ -220,6 +218,8 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         (paths, until_sender),
         ended.clone(),
     );
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
+    let mut own = is_registered.clone();
     let reporter = report::write_states(
         store,
         id.clone(),

@@ -1,7 +1,7 @@
 //! Ports that processes are published on: outside the kernel's ephemeral range (32768-60999), so that
 //! no outgoing connection ever sits on one. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The first port.
 pub const FIRST: u16 = 20000;
@@ -12,6 +12,7 @@ pub const LAST: u16 = 29999;
 #[derive(Debug, Default, Clone)]
 pub struct Ports {
     by_name: BTreeMap<String, u16>,
+    taken: BTreeSet<u16>,
     next: Option<u16>,
 }
 
@@ -24,17 +25,19 @@ impl Ports {
             return Some(*port);
         }
         let start = self.next.unwrap_or(FIRST);
-        let taken = |port: &u16| self.by_name.values().any(|other| other == port);
         let port = (start..=LAST)
             .chain(FIRST..start)
-            .find(|port| !taken(port) && is_free(*port))?;
+            .find(|port| !self.taken.contains(port) && is_free(*port))?;
         self.next = Some(if port == LAST { FIRST } else { port + 1 });
+        self.taken.insert(port);
         self.by_name.insert(name.to_owned(), port);
         Some(port)
     }
 
     /// Notes a port that a name already has.
     pub fn remember(&mut self, name: &str, port: u16) {
+        self.release(name);
+        self.taken.insert(port);
         self.by_name.insert(name.to_owned(), port);
         let after = if port >= LAST { FIRST } else { port + 1 };
         self.next = Some(self.next.unwrap_or(FIRST).max(after));
@@ -42,7 +45,13 @@ impl Ports {
 
     /// Gives a port back.
     pub fn release(&mut self, name: &str) {
-        self.by_name.remove(name);
+        let Some(port) = self.by_name.remove(name) else {
+            return;
+        };
+        // Two may have been found with the same one.
+        if !self.by_name.values().any(|other| *other == port) {
+            self.taken.remove(&port);
+        }
     }
 
     /// The port of a name.

@@ -116,7 +116,7 @@ impl Podman {
 
     async fn registries(&self) -> Vec<String> {
         let prefix = keys::parts("registry");
-        match self.store.list(&prefix).await {
+        match self.store.list_readable(&prefix).await {
             Ok(listing) => {
                 let addresses = listing
                     .entries

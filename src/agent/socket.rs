@@ -70,7 +70,7 @@ struct Loggers {
 impl Loggers {
     async fn connect(&self) -> io::Result<Link> {
         let prefix = keys::parts("logs");
-        let read = time::timeout(CONNECT_LIMIT, self.store.list(&prefix)).await;
+        let read = time::timeout(CONNECT_LIMIT, self.store.list_readable(&prefix)).await;
         let mut known = self.known.lock().await;
         if let Ok(Ok(listing)) = read {
             let ips = listing

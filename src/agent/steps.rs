@@ -244,12 +244,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(self.records.get(&self.store, name, rollout).await?)
     }
 
-    async fn save(
-        &self,
-        job: &Job,
-        records: Option<&Records>,
-        unit: Option<UnitFile>,
-    ) -> io::Result<()> {
+    async fn save(&self, job: &Job, records: Option<&Records>, unit: Option<UnitFile>) {
         let saved = Saved {
             assignment: job.assignment.clone(),
             mod_revision: job.mod_revision,
@@ -257,10 +252,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             records: records.cloned(),
             unit,
         };
-        if job.saved.as_ref() == Some(&saved) {
-            return Ok(());
+        if job.saved.as_ref() != Some(&saved) {
+            self.keeper.keep(&self.paths, &job.name, saved).await;
         }
-        self.keeper.save(&self.paths, &job.name, saved).await
     }
 
     async fn start_process(
@@ -285,7 +279,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         let units = self.templates.process(&spec, &self.host)?;
         self.runtime.ensure_image(&records.build.image).await?;
-        self.save(job, Some(&records), None).await?;
+        self.save(job, Some(&records), None).await;
         let _slot = self.starts.containers.acquire().await;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
@@ -313,6 +307,26 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             started_ms = millis(begun.elapsed()), "process started"
         );
         Ok(status)
+    }
+
+    /// Keeps what runs already and is not on the disk.
+    pub async fn keep_adopted(&self, job: &Job) -> Result<(), StepError> {
+        match &job.assignment.work {
+            Work::Process { .. } => {
+                let records = self.records(&process_name(&job.name)?, job).await?;
+                self.save(job, Some(&records), None).await;
+            }
+            Work::Unit { hash } => {
+                let unit = job.name.parse().map_err(|_| StepError::Name {
+                    name: job.name.clone(),
+                })?;
+                let file = self.unit_file(job, &unit, hash).await?;
+                self.save(job, None, Some(file)).await;
+            }
+            // One-offs never start from the cache.
+            Work::Run { .. } => {}
+        }
+        Ok(())
     }
 
     /// Makes sure that a process of a single type may be started: nobody else starts it, and the fence
@@ -472,6 +486,28 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(status)
     }
 
+    /// A raw unit's file: the host's own, or etcd's.
+    async fn unit_file(
+        &self,
+        job: &Job,
+        unit: &UnitFileName,
+        hash: &str,
+    ) -> Result<UnitFile, StepError> {
+        let saved = job.saved.as_ref().and_then(|saved| saved.unit.clone());
+        if let Some(file) = saved.filter(|file| sha256(&file.text) == hash) {
+            return Ok(file);
+        }
+        match job.texts.get(&self.store, unit).await? {
+            None => Err(StepError::NoUnitFile {
+                unit: job.name.clone(),
+            }),
+            Some(file) if sha256(&file.text) != hash => Err(StepError::OtherHash {
+                unit: job.name.clone(),
+            }),
+            Some(file) => Ok(file),
+        }
+    }
+
     async fn start_raw(&self, job: &Job, hash: &str) -> Result<UnitStatus, StepError> {
         let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
             name: job.name.clone(),
@@ -481,24 +517,8 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                 unit: job.name.clone(),
             });
         }
-        let file = match job.texts.get(&self.store, &unit).await {
-            Ok(Some(file)) => file,
-            Ok(None) => {
-                return Err(StepError::NoUnitFile {
-                    unit: job.name.clone(),
-                });
-            }
-            Err(error) => match job.saved.as_ref().and_then(|s| s.unit.clone()) {
-                Some(file) => file,
-                None => return Err(error.into()),
-            },
-        };
-        if sha256(&file.text) != hash {
-            return Err(StepError::OtherHash {
-                unit: job.name.clone(),
-            });
-        }
-        self.save(job, None, Some(file.clone())).await?;
+        let file = self.unit_file(job, &unit, hash).await?;
+        self.save(job, None, Some(file.clone())).await;
         let _slot = self.starts.units.acquire().await;
         let owned = files::Owned {
             uuid: job.assignment.uuid,
@@ -558,6 +578,15 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(self.units.load(&name).await?)
     }
 
+    /// Removes a name from the cache: a start without etcd must not bring back what is on its way out. A
+    /// disk that can't be written holds nothing up.
+    pub fn forget(&self, name: &str) {
+        self.keeper.forget(name);
+        if let Err(error) = cache::forget(&self.paths, name) {
+            warn!(name, %error, "the cache of an assignment can't be removed");
+        }
+    }
+
     /// Stops a name's units and removes everything of it. Idempotent.
     pub async fn stop(self: Arc<Self>, name: String, uuid: Uuid) -> Result<(), StepError> {
         let Ok(process) = name.parse::<ProcessName>() else {
@@ -570,7 +599,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             if disabled {
                 self.units.reload().await?;
             }
-            cache::forget(&self.paths, &name)?;
+            self.forget(&name);
             info!(unit = name, %uuid, "unit stopped");
             return Ok(());
         };
@@ -578,8 +607,11 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         lease::set_fenced(&self.paths, &name, false)?;
         tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
-        cache::forget(&self.paths, &name)?;
-        super::paths::remove(&self.paths.started_runs().join(uuid.to_string()))?;
+        self.forget(&name);
+        let mark = self.paths.started_runs().join(uuid.to_string());
+        if let Err(error) = super::paths::remove(&mark) {
+            warn!(%uuid, %error, "the mark of a one-off that has ended can't be removed");
+        }
         info!(unit = service(&process), %uuid, "process stopped");
         Ok(())
     }

@@ -67,6 +67,8 @@ pub struct Entry {
     pub end: Option<End>,
     /// How its last run ended, in few words.
     pub exit: Option<String>,
+    /// Why it can't be kept on this host's disk.
+    pub unkept: Option<String>,
     phase: Phase,
     since: Timestamp,
 }
@@ -490,6 +492,7 @@ impl Entry {
             damper: Damper::default(),
             end: None,
             exit: None,
+            unkept: None,
             phase: Phase::Preparing,
             since: now,
         }
@@ -596,7 +599,12 @@ impl Entry {
         }
         match self.phase {
             Phase::Crashed => Some(self.status.exit.reason()),
-            Phase::Starting | Phase::Up => self.word.clone(),
+            Phase::Starting | Phase::Up => self.word.clone().or_else(|| {
+                let why = self.unkept.as_ref()?;
+                Some(format!(
+                    "this host's disk does not keep it ({why}): without etcd it would not start again"
+                ))
+            }),
             Phase::Preparing | Phase::Stopping | Phase::Error | Phase::Idle => None,
         }
     }

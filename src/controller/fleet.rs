@@ -16,10 +16,10 @@ pub(super) async fn read(store: &Store) -> Result<Fleet, ApiError> {
     let (schedule, states) = (keys::schedule(), keys::states());
     let (machines, hosts) = (keys::machines(), keys::hosts());
     let (schedule, states, machines, hosts) = tokio::try_join!(
-        store.list(&schedule),
-        store.list(&states),
-        store.list(&machines),
-        store.list(&hosts),
+        store.list_readable(&schedule),
+        store.list_readable(&states),
+        store.list_readable(&machines),
+        store.list_readable(&hosts),
     )?;
     let assigned = schedule
         .entries

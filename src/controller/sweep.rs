@@ -49,11 +49,10 @@ pub(super) async fn others(store: Store, stop: CancellationToken) {
 
 pub(super) async fn of_absent(store: &Store) -> Result<(), ApiError> {
     let controllers = keys::parts("controller");
-    let listing = store.list(&controllers).await?;
-    let present: BTreeSet<String> = listing
-        .entries
+    let there = store.list_keys(&controllers).await?;
+    let present: BTreeSet<String> = there
         .iter()
-        .filter_map(|(key, _)| keys::last_part(key, controllers.as_str()))
+        .filter_map(|key| keys::last_part(key, controllers.as_str()))
         .map(str::to_owned)
         .collect();
     sweep(store, |attach| {
@@ -66,7 +65,7 @@ pub(super) async fn of_absent(store: &Store) -> Result<(), ApiError> {
 
 /// Removes the one-off processes for whose controller `is_gone` holds.
 async fn sweep(store: &Store, is_gone: impl Fn(&str) -> bool) -> Result<(), ApiError> {
-    let listing = store.list(&keys::schedule()).await?;
+    let listing = store.list_readable(&keys::schedule()).await?;
     for (key, assignment) in listing.entries {
         let Work::Run {
             attach: Some(attach),

@@ -234,6 +234,10 @@ impl Engine {
                 self.term = None;
             }
         }
+        if self.seen_first && self.term.is_none() {
+            let policy = Policy::of(&self.world);
+            self.memory.follow(&self.world, now - self.epoch, &policy);
+        }
         if !self.seen_first || now < self.not_before {
             return;
         }
@@ -260,7 +264,7 @@ impl Engine {
                 );
                 self.metrics.terms.inc();
                 self.view_needed = term.fence;
-                self.memory = Memory::default();
+                self.memory.new_term();
                 self.term = Some(term);
                 true
             }

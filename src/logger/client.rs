@@ -88,7 +88,7 @@ impl Whose {
 /// # Errors
 /// When the store can't be asked.
 pub async fn loggers(store: &Store) -> Result<Vec<String>, StoreError> {
-    let found = store.list(&keys::parts(super::PART)).await?;
+    let found = store.list_readable(&keys::parts(super::PART)).await?;
     Ok(found
         .entries
         .into_iter()

@@ -466,6 +466,10 @@ impl Base {
         } else {
             // Nothing runs before the first build: the release is active at once.
             app.active = version;
+            if self.rollout.is_some() {
+                // It was the first build's, and would make that active over this one.
+                txn = txn.delete(&keys::rollout(name));
+            }
             txn = txn
                 .put(&keys::outcome(name, version), &succeeded(version, now))
                 .and(admission::admit(

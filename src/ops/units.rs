@@ -1,7 +1,10 @@
 //! What operators do to units: submit, load, start, stop, destroy. Whoever asks, the command line or
 //! the API, changes records by these; the leader and the agents do the rest.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound::Excluded,
+};
 
 use crate::{
     api::fleet::{Relabel, View},
@@ -16,9 +19,10 @@ use crate::{
 
 /// How often a change is decided anew when others change the same units.
 const TRIES: usize = 10;
-/// Units that are changed at once: each is compared and written, and etcd bounds both. Their texts
-/// have to fit into one request as well.
-const AT_ONCE: usize = 16;
+/// Units that are changed at once: each is compared and written, and etcd bounds both.
+const AT_ONCE: usize = 100;
+/// Texts that are written at once, in bytes: etcd's requests are bounded, too.
+const TEXTS_AT_ONCE: usize = 512 << 10;
 
 /// Why a unit is not changed.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +120,20 @@ pub async fn apply(
 ) -> Result<BTreeMap<UnitFileName, Done>, UnitsError> {
     let mut done = BTreeMap::new();
     let wishes: Vec<(&UnitFileName, &Wish)> = wishes.iter().collect();
-    let mut with = with.clone();
-    for some in wishes.chunks(AT_ONCE) {
-        done.extend(apply_at_once(store, some, std::mem::take(&mut with)).await?);
+    let (mut rest, mut with) = (&wishes[..], with.clone());
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |(_, wish): &&(_, &Wish)| {
+            bytes += wish
+                .text
+                .as_ref()
+                .map_or(unit_text::MAX_UNIT_BYTES, String::len);
+            bytes <= TEXTS_AT_ONCE
+        };
+        let fit = rest.iter().take(AT_ONCE).take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(fit);
+        done.extend(apply_at_once(store, now, std::mem::take(&mut with)).await?);
+        rest = later;
     }
     Ok(done)
 }
@@ -128,11 +143,16 @@ async fn apply_at_once(
     wishes: &[(&UnitFileName, &Wish)],
     with: Txn,
 ) -> Result<BTreeMap<UnitFileName, Done>, UnitsError> {
-    for _ in 0..TRIES {
+    let all: Vec<_> = wishes.iter().map(|(name, _)| keys::unit(name)).collect();
+    for attempt in 0..TRIES {
         let (mut txn, mut done) = (Txn::new(), BTreeMap::new());
-        for (name, wish) in wishes {
+        let mut there = BTreeSet::new();
+        for ((name, wish), found) in wishes.iter().zip(store.get_many(&all).await?) {
             let key = keys::unit(name);
-            let found = store.get(&key).await?;
+            let found = found.transpose()?;
+            if found.is_some() {
+                there.insert(key.as_str().to_owned());
+            }
             let (next, what) = decide(name, wish, found.as_ref().map(|found| &found.value))?;
             done.insert((*name).clone(), what);
             if let Some(next) = next {
@@ -146,7 +166,15 @@ async fn apply_at_once(
         if txn.is_empty() {
             return Ok(done);
         }
-        match store.commit(txn.and(with.clone())).await {
+        // Between new names there mostly is nothing, and all of them are compared as one gap; when that
+        // was wrong, each for itself.
+        let is_gap = |from: &str, to: &str| {
+            let is_unit = |key: &str| key.starts_with(keys::units().as_str());
+            let mut between = there.range::<str, _>((Excluded(from), Excluded(to)));
+            attempt == 0 && is_unit(from) && is_unit(to) && between.next().is_none()
+        };
+        let txn = txn.and(with.clone()).compacted(is_gap);
+        match store.commit(txn).await {
             Ok(_) => return Ok(done),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Store(error)) => return Err(error.into()),
@@ -419,6 +447,14 @@ mod tests {
         let done = apply(&store, &wishes, &Txn::new()).await.expect("done");
         assert!(done.values().all(|done| *done == Done::Created) && done.len() == 100);
         let after = store.list(&keys::units()).await.expect("list").revision;
-        assert!(after - before <= 7, "{}", after - before);
+        assert_eq!(after - before, 1, "one transaction");
+        // One that is there between new ones: those are compared for themselves.
+        let mixed: BTreeMap<_, _> = ["u5.service", "u50a.service", "u51a.service", "u6a.service"]
+            .into_iter()
+            .map(|unit| (name(unit), wish(Some(TEXT), None)))
+            .collect();
+        let done = apply(&store, &mixed, &Txn::new()).await.expect("done");
+        let created = done.values().filter(|done| **done == Done::Created).count();
+        assert_eq!((created, done[&name("u5.service")]), (3, Done::Nothing));
     }
 }

@@ -335,7 +335,7 @@ fn what_does_not_fit_any_more_moves() {
     sim.label(1, "disk", "ssd");
     sim.start("a.service", "MachineMetadata=disk=ssd");
     assert_eq!(sim.hosts_of("a.service"), [1]);
-    sim.host(1, |host| host.labels.clear());
+    sim.amend(1, |host| host.labels.clear());
     sim.assert_waits("a.service", "doesn't have the metadata disk");
     sim.label(2, "disk", "ssd");
     assert_eq!(sim.hosts_of("a.service"), [2]);
@@ -379,16 +379,16 @@ fn a_drained_host_is_left_when_another_one_takes_it() {
     sim.start("pinned.service", &format!("MachineID={}", machine(1)));
     sim.start("global.service", "Global=true");
     sim.start("free.service", "");
-    sim.host(1, |host| host.drain = drain(Some(5)));
+    sim.amend(1, |host| host.drain = drain(Some(5)));
     assert_eq!(sim.hosts_of("free.service"), [2]);
     assert_eq!(sim.hosts_of("pinned.service"), [1]);
     sim.assert_says("pinned.service", "stays on deis-01, which is being drained");
     assert_eq!(sim.hosts_of("global.service"), [1, 2], "the last to go");
     sim.destroy("pinned.service");
     assert_eq!(sim.hosts_of("global.service"), [2]);
-    sim.host(1, |host| host.drain = None);
+    sim.amend(1, |host| host.drain = None);
     sim.start("pinned.service", &format!("MachineID={}", machine(1)));
-    sim.host(1, |host| host.drain = drain(Some(0)));
+    sim.amend(1, |host| host.drain = drain(Some(0)));
     sim.assert_waits("pinned.service", "is being drained");
 }
 
@@ -487,8 +487,8 @@ proptest! {
                     sim.destroy(&format!("u{unit}.service"));
                 }
                 Step::Label(host, true) => sim.label(host, "disk", "ssd"),
-                Step::Label(host, false) => sim.host(host, |host| host.labels.clear()),
-                Step::Cordon(host, on) => sim.host(host, |host| host.cordoned = on),
+                Step::Label(host, false) => sim.amend(host, |host| host.labels.clear()),
+                Step::Cordon(host, on) => sim.amend(host, |host| host.cordoned = on),
             }
         }
         let there = |name: &str| sim.hosts_of(name);

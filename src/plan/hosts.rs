@@ -30,6 +30,28 @@ pub struct HostMemory {
     routers: BTreeMap<String, RouterView>,
     /// Routers that went away, and when that was seen.
     pub(super) departed: BTreeMap<String, (RouterView, Duration)>,
+    /// Since when routers are watched, if somebody did so before it led.
+    since: Option<Duration>,
+    /// Routers may have gone before they were watched, and may be serving still.
+    pub(super) young: bool,
+}
+
+impl HostMemory {
+    /// Watches routers come and go while somebody else leads.
+    pub(super) fn follow(&mut self, world: &World, now: Duration, linger: Duration) {
+        self.since.get_or_insert(now);
+        note_routers(world, self, now, linger);
+    }
+
+    /// What is still known when a term begins.
+    pub(super) fn new_term(self) -> Self {
+        Self {
+            routers: self.routers,
+            departed: self.departed,
+            since: self.since,
+            ..Self::default()
+        }
+    }
 }
 
 /// An absent host.
@@ -209,18 +231,29 @@ fn mark(id: &MachineId, view: &HostView, lost: bool, cx: &Context<'_>, plan: &mu
 
 /// Remembers for a while what a router that goes away had acknowledged last.
 fn watch_routers(world: &World, memory: &mut HostMemory, cx: &Context<'_>, plan: &mut Plan) {
+    let linger = cx.policy.router_linger;
+    note_routers(world, memory, cx.now, linger);
+    for (_, since) in memory.departed.values() {
+        plan.wake_at(*since + linger);
+    }
+    memory.young = false;
+    if let Some(known) = memory.since.map(|since| since + linger)
+        && cx.now < known
+    {
+        memory.young = true;
+        plan.wake_at(known);
+    }
+}
+
+fn note_routers(world: &World, memory: &mut HostMemory, now: Duration, linger: Duration) {
     for (ip, view) in &memory.routers {
         if !world.routers.contains_key(ip) {
-            memory.departed.insert(ip.clone(), (view.clone(), cx.now));
+            memory.departed.insert(ip.clone(), (view.clone(), now));
         }
     }
-    let over = |since: Duration| since + cx.policy.router_linger;
     memory
         .departed
-        .retain(|ip, (_, since)| !world.routers.contains_key(ip) && over(*since) > cx.now);
-    for (_, since) in memory.departed.values() {
-        plan.wake_at(over(*since));
-    }
+        .retain(|ip, (_, since)| !world.routers.contains_key(ip) && *since + linger > now);
     if memory.routers != world.routers {
         memory.routers.clone_from(&world.routers);
     }

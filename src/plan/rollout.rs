@@ -425,8 +425,12 @@ impl<'w> Step<'_, 'w> {
         } else {
             all_settled
         };
-        // What takes no traffic is missed by nobody; but a release that is to be gone back to is.
-        let useless = || self.lag(proc).is_some_and(|lag| lag != Lag::HostAway);
+        // What takes no traffic is missed by nobody; but a release that is to be gone back to is. One
+        // that a router doesn't know yet (it has just begun) takes traffic from the others.
+        let useless = || {
+            let lag = self.lag(proc);
+            lag.is_some_and(|lag| !matches!(lag, Lag::HostAway | Lag::Routers(_)))
+        };
         match self.mode() {
             // What serves badly on a host that it has to leave is better than nothing.
             Mode::Steady => !wanted.contains(&slot) || served || (replaced && useless()),

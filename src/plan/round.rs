@@ -297,6 +297,20 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Watches what a leader has to know from before its term, while somebody else leads.
+    pub fn follow(&mut self, world: &World, now: Duration, policy: &Policy) {
+        self.hosts.follow(world, now, policy.router_linger);
+    }
+
+    /// Begins a term: nothing but what was watched before is known.
+    pub fn new_term(&mut self) {
+        let hosts = std::mem::take(&mut self.hosts).new_term();
+        *self = Self {
+            hosts,
+            ..Self::default()
+        };
+    }
+
     /// Has the next round look at everything, whatever changed.
     pub const fn look_at_everything(&mut self) {
         self.started = false;

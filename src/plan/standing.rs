@@ -177,7 +177,10 @@ impl<'w> Proc<'w> {
         let departed = memory.departed.iter().map(|(ip, (router, _))| (ip, router));
         let all = world.routers.iter().chain(departed);
         let behind = all.filter(|(_, router)| router.drained < withdrawn);
-        let behind: Vec<String> = behind.map(|(ip, _)| ip.clone()).collect();
+        let mut behind: Vec<String> = behind.map(|(ip, _)| ip.clone()).collect();
+        if memory.young {
+            behind.push("that went before this leader watched".to_owned());
+        }
         (!behind.is_empty()).then_some(Hold::Routers(behind))
     }
 }

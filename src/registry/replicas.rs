@@ -69,7 +69,7 @@ impl Registries {
     }
 
     async fn present(&self) -> Result<Vec<PartPresence>, RegistriesError> {
-        let listing = self.store.list(&keys::parts("registry")).await?;
+        let listing = self.store.list_readable(&keys::parts("registry")).await?;
         let there: Vec<_> = listing
             .entries
             .into_iter()

@@ -191,7 +191,7 @@ impl Replica {
             return Ok(());
         }
         let own = self.places.listen.to_string();
-        let there = self.store.list(&keys::parts("registry")).await?;
+        let there = self.store.list_readable(&keys::parts("registry")).await?;
         let others: Vec<String> = there
             .entries
             .into_iter()

@@ -33,6 +33,9 @@ pub(super) struct Sight {
     pub healthy: bool,
 }
 
+/// How long a host has to be away before anything is moved, in seconds.
+const HOST_GRACE: f64 = 2.9;
+
 /// What a router would do at this moment.
 #[derive(Debug, Clone)]
 pub(super) struct RouterSight {
@@ -54,6 +57,8 @@ struct Book {
     routers: BTreeMap<String, (f64, bool, bool)>,
     /// Nothing is lost in this story: the floor holds.
     gentle: bool,
+    /// Since when hosts' presence is gone.
+    absent: BTreeMap<String, f64>,
     verdict: Option<String>,
     hash: u64,
     events: u64,
@@ -383,6 +388,14 @@ impl Book {
             ["apps", app, "outcomes", version] if old.is_some() && new.is_some() => {
                 self.accuse(format!("the outcome of {app} {version} is written twice"));
             }
+            ["machines", id] => {
+                if new.is_some() {
+                    self.absent.remove(id);
+                } else {
+                    self.absent.insert(id.to_owned(), now());
+                }
+            }
+            ["hosts", id] => self.host(id, old, new),
             ["router", "hosts", ip] => {
                 let before = self.routers.get(ip).copied();
                 let is_here = before.is_some_and(|(_, here, _)| here);
@@ -392,6 +405,23 @@ impl Book {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A host is found lost only after its grace; from then on the floor is off.
+    fn host(&mut self, id: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
+        let lost = |bytes: Option<&[u8]>| {
+            let record = bytes.and_then(|b| HostRecord::decode(b).ok());
+            record.is_some_and(|record| record.lost_since.is_some())
+        };
+        if lost(old) || !lost(new) {
+            return;
+        }
+        self.gentle = false;
+        self.note("lost", id);
+        let away = self.absent.get(id).map(|since| now() - since);
+        if away.is_none_or(|away| away < HOST_GRACE) {
+            self.accuse(format!("host {id} is found lost after {away:?} s"));
         }
     }
 
@@ -644,6 +674,23 @@ impl Book {
 fn lower(floor: &mut Structure, wanted: &Structure) {
     for (kind, count) in floor.iter_mut() {
         *count = (*count).min(wanted.get(kind).copied().unwrap_or(0));
+    }
+}
+
+impl Judge {
+    /// Whether what users asked for last is what runs.
+    pub fn are_active(&self, expected: &BTreeMap<AppName, ReleaseNumber>) -> Result<(), String> {
+        let book = lock(&self.0);
+        for (name, version) in expected {
+            let app = book.read::<App>(keys::app(name).as_str());
+            let active = app.map(|app| app.active);
+            if active != Some(*version) {
+                return Err(format!(
+                    "{name} {version} was asked for, {active:?} is active"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ use self::{
     units::SimUnits,
 };
 use crate::{
-    model::AppName,
+    model::{AppName, ReleaseNumber},
     outside::simulated,
     render::{TemplateSources, Templates},
     router,
@@ -52,6 +52,10 @@ struct World {
     hosts: Mutex<BTreeMap<usize, Host>>,
     apps: Mutex<Vec<AppName>>,
     rough: AtomicBool,
+    /// Nothing goes wrong any more.
+    peace: AtomicBool,
+    /// The release that each user has asked for last, and that has to be active in the end.
+    expected: Mutex<BTreeMap<AppName, ReleaseNumber>>,
 }
 
 impl World {
@@ -90,6 +94,7 @@ impl World {
     /// Everybody comes back, and everything is reached.
     fn make_peace(self: &Arc<Self>, hosts: usize) {
         self.rough.store(false, Ordering::Relaxed);
+        self.peace.store(true, Ordering::Relaxed);
         self.sky.set_leaderless(false);
         self.memory.elect_leader();
         for host in 1..=hosts {
@@ -111,7 +116,9 @@ impl World {
 
     fn is_settled(&self, hosts: usize) -> Result<(), String> {
         let on: BTreeSet<usize> = (1..=hosts).collect();
-        self.judge.is_settled(&on, &self.routers())
+        self.judge.is_settled(&on, &self.routers())?;
+        let expected = lock(&self.expected).clone();
+        self.judge.are_active(&expected)
     }
 }
 
@@ -179,11 +186,13 @@ async fn story_of(seed: u64, trace: bool) -> Outcome {
         hosts: Mutex::default(),
         apps: Mutex::default(),
         rough: AtomicBool::new(!gentle),
+        peace: AtomicBool::new(false),
+        expected: Mutex::default(),
         dice,
     });
     for n in 1..=plot.hosts {
         let dir = base.path().join(n.to_string());
-        let memory = PLACE * world.dice.between(8, 24);
+        let memory = PLACE * world.dice.between(10, 24);
         let host = Host::new(dir, memory, n <= plot.routers, n <= plot.controllers);
         lock(&world.hosts).insert(n, host);
     }
@@ -241,7 +250,13 @@ fn scratch() -> tempfile::TempDir {
 }
 
 /// Simulates many seeds at once on all processors; gives those that broke a law, and how it went.
-fn simulate_all(seeds: impl Iterator<Item = u64> + Send, limit: Option<Duration>) -> Vec<Outcome> {
+///
+/// Ends early after `limit`, or with the first failure if that is enough.
+fn simulate_all(
+    seeds: impl Iterator<Item = u64> + Send,
+    limit: Option<Duration>,
+    first_is_enough: bool,
+) -> Vec<Outcome> {
     let begun = Instant::now();
     let seeds = Mutex::new(seeds);
     let (done, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
@@ -250,7 +265,9 @@ fn simulate_all(seeds: impl Iterator<Item = u64> + Send, limit: Option<Duration>
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while limit.is_none_or(|limit| begun.elapsed() < limit) {
+                while limit.is_none_or(|limit| begun.elapsed() < limit)
+                    && !(first_is_enough && !lock(&failed).is_empty())
+                {
                     let next = lock(&seeds).next();
                     let Some(seed) = next else { return };
                     let outcome = simulate(seed, false);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     outside::simulated::splitmix,
@@ -99,6 +99,8 @@ pub(super) struct Rates {
     pub repeats: u32,
     /// Calls and events that take seconds.
     pub slow: u32,
+    /// Nothing takes so long that a lease runs out.
+    pub patient: bool,
     /// The usual way, at most, in milliseconds.
     pub latency: u64,
 }
@@ -118,7 +120,7 @@ struct Air {
 pub(super) struct Sky {
     pub dice: Arc<Dice>,
     air: Mutex<Air>,
-    version: watch::Sender<u64>,
+    changed: Arc<Notify>,
     deaths: mpsc::UnboundedSender<(Node, Arc<AtomicBool>)>,
 }
 
@@ -130,7 +132,7 @@ impl Sky {
         Arc::new(Self {
             dice,
             air: Mutex::default(),
-            version: watch::Sender::default(),
+            changed: Arc::default(),
             deaths,
         })
     }
@@ -141,7 +143,7 @@ impl Sky {
 
     pub fn set_leaderless(&self, leaderless: bool) {
         lock(&self.air).leaderless = leaderless;
-        self.version.send_modify(|version| *version += 1);
+        self.changed.notify_waiters();
     }
 
     pub fn cut(&self, host: usize, cut: bool) {
@@ -152,7 +154,7 @@ impl Sky {
             air.cut.remove(&host);
         }
         drop(air);
-        self.version.send_modify(|version| *version += 1);
+        self.changed.notify_waiters();
     }
 
     /// A node's life has ended by itself.
@@ -193,7 +195,10 @@ impl Weather for Over {
     fn latency(&self) -> Duration {
         let rates = self.rates();
         if self.sky.dice.falls(rates.slow) {
-            return self.sky.dice.long_tail(100, 4000);
+            return self
+                .sky
+                .dice
+                .long_tail(100, if rates.patient { 1500 } else { 4000 });
         }
         self.sky.dice.time(1, rates.latency.max(1))
     }
@@ -208,7 +213,7 @@ impl Weather for Over {
             };
         }
         if dice.falls(rates.lost) {
-            return Fate::Lost(dice.long_tail(10, 12_000));
+            return Fate::Lost(dice.long_tail(10, if rates.patient { 2000 } else { 12_000 }));
         }
         if !changes {
             return Fate::Fine;
@@ -245,8 +250,8 @@ impl Weather for Over {
         self.alive.load(Ordering::Relaxed) && !air.leaderless && !cut
     }
 
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.sky.version.subscribe()
+    fn changes(&self) -> Arc<Notify> {
+        Arc::clone(&self.sky.changed)
     }
 
     fn writes(&self, now: bool) {

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     World, cluster,
-    sky::{Node, Rates, Role, ms},
+    sky::{Node, Rates, Role, lock, ms},
     units::Temper,
 };
 use crate::{
@@ -60,12 +60,13 @@ impl Plot {
                 dice.between(0, most) as u32
             }
         };
+        let tone = if dice.falls(5000) {
+            Tone::Gentle
+        } else {
+            Tone::Rough
+        };
         Self {
-            tone: if dice.falls(5000) {
-                Tone::Gentle
-            } else {
-                Tone::Rough
-            },
+            tone,
             hosts,
             routers: dice.between(1, 3) as usize,
             controllers: dice.between(2, 3) as usize,
@@ -81,6 +82,7 @@ impl Plot {
                 silence: rate(30),
                 repeats: rate(500),
                 slow: rate(300),
+                patient: tone == Tone::Gentle,
                 latency: *dice.pick(&[2, 5, 20, 100]),
             },
             mishaps: *dice.pick(&[3_000, 8_000, 20_000, 60_000]),
@@ -293,7 +295,7 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
                 (format!("deploy {what}"), timeout(ms(700_000), deploy).await)
             }
             3..=5 => {
-                let most = if dice.falls(1000) { 9 } else { 4 };
+                let most = if dice.falls(1000) { 6 } else { 4 };
                 wanted.insert(kind("web"), dice.between(0, most) as u32);
                 wanted.insert(kind("worker"), dice.between(0, 3) as u32);
                 let scale = change::scale(&store, &name, &by, &wanted);
@@ -337,6 +339,21 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
         world.judge.note("user", &format!("{}: {result}", done.0));
         let pause = *dice.pick(&[500, 5_000, 30_000, 120_000]);
         sleep(dice.long_tail(10, pause)).await;
+    }
+    // Once nothing goes wrong any more, what is asked for has to come about.
+    let last = build(&name, Temper::Good, true);
+    loop {
+        sleep(ms(1000)).await;
+        if !world.peace.load(std::sync::atomic::Ordering::Relaxed) {
+            continue;
+        }
+        if let Ok(change) = change::deploy(&store, &name, &by, &last, &mut say).await {
+            world
+                .judge
+                .note("user", &format!("{name} {} is the last", change.release));
+            lock(&world.expected).insert(name, change.release);
+            return;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::{
-    sync::watch,
+    sync::Notify,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -61,7 +61,7 @@ pub(crate) trait Weather: Send + Sync + 'static {
     /// Whether the node and the store reach each other now.
     fn reaches(&self) -> bool;
     /// Told when that changes.
-    fn changes(&self) -> watch::Receiver<u64>;
+    fn changes(&self) -> Arc<Notify>;
     /// A transaction of this node is about to be carried out (and then it has been).
     fn writes(&self, now: bool);
     /// The node dies here; what called never goes on.
@@ -228,7 +228,7 @@ impl Backend for Faulty {
 struct FaultyWatch {
     inner: Box<dyn Watch>,
     weather: Arc<dyn Weather>,
-    changes: watch::Receiver<u64>,
+    changes: Arc<Notify>,
     /// What is on its way, in order, and when it arrives.
     coming: VecDeque<(Instant, Event)>,
     /// Nothing more comes from it.
@@ -264,14 +264,16 @@ impl FaultyWatch {
 impl Watch for FaultyWatch {
     fn next(&mut self) -> BoxFuture<'_, Event> {
         Box::pin(async move {
+            let changes = Arc::clone(&self.changes);
             loop {
+                let changed = changes.notified();
                 if self.weather.reaches() {
                     self.cut_since = None;
                 } else {
                     let since = *self.cut_since.get_or_insert_with(Instant::now);
                     tokio::select! {
                         biased;
-                        _ = self.changes.changed() => continue,
+                        () = changed => continue,
                         () = sleep_until(since + STREAM_PATIENCE) => {
                             return Event::Closed("cut off".into());
                         }
@@ -292,7 +294,7 @@ impl Watch for FaultyWatch {
                         }
                     }
                     event = self.inner.next(), if !self.silent => self.sent(event),
-                    _ = self.changes.changed() => {}
+                    () = changed => {}
                 }
             }
         })

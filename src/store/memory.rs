@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Change, Compare, Entry, Op, StoreError, Txn,
@@ -51,7 +51,8 @@ type Observer = Box<dyn FnMut(Revision, &[Change]) + Send>;
 #[derive(Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
-    changed: Arc<watch::Sender<()>>,
+    /// Wakes watches in the order in which they wait, so that a simulation is the same each time.
+    changed: Arc<Notify>,
 }
 
 impl Default for MemoryStore {
@@ -72,7 +73,7 @@ impl MemoryStore {
     pub fn new() -> Self {
         Self {
             state: Arc::default(),
-            changed: Arc::new(watch::Sender::new(())),
+            changed: Arc::default(),
         }
     }
 
@@ -83,13 +84,13 @@ impl MemoryStore {
     /// Switches faults on or off.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Breaks every open watch, as when a member dies.
     pub fn break_watches(&self) {
         self.lock().generation += 1;
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Forgets the history up to now.
@@ -98,7 +99,7 @@ impl MemoryStore {
         state.compacted = state.revision;
         state.history.clear();
         drop(state);
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// The members have lost their leader: leases don't end before there is another.
@@ -134,7 +135,7 @@ impl MemoryStore {
     /// Ends the leases whose time is out, also while nobody can reach the store.
     fn tick(&self) {
         Self::expire(&mut self.lock());
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Ends the leases whose time is out; called by every verb.
@@ -263,7 +264,7 @@ impl MemoryStore {
             (result, state.revision != before)
         };
         if changed {
-            self.changed.send_replace(());
+            self.changed.notify_waiters();
         }
         result
     }
@@ -342,7 +343,6 @@ impl Backend for MemoryStore {
         Box::pin(async move {
             let generation = opened?;
             Ok(Box::new(MemoryWatch {
-                changed: self.changed.subscribe(),
                 store: self.clone(),
                 span,
                 next: from,
@@ -429,7 +429,6 @@ fn rewind(state: &State, revision: Revision) -> BTreeMap<Vec<u8>, Entry> {
 
 struct MemoryWatch {
     store: MemoryStore,
-    changed: watch::Receiver<()>,
     span: Span,
     next: Revision,
     generation: u64,
@@ -481,13 +480,14 @@ impl MemoryWatch {
 impl Watch for MemoryWatch {
     fn next(&mut self) -> BoxFuture<'_, Event> {
         Box::pin(async move {
+            let changed = Arc::clone(&self.store.changed);
             loop {
+                // Whatever changes from here on wakes it.
+                let change = changed.notified();
                 if let Some(event) = self.ready() {
                     return event;
                 }
-                if self.changed.changed().await.is_err() {
-                    return Event::Closed("the store is gone".into());
-                }
+                change.await;
             }
         })
     }
@@ -495,7 +495,6 @@ impl Watch for MemoryWatch {
     fn poke(&mut self) -> BoxFuture<'_, ()> {
         self.pokes += 1;
         // Whoever waits in `next` is this same task: the poke is seen at the next call.
-        self.changed.mark_changed();
         Box::pin(async {})
     }
 }

@@ -303,6 +303,9 @@ impl Ground {
                 self.cluster.sh(host, script).all()
             );
         }
+        // The entry point's word: whether it took a router for gone.
+        let cluster = PathBuf::from("/var/lib/deis-local").join(&self.cluster.name);
+        text += &fs::read_to_string(cluster.join("forward.log")).unwrap_or_default();
         let path = dir.join(format!("{trial}.log"));
         let _ = fs::write(&path, text);
         println!("    evidence: {}", path.display());

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What stands in the record's place.
-const GARBAGE: [&str; 3] = ["{not json", r#"{"schema":99}"#, ""];
+const GARBAGE: [&str; 3] = ["{not json", r#"{"schema":99}"#, "[]"];
 /// An app beside the watched one, for records that are an app's.
 const VICTIM: &str = "victim";
 
@@ -31,6 +31,27 @@ fn write(ground: &Ground, key: &str, base64: &str) {
         host.address
     );
     ground.cluster.sh(host, &script).ok();
+}
+
+/// Puts a record back as it was, also when the trial fails.
+struct Restored<'a> {
+    ground: &'a Ground,
+    key: &'a str,
+    good: Option<String>,
+}
+
+impl Drop for Restored<'_> {
+    fn drop(&mut self) {
+        let host = &self.ground.cluster.hosts[0];
+        match &self.good {
+            Some(good) => write(self.ground, self.key, good),
+            None => drop(
+                self.ground
+                    .cluster
+                    .etcdctl(host, &format!("del {}", self.key)),
+            ),
+        }
+    }
 }
 
 /// The cluster takes changes of an app that has nothing to do with it, and doesn't touch it else.
@@ -96,7 +117,11 @@ pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
     ];
     let lives = ground.cluster.lives(VICTIM);
     for (kind, key) in &keys {
-        let good = read(ground, key);
+        let restored = Restored {
+            ground,
+            key,
+            good: read(ground, key),
+        };
         for garbage in GARBAGE {
             let host = &ground.cluster.hosts[0];
             let url = format!("http://{}:2379", host.address);
@@ -112,13 +137,7 @@ pub fn records_that_are_corrupt(ground: &Ground, notes: &mut Notes) {
             lives,
             "a {kind} that can't be read stops nothing"
         );
-        match good {
-            Some(good) => write(ground, key, &good),
-            None => {
-                let host = &ground.cluster.hosts[0];
-                ground.cluster.etcdctl(host, &format!("del {key}")).ok();
-            }
-        }
+        drop(restored);
         println!("    {kind}: {key}");
     }
     // Mended, it can be changed again.

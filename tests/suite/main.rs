@@ -23,3 +23,4 @@ mod t14_logs;
 mod t15_features;
 mod t16_stable;
 mod t17_units;
+mod t18_loss;

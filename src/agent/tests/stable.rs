@@ -209,3 +209,100 @@ fn sum(body: &[u8]) -> Vec<u8> {
     let text = std::str::from_utf8(body).expect("text");
     format!("{}\n{text}", steps::sha256(text)).into_bytes()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_nothing_from_starting_or_stopping() {
+    let Some(disk) = Disk::mount("128k") else {
+        return;
+    };
+    let mut host = Host::new().await;
+    let place = host.paths().at("/var/lib/deis");
+    std::fs::create_dir_all(&place).expect("made");
+    std::os::unix::fs::symlink(disk.path(), place.join("agent")).expect("linked");
+    host.boot().await;
+    disk.fill();
+    let told = host.serve(WEB, 1).await;
+    let reason = told.reason.clone().expect("a reason");
+    assert!(reason.contains("No space left"), "{reason}");
+    assert!(
+        reason.contains("without etcd it would not start again"),
+        "{reason}"
+    );
+    assert_eq!(
+        std::fs::read_dir(host.paths().cache())
+            .expect("dir")
+            .count(),
+        0
+    );
+    // The next agent adopts it as it is, and what is to go goes.
+    host.end().await;
+    host.boot().await;
+    host.serve("blog_v1.worker.1", 2).await;
+    host.assign("blog_v1.worker.1", 2, Desired::Stop).await;
+    host.until("one alone", |s| s.processes.keys().eq([WEB]))
+        .await;
+    let starts = host.units.calls();
+    let starts = starts
+        .iter()
+        .filter(|call| *call == "start blog_v1.web.1.service");
+    assert_eq!(starts.count(), 1);
+    let again = |p: &ProcessState| p.reason.as_ref() == Some(&reason);
+    host.until_process(WEB, "told by the next agent, too", again)
+        .await;
+    // With room again, all that runs is kept, without anybody's help.
+    host.serve("blog_v1.worker.2", 3).await;
+    disk.empty();
+    let kept = |p: &ProcessState| p.ready && p.reason.is_none();
+    host.until_process("blog_v1.worker.2", "kept", kept).await;
+    host.until_process(WEB, "kept", kept).await;
+    let all = cache::load(&host.paths());
+    assert_eq!(all.keys().collect::<Vec<_>>(), [WEB, "blog_v1.worker.2"]);
+    assert_eq!(all[WEB].port, told.port);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_that_cannot_be_read_stops_nothing() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    host.end().await;
+    std::fs::remove_dir_all(host.paths().cache()).expect("removed");
+    let key = keys::setting(&format!("schedule/{}", host.machine), WEB);
+    let txn = Txn::new().put(&key, &"no record".to_owned());
+    host.store.commit(txn).await.expect("stored");
+    host.boot().await;
+    host.serve("blog_v1.worker.1", 2).await;
+    host.until_process(WEB, "still there", |p| p.ready).await;
+    let calls = host.units.calls();
+    assert!(
+        !calls.iter().any(|call| call.starts_with("stop")),
+        "{calls:?}"
+    );
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_of_the_same_name_has_its_own_releases() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    let unit = host.paths().unit("blog_v1.web.1.service");
+    let text = || std::fs::read_to_string(&unit).expect("unit");
+    assert!(text().contains(IMAGE));
+    // Destroyed and made again while this host hears nothing: one change of the same key.
+    let build = keys::build(&app(), Uuid::from_u128(0xb));
+    let mut other = host
+        .store
+        .get(&build)
+        .await
+        .expect("read")
+        .expect("there")
+        .value;
+    other.image = IMAGE.replace("0123", "4567");
+    let txn = Txn::new().put(&build, &other);
+    host.store.commit(txn).await.expect("stored");
+    host.serve(WEB, 2).await;
+    assert!(text().contains(&other.image), "{}", text());
+    host.end().await;
+}

@@ -119,7 +119,7 @@ pub enum Command {
     /// Set how many processes of each type run
     #[command(name = "ps:scale", visible_alias = "scale")]
     Scale(ps::Scale),
-    /// List the types marked as single, or mark one: never two processes of one number at a time
+    /// List or mark types that never run twice at a time
     #[command(
         name = "ps:single",
         after_long_help = "The old process of a single type stops before the next one starts, also in a \

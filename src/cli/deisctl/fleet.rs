@@ -47,33 +47,40 @@ async fn by_machine<T: crate::model::Record>(
     store: &Store,
     prefix: keys::Prefix<T>,
 ) -> Result<BTreeMap<MachineId, T>, StoreError> {
-    let listing = store.list(&prefix).await?;
+    let listing = store.list_readable(&prefix).await?;
     let entries = listing.entries.into_iter();
     let parsed =
         entries.filter_map(|(key, entry)| Some((machine_of(&key, prefix.as_str())?, entry.value)));
     Ok(parsed.collect())
 }
 
+async fn readable_leader(store: &Store) -> Result<Option<Leader>, StoreError> {
+    match store.get(&keys::leader()).await {
+        Err(StoreError::Record { .. }) => Ok(None),
+        other => Ok(other?.map(|found| found.value)),
+    }
+}
+
 impl Fleet {
-    /// Reads it.
+    /// Reads it, but for records that can't be read: each harms its own thing only.
     ///
     /// # Errors
-    /// When etcd can't be reached or holds a record that can't be read.
+    /// When etcd can't be reached.
     pub async fn load(store: &Store) -> Result<Self, StoreError> {
         let mut fleet = Self {
             machines: by_machine(store, keys::machines()).await?,
             hosts: by_machine(store, keys::hosts()).await?,
             states: by_machine(store, keys::states()).await?,
-            leader: store.get(&keys::leader()).await?.map(|found| found.value),
+            leader: readable_leader(store).await?,
             ..Self::default()
         };
         let prefix = keys::units();
-        for (key, entry) in store.list(&prefix).await?.entries {
+        for (key, entry) in store.list_readable(&prefix).await?.entries {
             if let Some(Ok(name)) = keys::last_part(&key, prefix.as_str()).map(str::parse) {
                 fleet.units.insert(name, entry);
             }
         }
-        for (key, entry) in store.list(&keys::schedule()).await?.entries {
+        for (key, entry) in store.list_readable(&keys::schedule()).await?.entries {
             if let Some((machine, name)) = keys::parse_assignment(&key) {
                 let at = (name.to_owned(), machine);
                 fleet.assignments.insert(at, entry.value);

@@ -9,7 +9,7 @@ use super::{
 use crate::{model::*, store::keys};
 
 impl Sim {
-    fn label(&mut self, n: usize, zone: &str) {
+    fn in_zone(&mut self, n: usize, zone: &str) {
         let key = keys::host(&machine(n));
         let mut record = self.kv.get(&key).expect("a host").0;
         record.labels.insert("zone".into(), zone.into());
@@ -46,8 +46,8 @@ fn what_the_loss_of_a_host_or_zone_would_mean() {
         ["host deis-01: 2", "host deis-02: 2", "host deis-03: 2"]
     );
     // Three places in each host, two of them taken: without two hosts there is one place for four.
-    sim.label(1, "a");
-    sim.label(2, "a");
+    sim.in_zone(1, "a");
+    sim.in_zone(2, "a");
     let without = sim.without();
     let zone = without.last().expect("the zone comes last");
     assert!(zone.starts_with("zone a: 4 blog web."), "{zone}");

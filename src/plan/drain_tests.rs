@@ -292,7 +292,8 @@ proptest! {
     /// that are drained.
     #[test]
     fn drains_end_well(
-        hosts in 3usize..6, web in 1u32..6, worker in 0u32..3,
+        // One drained and one cordoned leave two with room for all: no rollout has to be given up.
+        hosts in 4usize..6, web in 1u32..6, worker in 0u32..3,
         steps in prop::collection::vec((0usize..7, prop::collection::vec(any::<u8>(), 0..60)), 1..6),
     ) {
         let mut sim = Sim::new(hosts, 6, 2);

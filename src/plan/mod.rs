@@ -26,6 +26,8 @@ mod kv_tests;
 #[cfg(test)]
 mod loss_tests;
 pub mod preview;
+#[cfg(test)]
+mod preview_tests;
 mod rebalance;
 mod removal;
 pub mod rollout;

@@ -233,7 +233,11 @@ fn a_host_that_joins_gets_its_share_if_moves_are_allowed() {
     let mut sim = running(8, 4, 2, 12);
     sim.join(3, 12);
     sim.settle();
-    assert_eq!(sim.on(3), Vec::<String>::new(), "off unless somebody wants it");
+    assert_eq!(
+        sim.on(3),
+        Vec::<String>::new(),
+        "off unless somebody wants it"
+    );
     let key = keys::platform("rebalance-per-minute");
     sim.kv.put(&key, &"30".to_owned());
     sim.join(4, 12);
@@ -243,7 +247,10 @@ fn a_host_that_joins_gets_its_share_if_moves_are_allowed() {
     for n in 1..=4 {
         assert_eq!(sim.on(n).len(), 3, "{:?}", sim.on(n));
     }
-    assert!(sim.now >= begun + Duration::from_secs(2 * 5), "two seconds between moves");
+    assert!(
+        sim.now >= begun + Duration::from_secs(2 * 5),
+        "two seconds between moves"
+    );
     // A leader that knows nothing but the store moves nothing more.
     sim.elect();
     sim.settle();
@@ -263,10 +270,19 @@ fn a_move_that_comes_to_nothing_is_taken_back_and_not_tried_again_at_once() {
     let mut moves = 0;
     for _ in 0..300 {
         sim.pass(1, &["10.0.0.1", "10.0.0.2"]);
-        moves += sim.last.acts.iter().filter(|act| act.what.contains(" to deis-0")).count();
+        moves += sim
+            .last
+            .acts
+            .iter()
+            .filter(|act| act.what.contains(" to deis-0"))
+            .count();
     }
     assert_eq!(moves, 1, "one try");
-    assert_eq!(sim.on(1).len() + sim.on(2).len(), 4, "the old ones serve on");
+    assert_eq!(
+        sim.on(1).len() + sim.on(2).len(),
+        4,
+        "the old ones serve on"
+    );
 }
 
 proptest! {

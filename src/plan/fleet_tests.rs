@@ -147,6 +147,7 @@ fn a_new_unit_is_checked_as_fleet_did() {
             Err("Global and Replaces"),
         ),
         ("Global=true\nMachineID=a", Err("Global and MachineID")),
+        ("MachineID=%i", Ok(())),
         ("MachineOf=a.1.service\nConflicts=a.*", Err("a.1.service")),
         (
             "Confilcts=a",

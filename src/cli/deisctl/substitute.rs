@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     leader,
-    model::{Desired, Phase, UnitTarget},
+    model::{Desired, Phase, ProcessState, UnitTarget},
     plan::{World, world::Said},
     store::Store,
 };
@@ -86,26 +86,50 @@ fn is_dispensable(world: &World) -> bool {
             .filter(|(name, _)| controller(name.as_str()))
             .any(|(name, _)| is_up(world, name.as_str()));
     }
+    let wanted = || {
+        let units = world.units().iter();
+        units.filter(|(_, unit)| unit.value.target != UnitTarget::Inactive)
+    };
     let stray = world.hosts().values().any(|host| {
         host.presence.machine().is_some()
             && host
                 .units
                 .keys()
-                .any(|assigned| !launched().any(|(wanted, _)| wanted == assigned))
+                .any(|assigned| !wanted().any(|(wanted, _)| wanted == assigned))
     });
-    !stray && launched().all(|(name, _)| is_up(world, name.as_str()))
+    !stray && wanted().all(|(name, unit)| is_done(world, name.as_str(), unit.value.target))
 }
 
 /// Whether a host that is present reports the unit up.
 fn is_up(world: &World, name: &str) -> bool {
+    is_reported(world, name, Desired::Run, |state| state.phase == Phase::Up)
+}
+
+/// Whether a host that is present has done with the unit what is wanted.
+fn is_done(world: &World, name: &str, target: UnitTarget) -> bool {
+    let desired = match target {
+        UnitTarget::Launched => Desired::Run,
+        UnitTarget::Loaded | UnitTarget::Inactive => Desired::Load,
+    };
+    is_reported(world, name, desired, |state| {
+        state.phase == Phase::Up || state.unit.as_ref().is_some_and(|unit| unit.done == target)
+    })
+}
+
+fn is_reported(
+    world: &World,
+    name: &str,
+    desired: Desired,
+    test: impl Fn(&ProcessState) -> bool,
+) -> bool {
     world.hosts().values().any(|host| {
         let assigned = host.units.iter().find(|(unit, _)| unit.as_str() == name);
         host.presence.machine().is_some()
             && assigned.is_some_and(|(_, assignment)| {
-                assignment.value.desired == Desired::Run
+                assignment.value.desired == desired
                     && matches!(
                         host.said(name, assignment.value.uuid),
-                        Said::State(state) if state.phase == Phase::Up
+                        Said::State(state) if test(state)
                     )
             })
     })

@@ -262,8 +262,12 @@ impl XFleet {
     }
 }
 
-/// fleet's specifiers: `%n` the full name, `%N` without suffix, `%p` before the `@`, `%i` after it.
+/// fleet's specifiers: `%n` the full name, `%N` without suffix, `%p` before the `@`, `%i` after it. In a
+/// template they stay as they are: what they mean, its instances tell.
 fn expand(value: &str, name: &UnitFileName) -> String {
+    if name.is_template() {
+        return value.to_owned();
+    }
     let mut out = String::with_capacity(value.len());
     let mut rest = value.chars();
     while let Some(c) = rest.next() {

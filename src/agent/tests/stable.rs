@@ -300,7 +300,13 @@ async fn an_app_of_the_same_name_has_its_own_releases() {
         .expect("there")
         .value;
     other.image = IMAGE.replace("0123", "4567");
-    let txn = Txn::new().put(&build, &other);
+    let first = keys::release(&app(), ReleaseNumber(1));
+    let release = host.store.get(&first).await.expect("read").expect("there");
+    let release = Release {
+        uuid: Uuid::from_u128(0xe),
+        ..release.value
+    };
+    let txn = Txn::new().put(&build, &other).put(&first, &release);
     host.store.commit(txn).await.expect("stored");
     host.serve(WEB, 2).await;
     assert!(text().contains(&other.image), "{}", text());

@@ -160,7 +160,8 @@ impl<'w> Units<'w> {
         }
         let own = host.view.units.get(name)?.create_revision;
         let older = host.view.units.iter().find(|(other, assignment)| {
-            assignment.create_revision < own
+            // Those of one transaction are of one age: then the name decides.
+            (assignment.create_revision, *other) < (own, name)
                 && assignment.value.desired != Desired::Stop
                 && self.neighbours.are_foes(name, other)
         });

@@ -151,7 +151,6 @@ impl Links {
     }
 
     /// Has an HTTP client prove itself to other parts, and trust no others.
-    #[must_use]
     pub fn trusted_by(&self, client: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         match &self.tls {
             Some(tls) => client.tls_backend_preconfigured((*tls.client).clone()),

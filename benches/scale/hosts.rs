@@ -91,18 +91,6 @@ impl Units for Service {
         Ok(status)
     }
 
-    async fn load(&self, unit: &str) -> Result<UnitStatus, UnitError> {
-        self.units.load(unit).await
-    }
-
-    async fn enable(&self, unit: &str) -> Result<bool, UnitError> {
-        self.units.enable(unit).await
-    }
-
-    async fn disable(&self, unit: &str) -> Result<bool, UnitError> {
-        self.units.disable(unit).await
-    }
-
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
         if process(unit).is_some() {
             self.deeds.stops.fetch_add(1, Ordering::Relaxed);

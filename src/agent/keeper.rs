@@ -145,7 +145,7 @@ impl Keeper {
                     .collect();
                 let result = cache::save_all(&paths, &entries);
                 for (_, _, sender) in batch {
-                    let copy = result.as_ref().map(|()| ()).map_err(copy);
+                    let copy = result.as_ref().copied().map_err(copy);
                     let _ = sender.send(copy);
                 }
             };

@@ -312,7 +312,7 @@ mod tests {
             option("Service", "#User", "x"),
         ];
         for option in bad {
-            assert!(write(&[option.clone()]).is_err(), "{option:?}");
+            assert!(write(std::slice::from_ref(&option)).is_err(), "{option:?}");
         }
     }
 

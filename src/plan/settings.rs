@@ -44,23 +44,33 @@ const SETTINGS: [Setting; 4] = [
     Setting {
         name: "memory-overcommit-percent",
         rule: "a whole number from 1 to 10000",
-        set: |placing, text| Some(placing.memory_percent = number(text, 1, 10_000)?),
+        set: |placing, text| {
+            placing.memory_percent = number(text, 1, 10_000)?;
+            Some(())
+        },
     },
     Setting {
         name: "cpu-overcommit-percent",
         rule: "a whole number from 1 to 10000",
-        set: |placing, text| Some(placing.cpu_percent = number(text, 1, 10_000)?),
+        set: |placing, text| {
+            placing.cpu_percent = number(text, 1, 10_000)?;
+            Some(())
+        },
     },
     Setting {
         name: "failure-domain",
         rule: "the name of a label: letters, digits, . _ and -",
-        set: |placing, text| Some(placing.domain_label = label(text)?.to_owned()),
+        set: |placing, text| {
+            placing.domain_label = label(text)?.to_owned();
+            Some(())
+        },
     },
     Setting {
         name: "rebalance-per-minute",
         rule: "a whole number from 0 to 600",
         set: |placing, text| {
-            Some(placing.moves_per_minute = u32::try_from(number(text, 0, 600)?).ok()?)
+            placing.moves_per_minute = u32::try_from(number(text, 0, 600)?).ok()?;
+            Some(())
         },
     },
 ];

@@ -265,9 +265,11 @@ fn simulate_all(
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while limit.is_none_or(|limit| begun.elapsed() < limit)
-                    && !(first_is_enough && !lock(&failed).is_empty())
-                {
+                let is_over = || {
+                    limit.is_some_and(|limit| begun.elapsed() >= limit)
+                        || first_is_enough && !lock(&failed).is_empty()
+                };
+                while !is_over() {
                     let next = lock(&seeds).next();
                     let Some(seed) = next else { return };
                     let outcome = simulate(seed, false);

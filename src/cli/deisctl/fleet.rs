@@ -264,11 +264,7 @@ impl Row {
         mut notes: Vec<String>,
     ) -> Self {
         let (load, active, sub) = report.map_or(("-", "-", "-"), |report| words(report.phase));
-        if let Some(report) = report {
-            if let Some(reason) = &report.reason {
-                notes.push(reason.clone());
-            }
-        }
+        notes.extend(report.and_then(|report| report.reason.clone()));
         let live = machine.and_then(|id| fleet.figures.get(id)?.processes.get(name));
         let figures = report.map(|report| {
             let live = live.filter(|figures| figures.uuid == report.uuid).cloned();

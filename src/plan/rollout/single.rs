@@ -111,7 +111,7 @@ impl<'w> Step<'_, 'w> {
             let moves = there.iter().any(|proc| self.has_to_leave(proc));
             if self.mode() != Mode::Forward && !moves {
                 slots.yielding.insert((*slot).clone());
-            } else if there.iter().any(|proc| leaves(proc)) {
+            } else if there.iter().any(leaves) {
                 busy.insert(&slot.kind);
                 slots.yielding.insert((*slot).clone());
             } else {

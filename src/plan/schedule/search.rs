@@ -5,7 +5,7 @@
 //! the pool keeps, is their order; the next host is the better one of the two heads.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     ops::Bound,
 };
 
@@ -36,7 +36,10 @@ pub(super) struct Search<'s> {
     walked: Option<(Load, u32)>,
 }
 
-fn after(walked: Option<(Load, u32)>) -> (Bound<(Load, u32)>, Bound<(Load, u32)>) {
+/// A place in the order of hosts: load, then index.
+type At = (Load, u32);
+
+fn after(walked: Option<At>) -> (Bound<At>, Bound<At>) {
     (
         walked.map_or(Bound::Unbounded, Bound::Excluded),
         Bound::Unbounded,
@@ -82,8 +85,8 @@ impl<'s> Search<'s> {
             if alone && pool.hosts[at as usize].room.refuses(self.wanted).is_some() {
                 continue;
             }
-            if !self.opened.contains_key(&domain) {
-                self.opened.insert(domain, Opened::default());
+            if let Entry::Vacant(new) = self.opened.entry(domain) {
+                new.insert(Opened::default());
                 self.queue_next(pool, domain);
             }
         }

@@ -4,7 +4,6 @@
 //! containers, idle) make it shorter.
 
 #[path = "../../tests/support/mod.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod suite;
 #[path = "../support/mod.rs"]
 mod support;

@@ -143,16 +143,23 @@ fn tell(vitals: Vec<Vital>, before: &Sample, now: &Sample, disks: &[&str]) -> Ho
     let wall = now.at.duration_since(before.at);
     let figures = |vital: Vital| {
         let usage = now.usages.get(&vital.uuid).copied().unwrap_or_default();
-        let earlier = before.usages.get(&vital.uuid).and_then(|u| u.cpu_micros);
-        let cpu = earlier.zip(usage.cpu_micros);
         let up = vital.up_since.filter(|since| *since > 0);
+        let age = up.map(|since| Duration::from_micros(boot_micros.saturating_sub(since)));
+        // What came up since the last look is judged from its start on.
+        let earlier = match before.usages.get(&vital.uuid) {
+            Some(usage) => usage.cpu_micros.map(|micros| (micros, wall)),
+            None => age.map(|age| (0, age)),
+        };
+        let share = earlier
+            .zip(usage.cpu_micros)
+            .and_then(|((earlier, over), now)| share(earlier, now, over));
         let figures = ProcessFigures {
             uuid: vital.uuid,
             memory_bytes: usage.memory_bytes,
             memory_limit_bytes: vital.memory_limit_bytes,
             cpu_micros: usage.cpu_micros,
-            cpu_permille: cpu.and_then(|(earlier, now)| share(earlier, now, wall)),
-            uptime_secs: up.map(|since| boot_micros.saturating_sub(since) / 1_000_000),
+            cpu_permille: share,
+            uptime_secs: age.map(|age| age.as_secs()),
             restarts: vital.restarts,
             exit: vital.exit,
         };

@@ -82,11 +82,12 @@ impl Cluster {
 
     /// etcdctl on a host.
     pub fn etcdctl(&self, host: &Host, args: &str) -> Ran {
-        let url = format!("http://{}:2379", host.address);
-        self.sh(
-            host,
-            &format!("ETCDCTL_API=3 etcdctl --endpoints {url} {args}"),
-        )
+        // What the profile says wins: in a cluster with certificates it names them.
+        let plain = format!("http://{}:2379", host.address);
+        let script = format!(
+            "ETCDCTL_ENDPOINTS={plain}; . /etc/profile.d/deis.sh; export ETCDCTL_ENDPOINTS; etcdctl {args}"
+        );
+        self.sh(host, &script)
     }
 
     /// The host on which a process runs, by `deisctl list`.

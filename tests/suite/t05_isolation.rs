@@ -38,11 +38,6 @@ fn the_control_plane_is_out_of_reach() {
         ] {
             targets.push((what.to_owned(), format!("{}:{port}", host.address)));
         }
-        let inside = cluster.sh(host, "podman inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $(podman ps -q --filter name=^neighbour_)").ok().out;
-        targets.push((
-            "another container on the bridge".to_owned(),
-            format!("{}:5000", inside.trim()),
-        ));
     }
     targets.push(("cloud metadata".to_owned(), "169.254.169.254:80".to_owned()));
 
@@ -56,6 +51,13 @@ fn the_control_plane_is_out_of_reach() {
             .out;
         let name = name.trim();
         assert!(!name.is_empty(), "curious runs on {}", host.name);
+        // Each host has a bridge of its own, and the same addresses on it.
+        let inside = cluster.sh(host, "podman inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $(podman ps -q --filter name=^neighbour_)").ok().out;
+        let mut targets = targets.clone();
+        targets.push((
+            "another container on the bridge".to_owned(),
+            format!("{}:5000", inside.trim()),
+        ));
         let said = knock(&cluster, host, name, &targets);
         for ((what, target), said) in targets.iter().zip(said.lines()) {
             assert!(

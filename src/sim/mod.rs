@@ -252,11 +252,7 @@ fn scratch() -> tempfile::TempDir {
 /// Simulates many seeds at once on all processors; gives those that broke a law, and how it went.
 ///
 /// Ends early after `limit`, or with the first failure if that is enough.
-fn simulate_all(
-    seeds: impl Iterator<Item = u64> + Send,
-    limit: Option<Duration>,
-    first_is_enough: bool,
-) -> Vec<Outcome> {
+fn simulate_all(seeds: impl Iterator<Item = u64> + Send, first_is_enough: bool) -> Vec<Outcome> {
     let begun = Instant::now();
     let seeds = Mutex::new(seeds);
     let (done, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
@@ -265,11 +261,7 @@ fn simulate_all(
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                let is_over = || {
-                    limit.is_some_and(|limit| begun.elapsed() >= limit)
-                        || first_is_enough && !lock(&failed).is_empty()
-                };
-                while !is_over() {
+                while !first_is_enough || lock(&failed).is_empty() {
                     let next = lock(&seeds).next();
                     let Some(seed) = next else { return };
                     let outcome = simulate(seed, false);

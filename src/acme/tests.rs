@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// An authority with a DNS of its own, both children of the test.
 struct Pebble {

@@ -15,6 +15,7 @@ mod clock;
 mod controllers;
 mod disk;
 mod etcd;
+mod fleet_api;
 mod fleet_hosts;
 mod fleet_units;
 mod ground;
@@ -107,15 +108,25 @@ const TRIALS: &[Trial] = trials![
     fleet_units::fleet_schedule_multiple_conflicts:
         "Several conflicts all hold, until the last one is gone.",
     fleet_units::fleet_schedule_replace:
-        "Replaces: it runs in the other's place, which goes elsewhere.",
+        "Replaces: where there is but the other's place it runs there, and the other one goes elsewhere.",
     fleet_units::fleet_schedule_circular_replace:
-        "Two that replace each other never run on one host, and one does run.",
+        "Of two that replace each other one runs.",
     fleet_units::fleet_schedule_condition_machine_id:
         "MachineID: it runs there.",
     fleet_units::fleet_schedule_global_units:
         "Global: it runs on each host.",
     fleet_units::fleet_schedule_global_conflicts:
         "A global unit stays off a host where a unit conflicts with it.",
+    fleet_api::fleet_machines_api_list:
+        "fleet's API at its socket tells every host's id, address and metadata; a bad page token is refused, 120 units come in two pages.",
+    fleet_api::fleet_machines_api_patch:
+        "PATCH of machines adds, changes and removes metadata, seen by `list-machines`; a bad one is refused and changes nothing.",
+    fleet_api::fleet_templates_with_specifiers_in_metadata:
+        "Instances whose MachineMetadata names %i run where that metadata is.",
+    fleet_api::fleet_reconfigure_server:
+        "New settings and SIGHUP: the API is served again at once, with what is new, and no unit is touched.",
+    fleet_api::fleet_tunnel_schedule_batch_units:
+        "Thirty units submitted, started and listed through `--tunnel`, by way of one host's sshd.",
     etcd::etcd_leader_changes:
         "etcd's leader changes every five seconds: nothing restarts, nothing moves, no request fails.",
     etcd::etcd_killed_everywhere:

@@ -22,6 +22,7 @@ mod ground;
 mod network;
 mod power;
 mod records;
+mod single;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -139,6 +140,10 @@ const TRIALS: &[Trial] = trials![
         "A host is cut off from etcd only: its processes run on, its router serves its last table, no request fails; they are moved after lease and grace, and after the return only they are stopped.",
     network::partition_from_hosts:
         "A host is cut off from all other hosts: the same, and only requests in flight across the cut may fail.",
+    single::single_never_twice:
+        "A process of a single type says ten times a second that it lives; its host is cut off from etcd, then from all hosts, then loses power, then etcd is stopped: there is one again each time, and never two.",
+    fleet_hosts::hosts_reload_systemd:
+        "`systemctl daemon-reload` on all hosts, again and again, and changes meanwhile: nothing restarts, no request fails, all that runs is known to run.",
     records::records_that_are_corrupt:
         "A record that can't be read, of each kind below /deis, stops nothing and keeps no other app from changes; mended, its own app changes again.",
     controllers::controllers_leader_killed:

@@ -16,7 +16,7 @@ use super::{
     ports::Ports,
     socket::Word,
     stats::Vital,
-    steps::{Progress, StepError},
+    steps::{Progress, StepError, unit_of},
 };
 use crate::{
     logger::tell::Damper,
@@ -53,6 +53,8 @@ pub struct Assigned {
 pub struct Entry {
     pub seen: Seen,
     pub status: UnitStatus,
+    /// How often systemd has told of its activity: what was read before it did is old.
+    pub told: u64,
     pub progress: Progress,
     pub withdrawn: Option<Revision>,
     pub error: Option<String>,
@@ -348,6 +350,7 @@ impl World {
         if let Some(exit) = change.exit.as_ref().and_then(Exit::brief) {
             entry.exit = Some(exit);
         }
+        entry.told += u64::from(change.active.is_some());
         change.apply(&mut entry.status);
         entry.seen.running = running_of(entry.status.active);
         // Only an end counts: a start's own signals may come after the announcer's first word.
@@ -374,6 +377,28 @@ impl World {
         let down = |active| matches!(active, Active::AutoRestart | Active::Failed);
         let stopping = entry.seen.busy == Some(Busy::Stopping);
         (!stopping && down(entry.status.active) && !down(before.active)).then(|| name.to_owned())
+    }
+
+    /// What a unit was read to be, when systemd had told of it so often: what it has told since is newer.
+    /// Returns the name if it has crashed.
+    pub fn unit_read(
+        &mut self,
+        name: &str,
+        told: u64,
+        status: UnitStatus,
+        now: Duration,
+    ) -> Option<String> {
+        if self.entries.get(name)?.told != told {
+            return None;
+        }
+        let change = UnitChange {
+            active: Some(status.active),
+            exit: Some(status.exit),
+            restarts: Some(status.restarts),
+            up_since: Some(status.up_since),
+            words: Some(status.words),
+        };
+        self.unit_changed(&unit_of(name), change, now)
     }
 
     /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd
@@ -493,6 +518,7 @@ impl Entry {
             end: None,
             exit: None,
             unkept: None,
+            told: 0,
             phase: Phase::Preparing,
             since: now,
         }
@@ -517,6 +543,7 @@ impl Entry {
     }
 
     fn found(&mut self, status: UnitStatus) {
+        self.told += 1;
         self.seen.running = running_of(status.active);
         self.status = status;
     }

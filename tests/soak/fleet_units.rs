@@ -528,3 +528,33 @@ pub fn fleet_schedule_global_conflicts(ground: &Ground, _: &mut Notes) {
     let hosts = units.wait_active("soak-global.service", 2);
     assert!(!hosts.contains(&ground.cluster.hosts[0].name), "{hosts:?}");
 }
+
+pub fn fleet_systemd_unit_flow(ground: &Ground, notes: &mut Notes) {
+    let units = Units::new(ground);
+    let name = "soak-hello.service";
+    units.write(name, &[]);
+    let mut took = Vec::new();
+    for (verb, state, hosts) in [
+        ("load", "loaded inactive", 1),
+        ("start", "loaded active", 1),
+        ("stop", "loaded inactive", 1),
+        ("start", "loaded active", 1),
+        ("unload", "not-found inactive", 3),
+        ("start", "loaded active", 1),
+        ("destroy", "not-found inactive", 3),
+    ] {
+        let begun = std::time::Instant::now();
+        units.ctl(&[verb, name]).ok();
+        took.push(begun.elapsed().as_secs_f64());
+        // The command waits: when it is over, it is so.
+        let found = units.hosts_with(name, state);
+        assert_eq!(found.len(), hosts, "{verb}: {state} on {found:?}");
+    }
+    for (host, ran) in ground
+        .cluster
+        .on_all("ls /run/systemd/system /run/deis/units")
+    {
+        assert!(!ran.out.contains("soak-"), "left on {host}: {}", ran.out);
+    }
+    notes.figure(format!("load to destroy: {took:.1?} s"));
+}

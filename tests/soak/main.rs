@@ -94,6 +94,8 @@ const TRIALS: &[Trial] = trials![
         "`cat` shows the text as it was submitted.",
     fleet_units::fleet_unit_status:
         "`status` shows systemd's word from the unit's host, and refuses a unit that is none.",
+    fleet_units::fleet_systemd_unit_flow:
+        "load, start, stop, unload and destroy, each seen on the host when the command is over; nothing of the unit is left.",
     fleet_units::fleet_list_unit_files_order:
         "`list-unit-files` is in the order of names.",
     fleet_units::fleet_unit_batches:

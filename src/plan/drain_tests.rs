@@ -36,28 +36,6 @@ impl Sim {
         keys.map(|key| key[prefix.len()..].to_owned()).collect()
     }
 
-    /// What the leader said last.
-    fn said(&self) -> String {
-        let lines = self.last.waiting.iter().map(ToString::to_string);
-        lines.collect::<Vec<_>>().join("\n")
-    }
-
-    /// Everybody acts for a while; of the routers only some.
-    fn pass(&mut self, seconds: u32, routers: &[&str]) {
-        for _ in 0..seconds {
-            self.now += Duration::from_secs(1);
-            self.lead();
-            for id in self.agents.keys().cloned().collect::<Vec<_>>() {
-                self.agent(&id);
-            }
-            for ip in routers {
-                self.route(ip);
-                self.finish_requests(ip);
-            }
-            self.check_floor();
-        }
-    }
-
     /// As many as run now have to serve at all times.
     fn hold_the_floor(&mut self) {
         self.floor = self.record().structure;
@@ -106,15 +84,15 @@ fn a_cordoned_host_keeps_what_it_has_and_gets_nothing() {
 fn one_free_place_is_enough_to_begin_and_what_waits_is_said() {
     let mut sim = running(12, 0, 3, 6);
     sim.drain(3, None);
-    sim.pass(30, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(30, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(3).len(), 0, "twelve places elsewhere");
     // Twelve places elsewhere for sixteen, one of them free.
     let mut sim = running(16, 0, 3, 6);
     assert_eq!(sim.on(3).len(), 5);
     sim.drain(3, None);
-    sim.pass(30, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(30, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(3).len(), 4);
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(
         said.contains("2 lack 512 MiB of free memory, 1 is being drained"),
         "{said}"
@@ -132,7 +110,7 @@ fn moves_have_a_budget() {
     sim.lead();
     assert_eq!(sim.last.acts.len(), 1);
     assert_eq!(sim.on(1).len(), 6 + 4);
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(
         said.contains("2 have to leave their host; at most 4 move at once"),
         "{said}"
@@ -144,7 +122,7 @@ fn the_deadline_stops_what_is_left_after_the_barriers() {
     let mut sim = running(6, 2, 2, 4);
     let there = sim.on(2).len();
     sim.drain(2, Some(60));
-    sim.pass(50, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(50, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), there, "no place elsewhere: they run on");
     assert!(
         sim.last.wake.is_some(),
@@ -153,7 +131,7 @@ fn the_deadline_stops_what_is_left_after_the_barriers() {
     sim.floor.clear();
     sim.settle();
     assert_eq!(sim.on(2), Vec::<String>::new());
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(said.contains("no host can take it"), "{said}");
     sim.undrain(2);
     sim.settle();
@@ -166,7 +144,7 @@ fn after_the_deadline_a_silent_router_is_waited_for_only_so_long() {
     sim.floor.clear();
     sim.drain(2, Some(1));
     // One router never lets go: its requests hold on, so the law of the stop can't be checked here.
-    sim.pass(20, &["10.0.0.1"]);
+    sim.go(20, &["10.0.0.1"]);
     assert_eq!(sim.on(2).len(), 2, "published no more, but up");
     sim.routers.remove("10.0.0.2");
     for _ in 0..40 {
@@ -209,9 +187,9 @@ fn a_single_type_stops_first_and_only_when_it_has_a_place() {
     sim.single = [kind("web")].into();
     sim.deploy_first(&structure(8, 0));
     sim.drain(2, None);
-    sim.pass(20, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(20, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), 4, "no place elsewhere: it runs on");
-    assert!(sim.said().contains("no host can take it"), "{}", sim.said());
+    assert!(sim.waiting().contains("no host can take it"), "{}", sim.waiting());
 }
 
 #[test]
@@ -219,7 +197,7 @@ fn what_does_not_get_up_elsewhere_leaves_the_old_one_serving() {
     let mut sim = running(4, 0, 2, 8);
     sim.health.insert(ReleaseNumber(2), Health::Hangs);
     sim.drain(2, None);
-    sim.pass(200, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(200, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), 2);
     // The drain is taken back: the old ones stay, the new ones that never served go.
     sim.undrain(2);
@@ -269,7 +247,7 @@ fn a_move_that_comes_to_nothing_is_taken_back_and_not_tried_again_at_once() {
     sim.join(4, 12);
     let mut moves = 0;
     for _ in 0..300 {
-        sim.pass(1, &["10.0.0.1", "10.0.0.2"]);
+        sim.go(1, &["10.0.0.1", "10.0.0.2"]);
         moves += sim
             .last
             .acts

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
+    World,
     actor_tests::Health,
+    drain::{self, DrainMemory},
+    round::{Context, Plan, Policy},
     sim_tests::{Sim, app, kind, machine, structure, wall},
 };
 use crate::{model::*, store::keys};
@@ -139,6 +142,60 @@ fn the_deadline_stops_what_is_left_after_the_barriers() {
 }
 
 #[test]
+fn a_clock_that_jumps_ends_no_drain_and_a_new_leader_knows_what_is_left() {
+    let overdue = |memory: &mut DrainMemory, world: &World, now: u64, wall: u64| {
+        let policy = Policy::default();
+        let cx = Context {
+            now: Duration::from_secs(now),
+            wall: self::wall(Duration::from_secs(wall)),
+            view_since: Duration::ZERO,
+            fence: 1,
+            policy: &policy,
+            new_id: &Uuid::nil,
+        };
+        let mut plan = Plan::default();
+        let overdue = drain::overdue(world, memory, &cx, &mut plan);
+        (!overdue.is_empty(), plan.wake.map(|wake| wake.as_secs()))
+    };
+    let mut sim = running(1, 0, 2, 4);
+    let mut memory = DrainMemory::default();
+    assert_eq!(overdue(&mut memory, &sim.world, 0, 0), (false, None));
+    let at = |secs| wall(Duration::from_secs(secs));
+    // The operator's clock is an hour behind this leader's; a minute is a minute.
+    let drain = HostDrain {
+        since: at(1_000),
+        deadline: Some(at(1_060)),
+    };
+    sim.record_of(2, |host| host.drain = Some(drain));
+    sim.lead();
+    for (now, wall, want) in [
+        (10, 4_600, (false, Some(70))),
+        (40, 999_999, (false, Some(70))),
+        (69, 0, (false, Some(70))),
+        (70, 1_000, (true, None)),
+    ] {
+        assert_eq!(
+            overdue(&mut memory, &sim.world, now, wall),
+            want,
+            "at {now} s"
+        );
+    }
+    // Who comes to lead meanwhile asks the clock, and gives no more than the whole.
+    for (wall, want) in [
+        (1_020, (false, Some(540))),
+        (1_060, (true, None)),
+        (0, (false, Some(560))),
+    ] {
+        let mut memory = DrainMemory::default();
+        assert_eq!(
+            overdue(&mut memory, &sim.world, 500, wall),
+            want,
+            "at {wall}"
+        );
+    }
+}
+
+#[test]
 fn after_the_deadline_a_silent_router_is_waited_for_only_so_long() {
     let mut sim = running(4, 0, 2, 8);
     sim.floor.clear();
@@ -189,7 +246,11 @@ fn a_single_type_stops_first_and_only_when_it_has_a_place() {
     sim.drain(2, None);
     sim.go(20, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), 4, "no place elsewhere: it runs on");
-    assert!(sim.waiting().contains("no host can take it"), "{}", sim.waiting());
+    assert!(
+        sim.waiting().contains("no host can take it"),
+        "{}",
+        sim.waiting()
+    );
 }
 
 #[test]

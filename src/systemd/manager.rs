@@ -275,17 +275,8 @@ async fn property<T: TryFrom<zbus::OwnedVariant>>(
     name: &str,
 ) -> Result<Option<T>, UnitError> {
     let path = proxies::unit_path(unit);
-    let body = (interface, name);
-    let call = connection.call_method(
-        Some(proxies::SERVICE),
-        path.as_str(),
-        Some(proxies::PROPERTIES),
-        "Get",
-        &body,
-    );
-    let reply = bounded("Get", unit, call).await?;
-    let value = reply.body().deserialize::<zbus::OwnedVariant>().ok();
-    Ok(value.and_then(|value| T::try_from(value).ok()))
+    let read = proxies::property(connection, &path, interface, name);
+    bounded("Get", unit, read).await
 }
 
 /// Puts a bound on a method call and words its error.

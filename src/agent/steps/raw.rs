@@ -45,13 +45,25 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             });
         }
         let file = self.unit_file(job, &unit, hash).await?;
-        self.save(job, None, Some(file.clone())).await;
+        // The disk is slow, and nothing of the start needs what is kept there: both at once.
+        let keep = self.save(job, None, Some(file.clone()));
+        let ((), status) = tokio::join!(keep, self.start_file(job, &unit, &file));
+        status
+    }
+
+    /// Writes a raw unit's file, and has systemd load or start it.
+    async fn start_file(
+        &self,
+        job: &Job,
+        unit: &UnitFileName,
+        file: &UnitFile,
+    ) -> Result<UnitStatus, StepError> {
         let _slot = self.starts.units.acquire().await;
         let owned = files::Owned {
             uuid: job.assignment.uuid,
             loaded: job.assignment.desired == Desired::Load,
         };
-        files::write_raw(&self.paths, &unit, owned, &file.text)?;
+        files::write_raw(&self.paths, unit, owned, &file.text)?;
         let name = unit.as_str();
         if has_install_section(&file.text) && self.units.enable(name).await? {
             info!(unit = name, "a raw unit is enabled: systemd reloads");

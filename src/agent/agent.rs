@@ -242,7 +242,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         loop {
             let now = self.clock.elapsed();
             let names = self.world.take_touched(now);
-            if names.is_empty() {
+            // A host that has nothing says so once, too: its last report may be of a former boot.
+            let is_silent =
+                self.world.knowledge != Knowledge::Nothing && self.states.borrow().is_none();
+            if names.is_empty() && !is_silent {
                 return self.world.wake_at();
             }
             let begun = Instant::now();
@@ -278,10 +281,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 self.recall().await;
             }
         }
+        let is_new_to_us = self.world.knowledge != Knowledge::Live;
         for Change { key, entry, .. } in update.changes {
             let Some((_, name)) = keys::parse_assignment(&key) else {
                 continue;
             };
+            if is_new_to_us {
+                self.world.inherit(name);
+            }
             self.world.try_again(name);
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
@@ -293,7 +300,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                         assignment,
                         mod_revision,
                     };
-                    self.world.assign(name, Some(assigned));
+                    self.world.assign(name, Some(assigned), outside::now());
                 }
                 Some((Err(error), mod_revision)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
@@ -301,7 +308,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.keep_unreadable(name, mod_revision);
                 }
                 None => {
-                    self.world.assign(name, None);
+                    self.world.assign(name, None, outside::now());
                     self.forget(name);
                 }
             }
@@ -354,7 +361,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             assignment,
             mod_revision,
         };
-        self.world.assign(name, Some(assigned));
+        self.world.assign(name, Some(assigned), outside::now());
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
@@ -386,7 +393,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 assignment: saved.assignment,
                 mod_revision: saved.mod_revision,
             };
-            self.world.assign(&name, Some(assigned));
+            self.world.inherit(&name);
+            self.world.assign(&name, Some(assigned), outside::now());
         }
         self.world.learn(Knowledge::Cached);
     }

@@ -1,9 +1,15 @@
 //! Writes the host's report, `/deis/state/<machine-id>`: on change only, the first change at once,
 //! then at most ten times a second.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -17,13 +23,42 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The host's report as it stands in the store, for those that wait until it says something. A watch
+/// channel would wake them in any order; here whoever came first goes first.
+#[derive(Debug, Default, Clone)]
+pub struct Confirmed(Arc<(Mutex<Option<MachineState>>, Notify)>);
+
+impl Confirmed {
+    fn set(&self, state: &MachineState) {
+        let (known, changed) = &*self.0;
+        *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(state.clone());
+        changed.notify_waiters();
+    }
+
+    /// Waits until what stands in the store is so. Cancel safe.
+    pub async fn until(&self, is_so: impl Fn(&MachineState) -> bool) {
+        let (known, changed) = &*self.0;
+        loop {
+            let change = changed.notified();
+            let holds = {
+                let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.as_ref().is_some_and(&is_so)
+            };
+            if holds {
+                return;
+            }
+            change.await;
+        }
+    }
+}
+
 /// Writes whatever `states` holds until `stop`; `None` is not written. `confirmed` is told what stands
 /// in the store.
 pub async fn write_states(
     store: Store,
     machine: MachineId,
     mut states: watch::Receiver<Option<MachineState>>,
-    confirmed: watch::Sender<Option<MachineState>>,
+    confirmed: Confirmed,
     stop: CancellationToken,
 ) {
     let key = keys::state(&machine);
@@ -39,7 +74,7 @@ pub async fn write_states(
                     Some(revision) => Txn::new().unchanged(&key, revision),
                     None => match store.get(&key).await {
                         Ok(Some(old)) if old.value == state => {
-                            confirmed.send_replace(Some(state.clone()));
+                            confirmed.set(&state);
                             (written, at) = (Some(state), Some(old.mod_revision));
                             continue;
                         }
@@ -57,7 +92,7 @@ pub async fn write_states(
                 match store.commit(txn.put(&key, &state)).await {
                     Ok(revision) => {
                         failing = false;
-                        confirmed.send_replace(Some(state.clone()));
+                        confirmed.set(&state);
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
                     }
@@ -139,7 +174,7 @@ mod tests {
             store.clone(),
             machine.clone(),
             receiver,
-            watch::channel(None).0,
+            Confirmed::default(),
             stop.clone(),
         ));
         let key = keys::state(&machine);

@@ -18,6 +18,7 @@ use super::{
     lease, oneoff,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
+    report::Confirmed,
     runtime::{ImageError, Runtime},
     spool,
     texts::Texts,
@@ -74,14 +75,14 @@ pub struct Standing {
     /// Whether its lease is held.
     pub lease: watch::Sender<Lease>,
     /// Its report as it stands in etcd.
-    pub confirmed: watch::Sender<Option<MachineState>>,
+    pub confirmed: Confirmed,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         Self {
             lease: watch::Sender::new(Lease::Expired),
-            confirmed: watch::Sender::new(None),
+            confirmed: Confirmed::default(),
         }
     }
 }
@@ -338,15 +339,13 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     /// it decides on having seen that report.
     async fn claim(&self, job: &Job) -> Result<(), StepError> {
         let uuid = job.assignment.uuid;
-        let names_it = |state: &Option<MachineState>| {
-            let processes = state.as_ref().map(|state| &state.processes);
-            let process = processes.and_then(|processes| processes.get(&job.name));
+        let names_it = |state: &MachineState| {
+            let process = state.processes.get(&job.name);
             process.is_some_and(|process| process.uuid == uuid)
         };
-        let mut confirmed = self.standing.confirmed.subscribe();
-        match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
+        let named = self.standing.confirmed.until(names_it);
+        if time::timeout(CLAIM_LIMIT, named).await.is_err() {
+            return Err(StepError::Unclaimed);
         }
         let unchanged = Txn::new()
             .unchanged(
@@ -668,24 +667,16 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         loop {
             let old = self.store.get(&key).await?;
-            let address = match old {
-                Some(old) if ours(&old.value) => old.value,
-                // Gone already, or another host's by now: a revision at which it was not ours.
-                _ => {
-                    return Ok(self
-                        .store
-                        .list(&keys::services_of(&process.app))
-                        .await?
-                        .revision);
-                }
+            let txn = match old {
+                Some(old) if ours(&old.value) => Txn::new().value_is(&key, &old.value).delete(&key),
+                // Gone already (the answer was lost, or a former life did it), or another host's by now.
+                // Nobody knows since when, and routers acknowledge no revision but of what they hear:
+                // so they are told something, which is later.
+                _ => Txn::new().put(&keys::withdrawn(), &name),
             };
-            match self
-                .store
-                .commit(Txn::new().value_is(&key, &address).delete(&key))
-                .await
-            {
+            match self.store.commit(txn).await {
                 Ok(revision) => {
-                    info!(process = name, address, revision, "withdrawn");
+                    info!(process = name, revision, "withdrawn");
                     return Ok(revision);
                 }
                 Err(CommitError::Conflict) => {}

@@ -1,5 +1,6 @@
 //! The loop against a store and a service manager in memory.
 
+mod boots;
 pub(super) mod stable;
 mod units;
 

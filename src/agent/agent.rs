@@ -229,7 +229,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         loop {
             let now = self.clock.elapsed();
             let names = self.world.take_touched(now);
-            if names.is_empty() {
+            // A host that has nothing says so once, too: its last report may be of a former boot.
+            let is_silent =
+                self.world.knowledge != Knowledge::Nothing && self.states.borrow().is_none();
+            if names.is_empty() && !is_silent {
                 return self.world.wake_at();
             }
             let begun = Instant::now();

@@ -18,7 +18,7 @@ mod http;
 mod images;
 mod isolation;
 pub(crate) mod keeper;
-mod lease;
+pub(crate) mod lease;
 mod machine;
 mod metrics;
 mod oneoff;
@@ -42,7 +42,7 @@ mod world;
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -211,15 +211,16 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Ends with this life, however that ends.
     let ended = stop.child_token();
     let _end = ended.clone().drop_guard();
+    // Only a host that holds its id may speak for it: a twin would overwrite the other's report. Told
+    // beside the agent: several that wait for one watch channel wake in any order.
+    let (may_speak, own) = oneshot::channel();
     let registered = register(
         store.clone(),
         machine,
-        registered_sender,
+        (registered_sender, may_speak),
         (paths, until_sender),
         ended.clone(),
     );
-    // Only a host that holds its id may speak for it: a twin would overwrite the other's report.
-    let mut own = is_registered.clone();
     let reporter = report::write_states(
         store,
         id.clone(),
@@ -228,7 +229,7 @@ pub(crate) async fn live<U: Units, R: Runtime>(
         ended.clone(),
     );
     let reporter = async move {
-        if own.wait_for(|registered| *registered).await.is_ok() {
+        if own.await.is_ok() {
             reporter.await;
         }
     };
@@ -266,7 +267,7 @@ fn notify_ready(machine: &Machine) {
 async fn register(
     store: Store,
     machine: Machine,
-    registered: watch::Sender<bool>,
+    (registered, may_speak): (watch::Sender<bool>, oneshot::Sender<()>),
     (paths, until): (paths::Paths, watch::Sender<Option<Instant>>),
     stop: CancellationToken,
 ) -> Result<(), String> {
@@ -315,7 +316,10 @@ async fn register(
         }
     });
     registered.send_replace(true);
+    // Nobody listens when the agent has just ended.
+    let _ = may_speak.send(());
     tokio::select! {
+        biased;
         () = stop.cancelled() => {}
         () = keep_recorded(&store, &machine) => stop.cancelled().await,
     }

@@ -2,11 +2,14 @@
 //! then at most ten times a second. While processes are on their way up or down, more is about to be
 //! said: after the first few reports the others then wait for each other, until all are there.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,13 +32,42 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// The host's report as it stands in the store, for those that wait until it says something. A watch
+/// channel would wake them in any order; here whoever came first goes first.
+#[derive(Debug, Default, Clone)]
+pub struct Confirmed(Arc<(Mutex<Option<MachineState>>, Notify)>);
+
+impl Confirmed {
+    fn set(&self, state: &MachineState) {
+        let (known, changed) = &*self.0;
+        *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(state.clone());
+        changed.notify_waiters();
+    }
+
+    /// Waits until what stands in the store is so. Cancel safe.
+    pub async fn until(&self, is_so: impl Fn(&MachineState) -> bool) {
+        let (known, changed) = &*self.0;
+        loop {
+            let change = changed.notified();
+            let holds = {
+                let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.as_ref().is_some_and(&is_so)
+            };
+            if holds {
+                return;
+            }
+            change.await;
+        }
+    }
+}
+
 /// Writes whatever `states` holds until `stop`; `None` is not written. `confirmed` is told what stands
 /// in the store.
 pub async fn write_states(
     store: Store,
     machine: MachineId,
     mut states: watch::Receiver<Option<MachineState>>,
-    confirmed: watch::Sender<Option<MachineState>>,
+    confirmed: Confirmed,
     stop: CancellationToken,
 ) {
     let key = keys::state(&machine);
@@ -66,7 +98,7 @@ pub async fn write_states(
                     Some(revision) => Txn::new().unchanged(&key, revision),
                     None => match store.get(&key).await {
                         Ok(Some(old)) if old.value == state => {
-                            confirmed.send_replace(Some(state.clone()));
+                            confirmed.set(&state);
                             (written, at) = (Some(state), Some(old.mod_revision));
                             continue;
                         }
@@ -85,7 +117,7 @@ pub async fn write_states(
                     Ok(revision) => {
                         failing = false;
                         pace.spend(Instant::now());
-                        confirmed.send_replace(Some(state.clone()));
+                        confirmed.set(&state);
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
                     }
@@ -214,12 +246,11 @@ mod tests {
             let machine: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
             let (states, receiver) = watch::channel(None);
             let stop = CancellationToken::new();
-            let (confirmed, _) = watch::channel(None);
             let task = write_states(
                 store.clone(),
                 machine.clone(),
                 receiver,
-                confirmed,
+                Confirmed::default(),
                 stop.clone(),
             );
             let task = tokio::spawn(task);

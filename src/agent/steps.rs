@@ -23,6 +23,7 @@ use super::{
     lease,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
+    report::Confirmed,
     runtime::{ImageError, Runtime},
     spool,
     texts::Texts,
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     logger::tell::Teller,
-    model::{Assignment, MachineId, MachineState, ProcessName, Revision, UnitFile, Work},
+    model::{Assignment, MachineId, ProcessName, Revision, UnitFile, Work},
     plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
@@ -75,14 +76,14 @@ pub struct Standing {
     /// Whether its lease is held.
     pub lease: watch::Sender<Lease>,
     /// Its report as it stands in etcd.
-    pub confirmed: watch::Sender<Option<MachineState>>,
+    pub confirmed: Confirmed,
 }
 
 impl Default for Standing {
     fn default() -> Self {
         Self {
             lease: watch::Sender::new(Lease::Expired),
-            confirmed: watch::Sender::new(None),
+            confirmed: Confirmed::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The loop against a store and a service manager in memory.
 
+mod boots;
 mod life;
 mod single;
 pub(super) mod stable;

@@ -20,7 +20,7 @@ use super::{
     steps::{StepError, unit_of},
 };
 use crate::{
-    model::{Assignment, MachineState, ProcessName, ProcessType, Revision, Work},
+    model::{Assignment, Desired, MachineState, ProcessName, ProcessType, Revision, Work},
     plan::units::{
         Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
     },
@@ -100,6 +100,9 @@ pub struct World {
     touched: BTreeSet<String>,
     /// Names that wait for a time.
     alarms: BTreeMap<String, Duration>,
+    /// Names that were assigned before this life of the agent, and of which nothing is on the host: their
+    /// addresses may stand in etcd since before its last boot.
+    inherited: BTreeSet<String>,
 }
 
 impl World {
@@ -113,6 +116,7 @@ impl World {
             ports: Ports::default(),
             touched: BTreeSet::new(),
             alarms: BTreeMap::new(),
+            inherited: BTreeSet::new(),
         }
     }
 
@@ -121,12 +125,32 @@ impl World {
         &self.assigned
     }
 
+    /// Notes that a name was assigned to this host before this life of the agent.
+    pub fn inherit(&mut self, name: &str) {
+        if kind_of_name(name) == Kind::Routable && !self.entries.contains_key(name) {
+            self.inherited.insert(name.to_owned());
+        }
+    }
+
     /// Notes what is wanted of a name; nothing when it is no longer assigned.
-    pub fn assign(&mut self, name: &str, assigned: Option<Assigned>) {
+    pub fn assign(&mut self, name: &str, assigned: Option<Assigned>, now: Timestamp) {
         self.touched.insert(name.to_owned());
         match assigned {
-            Some(assigned) => drop(self.assigned.insert(name.to_owned(), assigned)),
-            None => drop(self.assigned.remove(name)),
+            Some(assigned) => {
+                let (uuid, desired) = (assigned.assignment.uuid, assigned.assignment.desired);
+                // It went with the host's power, and will not come back: its address has to go all
+                // the same, and nobody else takes it away from a host that is there.
+                if matches!(desired, Desired::Drain | Desired::Stop)
+                    && self.inherited.contains(name)
+                {
+                    self.begin(name, uuid, Kind::Routable, now);
+                }
+                self.assigned.insert(name.to_owned(), assigned);
+            }
+            None => {
+                self.inherited.remove(name);
+                self.assigned.remove(name);
+            }
         }
     }
 
@@ -218,6 +242,9 @@ impl World {
         let entry = self.entries.entry(name.to_owned()).or_insert_with(fresh);
         if entry.seen.uuid != uuid {
             *entry = fresh();
+        }
+        if self.inherited.remove(name) {
+            entry.seen.published = Published::Unknown;
         }
         entry
     }

@@ -189,6 +189,9 @@ fn kind_of(key: &str) -> Kind<'_> {
     if key == platform_domain_key().as_str() {
         return Kind::PlatformDomain;
     }
+    if key == keys::withdrawn().as_str() {
+        return Kind::Foreign;
+    }
     if key.starts_with(keys::services().as_str()) {
         return match keys::parse_service(key) {
             Some(process) => Kind::Service(process.app),

@@ -347,6 +347,10 @@ fn keep(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Ste
     if wanted.kind == Kind::Routable {
         let serves = run && seen.running == Running::Up && seen.healthy != Some(false);
         match seen.published {
+            // What may stand there since before the host's last boot: it is about to serve again.
+            Published::Unknown if run && seen.busy == Some(Busy::Starting) => {
+                return Step::Wait(Waiting::Task(Busy::Starting));
+            }
             // No word yet after the agent's restart is no reason to take a serving process out.
             Published::Yes | Published::Unknown if !serves && knowledge == Knowledge::Live => {
                 return Step::Do(Action::Withdraw);

@@ -160,6 +160,28 @@ fn decisions() {
             (Some(Action::Start), None),
         ),
         (
+            "starting after a boot, its address may stand there since before",
+            Live,
+            Some(run),
+            Some(Seen {
+                published: Published::Unknown,
+                busy: Some(Busy::Starting),
+                ..down
+            }),
+            (None, Some(Waiting::Task(Busy::Starting))),
+        ),
+        (
+            "the same, to drain",
+            Live,
+            Some(drain),
+            Some(Seen {
+                published: Published::Unknown,
+                busy: Some(Busy::Starting),
+                ..down
+            }),
+            (Some(Action::Cancel), None),
+        ),
+        (
             "to drain",
             Live,
             Some(drain),

@@ -64,27 +64,26 @@ pub fn run(options: &Options) -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Ready]).map_err(io::Error::other)?;
     let mut stopped = Vec::new();
     loop {
-        let wait = match turn(read_lease(&options.lease), uptime()?) {
-            Turn::Wait(left) => {
-                stopped.clear();
-                left
+        let (names, wait) = look(options, uptime()?)?;
+        if !names.is_empty() {
+            if names != stopped {
+                eprintln!("the host's lease has run out: stopping {}", names.join(" "));
             }
-            Turn::Stop => {
-                let names = fenced(&options.fenced)?;
-                if !names.is_empty() {
-                    if names != stopped {
-                        eprintln!("the host's lease has run out: stopping {}", names.join(" "));
-                    }
-                    stop(&names);
-                }
-                stopped = names;
-                AGAIN
-            }
-        };
+            stop(&names);
+        }
+        stopped = names;
         // A lost sign of life costs a restart of the fence and nothing else.
         let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         thread::sleep(wait);
     }
+}
+
+/// What is to be stopped at this moment, and how long to wait until the next look.
+pub(crate) fn look(options: &Options, now: Duration) -> io::Result<(Vec<String>, Duration)> {
+    Ok(match turn(read_lease(&options.lease), now) {
+        Turn::Wait(left) => (Vec::new(), left),
+        Turn::Stop => (fenced(&options.fenced)?, AGAIN),
+    })
 }
 
 /// Tells systemd to stop units; it sees to the rest, with its own bound.

@@ -15,6 +15,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 
 use super::{
     World,
@@ -303,6 +304,7 @@ impl World {
             Ok(())
         };
         let life = agent::live(edges, presence, words, ready, stop.clone());
+        let life = life.instrument(info_span!("agent", host = n));
         let (world, own) = (Arc::clone(self), Arc::clone(&alive));
         let task = tokio::spawn(async move {
             if let Err(error) = life.await {
@@ -322,6 +324,7 @@ impl World {
         let store = faulty::store(&self.memory, weather);
         let stop = CancellationToken::new();
         let run = leader::take_part(store, ip(n), None, Arc::default(), stop.clone());
+        let run = run.instrument(info_span!("controller", host = n));
         self.host(n, |host| {
             if host.controller.is_none() {
                 self.judge.note("controller", &format!("host {n}"));

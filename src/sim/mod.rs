@@ -22,6 +22,11 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime},
+};
 
 use self::{
     cluster::Host,
@@ -31,7 +36,7 @@ use self::{
     units::SimUnits,
 };
 use crate::{
-    model::{AppName, ReleaseNumber},
+    model::{AppName, ProcessName, ReleaseNumber},
     outside::simulated,
     render::{TemplateSources, Templates},
     router,
@@ -80,8 +85,10 @@ impl World {
     }
 
     /// A process on a host that is to be stopped: the routers are asked first.
-    fn stops(&self, host: usize, process: &crate::model::ProcessName, uuid: uuid::Uuid) {
-        self.judge.stops(host, process, uuid, &self.routers());
+    fn stops(&self, host: usize, process: &ProcessName, uuid: uuid::Uuid, lease_is_out: bool) {
+        let routers = self.routers();
+        self.judge
+            .stops(host, process, uuid, lease_is_out, &routers);
     }
 
     /// One of the units that are up on a host.
@@ -143,8 +150,9 @@ fn simulate(seed: u64, trace: bool) -> Outcome {
             .start_paused(true)
             .build()
             .expect("a runtime");
+        let told = trace.then(|| tracing::subscriber::set_default(teller()));
         let outcome = runtime.block_on(story_of(seed, trace));
-        drop(runtime);
+        drop((runtime, told));
         simulated::end();
         outcome
     };
@@ -166,6 +174,26 @@ fn simulate(seed: u64, trace: bool) -> Outcome {
             }
         }
     }
+}
+
+/// The clock of what daemons log while a story is told.
+struct StoryTime;
+
+impl FormatTime for StoryTime {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        let elapsed = simulated::elapsed().unwrap_or_default();
+        write!(to, "{:>10.3}     ", elapsed.as_secs_f64())
+    }
+}
+
+/// Prints what the daemons log (`RUST_LOG` says how much).
+fn teller() -> impl tracing::Subscriber {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.from_env_lossy())
+        .with_timer(StoryTime)
+        .with_ansi(false)
+        .finish()
 }
 
 async fn story_of(seed: u64, trace: bool) -> Outcome {
@@ -221,6 +249,9 @@ async fn story_of(seed: u64, trace: bool) -> Outcome {
         }
     });
     story::tell(&world, &plot).await;
+    if world.judge.verdict().is_some() {
+        world.judge.print();
+    }
     undertaker.abort();
     lock(&world.hosts).clear();
     let (hash, events) = world.judge.trace();

@@ -17,7 +17,8 @@ use crate::{
     model::*,
     ops::{
         OpsError, app, change,
-        change::{ConfigChange, NewBuild},
+        change::{Change, ConfigChange, NewBuild},
+        single,
     },
 };
 
@@ -279,7 +280,7 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
     world.add_app(&name);
     let (mut builds, mut say) = (0, |_: &str| {});
     while Instant::now() < end && world.judge.verdict().is_none() {
-        let what = if builds == 0 { 0 } else { dice.below(10) };
+        let what = if builds == 0 { 0 } else { dice.below(11) };
         let done = match what {
             0..=2 => {
                 builds += 1;
@@ -318,6 +319,19 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
                     format!("restart {name}"),
                     timeout(ms(60_000), restart).await,
                 )
+            }
+            9 => {
+                let marked = kind(if dice.falls(5000) { "web" } else { "worker" });
+                let marks = BTreeMap::from([(marked, dice.falls(6000))]);
+                let mark = async {
+                    let app = single::mark(&store, &name, &by, &marks).await?;
+                    Ok(Change {
+                        release: app.active,
+                        rollout: None,
+                    })
+                };
+                let what = format!("single {name} {marks:?}");
+                (what, timeout(ms(60_000), mark).await)
             }
             _ => {
                 let value = dice.between(1, 9).to_string();

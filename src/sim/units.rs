@@ -17,11 +17,14 @@ use uuid::Uuid;
 use super::{World, sky::lock};
 use crate::{
     agent::{
+        lease::FENCE_UNIT,
         paths::Paths,
         runtime::{ImageError, Runtime},
         socket::Word,
     },
     model::ProcessName,
+    outside,
+    sidecar::fence,
     systemd::{Active, Exit, Inbox, UnitChange, UnitError, UnitStatus, Units},
 };
 
@@ -80,6 +83,8 @@ struct State {
     words: Option<mpsc::Sender<Word>>,
     /// The power is off: nothing happens any more.
     off: bool,
+    /// The host's fence stands.
+    guarded: bool,
     turns: u64,
 }
 
@@ -362,10 +367,27 @@ impl SimUnits {
         let told = {
             let state = lock(&self.0.state);
             let unit = state.units.get(name);
-            unit.map(|unit| (unit.process.clone(), unit.uuid))
+            unit.map(|unit| (unit.process.clone(), unit.uuid, unit.status.active))
         };
-        let Some((process, uuid)) = told else { return };
-        world.stops(host, &process, uuid);
+        let Some((process, uuid, active)) = told else {
+            return;
+        };
+        if active == Active::Deactivating {
+            // One job is enough: this one ends with it.
+            let stopping = || {
+                let state = lock(&self.0.state);
+                let unit = state.units.get(name);
+                unit.is_some_and(|unit| unit.status.active == Active::Deactivating)
+            };
+            while stopping() {
+                sleep(Duration::from_millis(50)).await;
+            }
+            return;
+        }
+        let lease_is_out = self
+            .fence(&self.0.paths)
+            .is_some_and(|(names, _)| names.iter().any(|name| *name == process.to_string()));
+        world.stops(host, &process, uuid, lease_is_out);
         let Some(turn) = self.change(name, None, |unit| {
             unit.status.active = Active::Deactivating;
             unit.word = None;
@@ -382,6 +404,34 @@ impl SimUnits {
         {
             lock(&self.0.state).units.remove(name);
             world.judge.gone(host, &process);
+        }
+    }
+
+    /// What the host's fence would stop now, and when it would look again: by the fence's own eyes.
+    fn fence(&self, paths: &Paths) -> Option<(Vec<String>, Duration)> {
+        let options = fence::Options {
+            lease: paths.lease(),
+            fenced: paths.fenced(),
+        };
+        fence::look(&options, outside::uptime().ok()?).ok()
+    }
+
+    /// The host's fence, which lives until the power goes.
+    async fn stand_guard(self) {
+        loop {
+            let (names, wait) = match self.fence(&self.0.paths) {
+                Some(look) => look,
+                None => (Vec::new(), Duration::from_secs(1)),
+            };
+            for name in names {
+                let units = self.clone();
+                // It only tells systemd to.
+                tokio::spawn(async move { units.stop_job(&format!("{name}.service")).await });
+            }
+            sleep(wait).await;
+            if lock(&self.0.state).off {
+                return;
+            }
         }
     }
 
@@ -409,6 +459,8 @@ impl Units for SimUnits {
             let (units, name) = (self.clone(), unit.to_owned());
             self.job(async move { units.start_job(&name, process).await })
                 .await?;
+        } else if unit == FENCE_UNIT && !std::mem::replace(&mut lock(&self.0.state).guarded, true) {
+            tokio::spawn(self.clone().stand_guard());
         }
         self.status(unit).await
     }

@@ -126,6 +126,9 @@ keys! {
     state(machine: &MachineId) -> MachineState = "/deis/state/{machine}";
     /// Address of a published process, plain `ip:port`.
     service(app: &AppName, process: &ProcessName) -> String = "/deis/services/{app}/{process}";
+    /// Written by an agent that finds an address gone and can't tell since when: routers hear of it, and
+    /// acknowledge by it whatever went before. Names the process.
+    withdrawn() -> String = "/deis/services/.withdrawn";
     /// A router's presence.
     router(ip: &str) -> RouterPresence = "/deis/router/hosts/{ip}";
     /// Presence of a platform part other than the router.

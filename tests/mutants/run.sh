@@ -1,35 +1,40 @@
 #!/bin/sh
 # Breaks the platform on purpose, one patch after the other, in a copy of the tree, and demands that the
-# simulation notices. `run.sh NAME` tries one of them. The copy shares the built dependencies.
+# simulation notices. `run.sh NAME` tries one of them. Each costs one incremental build of the library,
+# without line tables, and as many seeds as it takes to find it: the first that breaks a law is enough.
 set -eu
 cd "$(dirname "$0")/../.."
 root=$PWD tree=$PWD/target/mutants/tree
-export CARGO_TARGET_DIR=$PWD/target/mutants/target
-cargo=${CARGO:-cargo}
+export CARGO_TARGET_DIR=$PWD/target/mutants/target CARGO_PROFILE_DEV_DEBUG=0 CARGO_INCREMENTAL=1 RUST_BACKTRACE=0
+cargo=${CARGO:-cargo} seeds=${SEEDS:-1000} from=${FROM:-1}
 
+# What was built is used again: the copy keeps the files' times, and shares the built dependencies.
 rm -rf "$tree"
 mkdir -p "$tree" "$CARGO_TARGET_DIR/debug"
-git ls-files -z | xargs -0 cp --parents -t "$tree"
+git ls-files -z | xargs -0 cp --preserve=timestamps --parents -t "$tree"
 for dir in deps build .fingerprint; do
   [ -d "$CARGO_TARGET_DIR/debug/$dir" ] || [ ! -d "target/debug/$dir" ] || cp -al "target/debug/$dir" "$CARGO_TARGET_DIR/debug/"
 done
+cd "$tree"
 
-survivors=
+missed=
 for patch in "$root"/tests/mutants/${1:-*}.patch; do
-  name=$(basename "$patch" .patch)
-  (cd "$tree" && patch -s -p1 <"$patch")
-  begun=$(date +%s)
-  if ! (cd "$tree" && $cargo test -q --locked --lib --no-run 2>"$root/target/mutants/$name.log"); then
-    echo "$name: does not compile, see target/mutants/$name.log"
-    survivors="$survivors $name"
-  elif (cd "$tree" && FIRST=1 FROM=1 SEEDS="${SEEDS:-1000}" $cargo test -q --locked --lib -- \
-      --exact sim::tests::seeds --ignored --nocapture >"$root/target/mutants/$name.log" 2>&1); then
-    echo "$name: SURVIVED ${SEEDS:-1000} seeds"
-    survivors="$survivors $name"
+  name=$(basename "$patch" .patch) log=$root/target/mutants/$(basename "$patch" .patch).log
+  patch -s -p1 <"$patch"
+  if ! $cargo test -q --locked --lib --no-run >"$log" 2>&1; then
+    echo "$name: does not compile, see $log"
+    missed="$missed $name"
+  elif FIRST=1 FROM=$from SEEDS=$seeds $cargo test -q --locked --lib -- \
+      --exact sim::tests::seeds --ignored --nocapture >"$log" 2>&1; then
+    echo "$name: SURVIVED $seeds seeds"
+    missed="$missed $name"
+  elif grep -q FAILS "$log"; then
+    grep -m1 FAILS "$log" | sed "s/^/$name: caught by /"
+    grep -m1 'seeds in' "$log" | sed 's/^/  /'
   else
-    grep -m1 FAILS "$root/target/mutants/$name.log" | sed "s/^/$name: caught by /"
-    grep -m1 'seeds in' "$root/target/mutants/$name.log" | sed 's/^/  /'
+    echo "$name: could not be run, see $log"
+    missed="$missed $name"
   fi
-  (cd "$tree" && patch -s -R -p1 <"$patch")
+  patch -s -R -p1 <"$patch"
 done
-[ -z "$survivors" ] || { echo "not caught:$survivors"; exit 1; }
+[ -z "$missed" ] || { echo "not caught:$missed"; exit 1; }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     model::{Assignment, Desired, Revision, SCHEMA, Work},
+    outside,
     plan::units::{Kind, Knowledge},
     store::{Change, Update, keys},
     systemd::Units,
@@ -32,10 +33,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 self.recall().await;
             }
         }
+        let is_new_to_us = self.world.knowledge != Knowledge::Live;
         for Change { key, entry, .. } in update.changes {
             let Some((_, name)) = keys::parse_assignment(&key) else {
                 continue;
             };
+            if is_new_to_us {
+                self.world.inherit(name);
+            }
             self.world.try_again(name);
             let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
             match decoded {
@@ -47,7 +52,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                         assignment,
                         mod_revision,
                     };
-                    self.world.assign(name, Some(assigned));
+                    self.world.assign(name, Some(assigned), outside::now());
                 }
                 Some((Err(error), mod_revision)) => {
                     // One record that can't be read stops nothing: what is known of it stays.
@@ -55,7 +60,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     self.keep_unreadable(name, mod_revision);
                 }
                 None => {
-                    self.world.assign(name, None);
+                    self.world.assign(name, None, outside::now());
                     self.forget(name);
                 }
             }
@@ -108,7 +113,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             assignment,
             mod_revision,
         };
-        self.world.assign(name, Some(assigned));
+        self.world.assign(name, Some(assigned), outside::now());
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
@@ -140,7 +145,8 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 assignment: saved.assignment,
                 mod_revision: saved.mod_revision,
             };
-            self.world.assign(&name, Some(assigned));
+            self.world.inherit(&name);
+            self.world.assign(&name, Some(assigned), outside::now());
         }
         self.world.learn(Knowledge::Cached);
     }

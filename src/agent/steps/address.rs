@@ -65,24 +65,16 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         };
         loop {
             let old = self.store.get(&key).await?;
-            let address = match old {
-                Some(old) if ours(&old.value) => old.value,
-                // Gone already, or another host's by now: a revision at which it was not ours.
-                _ => {
-                    return Ok(self
-                        .store
-                        .list(&keys::services_of(&process.app))
-                        .await?
-                        .revision);
-                }
+            let txn = match old {
+                Some(old) if ours(&old.value) => Txn::new().value_is(&key, &old.value).delete(&key),
+                // Gone already (the answer was lost, or a former life did it), or another host's by now.
+                // Nobody knows since when, and routers acknowledge no revision but of what they hear:
+                // so they are told something, which is later.
+                _ => Txn::new().put(&keys::withdrawn(), &name),
             };
-            match self
-                .store
-                .commit(Txn::new().value_is(&key, &address).delete(&key))
-                .await
-            {
+            match self.store.commit(txn).await {
                 Ok(revision) => {
-                    info!(process = name, address, revision, "withdrawn");
+                    info!(process = name, revision, "withdrawn");
                     return Ok(revision);
                 }
                 Err(CommitError::Conflict) => {}

@@ -26,15 +26,13 @@ impl<U: Units, R: Runtime> Edges<U, R> {
     /// it decides on having seen that report.
     pub(super) async fn claim(&self, job: &Job) -> Result<(), StepError> {
         let uuid = job.assignment.uuid;
-        let names_it = |state: &Option<MachineState>| {
-            let processes = state.as_ref().map(|state| &state.processes);
-            let process = processes.and_then(|processes| processes.get(&job.name));
+        let names_it = |state: &MachineState| {
+            let process = state.processes.get(&job.name);
             process.is_some_and(|process| process.uuid == uuid)
         };
-        let mut confirmed = self.standing.confirmed.subscribe();
-        match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
+        let named = self.standing.confirmed.until(names_it);
+        if time::timeout(CLAIM_LIMIT, named).await.is_err() {
+            return Err(StepError::Unclaimed);
         }
         let unchanged = Txn::new()
             .unchanged(

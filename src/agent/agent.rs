@@ -47,12 +47,20 @@ const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// Things that may wait for the loop; it never waits itself, so this is never full for long.
 const EVENTS_MAX: usize = 1024;
 
+/// Pause before all units are read again when that has failed.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// What tasks tell the loop while they run.
 #[derive(Debug)]
 enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
-    Status(String, UnitStatus),
+    /// What was read of a unit, when systemd had told of it so often.
+    Status {
+        name: String,
+        told: u64,
+        status: UnitStatus,
+    },
     /// Somebody wants to know how the processes are.
     Ask(oneshot::Sender<Vec<Vital>>),
     /// What the disk has refused was tried again.
@@ -258,15 +266,23 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            let names: Vec<String> = self.world.entries().keys().cloned().collect();
+            let entries = self.world.entries().iter();
+            let names: Vec<(String, u64)> = entries
+                .map(|(name, entry)| (name.clone(), entry.told))
+                .collect();
             let (edges, events) = (self.edges.clone(), self.events.0.clone());
             tokio::spawn(async move {
-                let units: Vec<String> = names.iter().map(|name| unit_of(name)).collect();
-                let Ok(statuses) = edges.units.statuses(&units).await else {
-                    return;
+                let units: Vec<String> = names.iter().map(|(name, _)| unit_of(name)).collect();
+                let statuses = match edges.units.statuses(&units).await {
+                    Ok(statuses) => statuses,
+                    Err(error) => {
+                        warn!(%error, "the units' states can't be read; trying again");
+                        tokio::time::sleep(READ_AGAIN).await;
+                        return edges.units.inbox().resync();
+                    }
                 };
-                for (name, status) in names.into_iter().zip(statuses) {
-                    let _ = events.send(Event::Status(name, status)).await;
+                for ((name, told), status) in names.into_iter().zip(statuses) {
+                    let _ = events.send(Event::Status { name, told, status }).await;
                 }
             });
         }
@@ -319,18 +335,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     entry.log = lines;
                 }
             }
-            Event::Status(name, status) => {
-                let change = crate::systemd::UnitChange {
-                    active: Some(status.active),
-                    exit: Some(status.exit),
-                    restarts: Some(status.restarts),
-                    up_since: Some(status.up_since),
-                    words: Some(status.words),
-                };
-                if let Some(name) =
-                    self.world
-                        .unit_changed(&unit_of(&name), change, self.clock.elapsed())
-                {
+            Event::Status { name, told, status } => {
+                let now = self.clock.elapsed();
+                if let Some(name) = self.world.unit_read(&name, told, status, now) {
                     self.crashed(&name);
                 }
             }

@@ -12,7 +12,12 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    cache::Saved, events::Happened, ports::Ports, socket::Word, stats::Vital, steps::StepError,
+    cache::Saved,
+    events::Happened,
+    ports::Ports,
+    socket::Word,
+    stats::Vital,
+    steps::{StepError, unit_of},
 };
 use crate::{
     model::{Assignment, MachineState, ProcessName, ProcessType, Revision, Work},
@@ -317,6 +322,7 @@ impl World {
         if let Some(exit) = change.exit.as_ref().and_then(Exit::brief) {
             entry.exit = Some(exit);
         }
+        entry.told += u64::from(change.active.is_some());
         change.apply(&mut entry.status);
         entry.seen.running = running_of(entry.status.active);
         // Only an end counts: a start's own signals may come after the announcer's first word.
@@ -343,6 +349,28 @@ impl World {
         let down = |active| matches!(active, Active::AutoRestart | Active::Failed);
         let stopping = entry.seen.busy == Some(Busy::Stopping);
         (!stopping && down(entry.status.active) && !down(before.active)).then(|| name.to_owned())
+    }
+
+    /// What a unit was read to be, when systemd had told of it so often: what it has told since is newer.
+    /// Returns the name if it has crashed.
+    pub fn unit_read(
+        &mut self,
+        name: &str,
+        told: u64,
+        status: UnitStatus,
+        now: Duration,
+    ) -> Option<String> {
+        if self.entries.get(name)?.told != told {
+            return None;
+        }
+        let change = UnitChange {
+            active: Some(status.active),
+            exit: Some(status.exit),
+            restarts: Some(status.restarts),
+            up_since: Some(status.up_since),
+            words: Some(status.words),
+        };
+        self.unit_changed(&unit_of(name), change, now)
     }
 
     /// A task has failed: it is tried again after a pause that grows, or a short one when only etcd

@@ -42,6 +42,7 @@ mod standing;
 #[cfg(test)]
 mod story_tests;
 pub mod units;
+pub mod waiting;
 pub mod world;
 
 pub use world::World;

@@ -208,8 +208,14 @@ pub fn last_part<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
 /// The machine and name in an assignment's key.
 #[must_use]
 pub fn parse_assignment(key: &str) -> Option<(MachineId, &str)> {
-    let (machine, name) = key.strip_prefix("/deis/schedule/")?.split_once('/')?;
+    let (machine, name) = split_assignment(key)?;
     Some((machine.parse().ok()?, name))
+}
+
+/// The same, not parsed: to compare and to look up.
+#[must_use]
+pub fn split_assignment(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix("/deis/schedule/")?.split_once('/')
 }
 
 /// The app and process in a service's key.

@@ -20,7 +20,7 @@ use zbus::{Connection, MatchRule, Message, MessageStream, message};
 use super::{
     Active, Inbox, UnitChange, UnitError, UnitStatus, Units, Words, journal,
     proxies::{self, ManagerProxy},
-    signals::{self, Properties, Signal},
+    signals::{self, Ear, Heard, Properties},
 };
 
 /// How long a method call may take: PID 1 answers in milliseconds, or is reloading.
@@ -482,9 +482,13 @@ async fn open() -> Result<(Connection, Signals), zbus::Error> {
     let stream = |rule| MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX));
     let jobs = stream(manager_signal("JobRemoved")?).await?;
     let removed = stream(manager_signal("UnitRemoved")?).await?;
+    let reloading = stream(manager_signal("Reloading")?).await?;
     let properties = stream(properties).await?;
     ManagerProxy::new(&connection).await?.subscribe().await?;
-    let signals = ordered_stream::join(ordered_stream::join(jobs, removed), properties);
+    let signals = ordered_stream::join(
+        ordered_stream::join(jobs, properties),
+        ordered_stream::join(removed, reloading),
+    );
     Ok((connection, Box::pin(signals)))
 }
 
@@ -529,16 +533,18 @@ async fn listen(
 /// Passes signals on until the connection ends. Never calls a method: a full queue of signals would
 /// then hold back its own answer.
 async fn pump(shared: &Shared, signals: &mut Signals) {
+    let mut ear = Ear::default();
     while let Some(Ok(message)) = signals.next().await {
-        match signals::read(&message) {
-            Some(Signal::Job { path, result }) => {
+        match signals::read(&message).and_then(|signal| ear.hear(signal)) {
+            Some(Heard::Job { path, result }) => {
                 shared
                     .jobs
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .finish(path, result);
             }
-            Some(Signal::Unit { name, change }) => shared.changed(&name, change),
+            Some(Heard::Unit { name, change }) => shared.changed(&name, change),
+            Some(Heard::Resync) => shared.inbox.resync(),
             None => {}
         }
     }

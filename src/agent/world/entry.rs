@@ -19,6 +19,8 @@ use crate::{
 pub struct Entry {
     pub seen: Seen,
     pub status: UnitStatus,
+    /// How often systemd has told of its activity: what was read before it did is old.
+    pub told: u64,
     pub progress: Progress,
     pub withdrawn: Option<Revision>,
     pub error: Option<String>,
@@ -67,6 +69,7 @@ impl Entry {
             end: None,
             exit: None,
             unkept: None,
+            told: 0,
             phase: Phase::Preparing,
             since: now,
         }
@@ -91,6 +94,7 @@ impl Entry {
     }
 
     fn found(&mut self, status: UnitStatus) {
+        self.told += 1;
         self.seen.running = running_of(status.active);
         self.status = status;
     }

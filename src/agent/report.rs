@@ -15,9 +15,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::world::kind_of_name;
 use crate::{
     model::{MachineId, MachineState, Phase, ProcessState, Revision},
     outside,
+    plan::units::Kind,
     store::{CommitError, Store, StoreError, Txn, keys},
 };
 
@@ -116,7 +118,9 @@ pub async fn write_states(
                 match store.commit(txn.put(&key, &state)).await {
                     Ok(revision) => {
                         failing = false;
-                        pace.spend(Instant::now());
+                        if !is_settled {
+                            pace.spend(Instant::now());
+                        }
                         confirmed.set(&state);
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
@@ -172,11 +176,13 @@ fn is_settled(state: &MachineState, now: Timestamp) -> bool {
         Phase::Crashed | Phase::Error | Phase::Idle => false,
     };
     let is_recent = |process: &ProcessState| now.duration_since(process.since) < PATIENCE;
-    let mut processes = state.processes.values();
-    !processes.any(|process| on_its_way(process) && is_recent(process))
+    // Somebody sits and waits for the end of a one-off.
+    let is_one_off = |name: &str| kind_of_name(name) == Kind::Run;
+    let mut processes = state.processes.iter();
+    !processes.any(|(name, process)| on_its_way(process) && is_recent(process) && !is_one_off(name))
 }
 
-/// Until when the reports so far are paid for, each with [`BUSY_PAUSE`].
+/// Until when the reports of a busy host are paid for, each with [`BUSY_PAUSE`].
 struct Pace(Instant);
 
 impl Pace {

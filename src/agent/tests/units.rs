@@ -172,7 +172,7 @@ fn what_was_read_before_a_signal_is_old() {
             None,
             false,
             of(Active::Inactive),
-            Timestamp::UNIX_EPOCH,
+            jiff::Timestamp::UNIX_EPOCH,
         );
         let before = world.entries()[name].told;
         if let Some(active) = told {

@@ -35,6 +35,8 @@ const JOBS_MAX: usize = 128;
 const SIGNALS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not 0");
 /// Properties asked for at once.
 const QUESTIONS_MAX: usize = 32;
+/// Calls whose answers are awaited at once: the bus allows a connection 128, and refuses one more.
+const CALLS_MAX: usize = 96;
 /// Results of jobs kept for a caller that asks a moment later.
 const RESULTS_KEPT: usize = 256;
 /// Longest pause between two tries to reach the bus.
@@ -275,18 +277,12 @@ async fn property<T: TryFrom<zbus::OwnedVariant>>(
     name: &str,
 ) -> Result<Option<T>, UnitError> {
     let path = proxies::unit_path(unit);
-    let body = (interface, name);
-    let call = connection.call_method(
-        Some(proxies::SERVICE),
-        path.as_str(),
-        Some(proxies::PROPERTIES),
-        "Get",
-        &body,
-    );
-    let reply = bounded("Get", unit, call).await?;
-    let value = reply.body().deserialize::<zbus::OwnedVariant>().ok();
-    Ok(value.and_then(|value| T::try_from(value).ok()))
+    let read = proxies::property(connection, &path, interface, name);
+    bounded("Get", unit, read).await
 }
+
+/// The one connection's calls.
+static CALLS: Semaphore = Semaphore::const_new(CALLS_MAX);
 
 /// Puts a bound on a method call and words its error.
 async fn bounded<T>(
@@ -294,6 +290,10 @@ async fn bounded<T>(
     unit: &str,
     work: impl Future<Output = zbus::Result<T>>,
 ) -> Result<T, UnitError> {
+    let work = async {
+        let _slot = CALLS.acquire().await;
+        work.await
+    };
     match time::timeout(CALL_LIMIT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(zbus::Error::InputOutput(_))) => Err(UnitError::NoBus),
@@ -547,5 +547,28 @@ async fn pump(shared: &Shared, signals: &mut Signals) {
             Some(Heard::Resync) => shared.inbox.resync(),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn hundreds_of_calls_are_never_more_than_the_bus_allows() {
+        let (now, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let call = async || {
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            time::sleep(Duration::from_millis(5)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let calls = (0..500).map(|_| bounded("stop", "a.service", call()));
+        for done in futures_util::future::join_all(calls).await {
+            done.expect("done");
+        }
+        assert_eq!(most.load(Ordering::Relaxed), CALLS_MAX);
     }
 }

@@ -7,7 +7,7 @@
 mod fake;
 mod journal;
 mod manager;
-mod proxies;
+pub mod proxies;
 mod signals;
 
 use std::{collections::BTreeMap, future::Future, sync::Mutex, time::Duration};

@@ -1,9 +1,6 @@
 //! `deisctl status`, `journal` and `ssh`: on the host itself, over SSH.
 
-use std::{
-    collections::BTreeMap, io::Write, os::unix::process::CommandExt, process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, os::unix::process::CommandExt, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -103,7 +100,7 @@ pub async fn run(
         let [program, arguments @ ..] = &words[..] else {
             return Ok(0);
         };
-        let status = Command::new(program)
+        let status = std::process::Command::new(program)
             .args(arguments)
             .status()
             .with_context(|| format!("can't run {program}"))?;
@@ -185,30 +182,8 @@ pub fn ssh(
         Err(error) => return Err(not_found(&error).into()),
     };
     let address = address(fleet, &machine)?;
-    let ssh = &context.ssh;
-    let mut program = Command::new("ssh");
-    program
-        .arg("-o")
-        .arg(format!("UserKnownHostsFile={}", ssh.known_hosts.display()))
-        .args(["-o", "StrictHostKeyChecking=yes"])
-        .arg("-o")
-        .arg(format!("ConnectTimeout={}", ssh.timeout.as_secs().max(1)));
-    if let Some(key) = &ssh.key {
-        program
-            .arg("-i")
-            .arg(key)
-            .args(["-o", "IdentitiesOnly=yes"]);
-    }
-    if let Some(jump) = &ssh.jump {
-        program.arg("-J").arg(format!("{}@{jump}", ssh.user));
-    }
-    if command.is_empty() {
-        program.arg("-t");
-    }
-    program
-        .arg("--")
-        .arg(format!("{}@{}", ssh.user, address.host))
-        .args(command);
+    let mut program = context.ssh.program(&address, command.is_empty());
+    program.args(command);
     std::io::stdout().flush()?;
     let error = program.exec();
     Err(error)

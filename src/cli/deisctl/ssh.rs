@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
+    process::Command,
     str::FromStr,
     time::Duration,
 };
@@ -226,6 +227,49 @@ impl Ssh {
         channel
             .exit_status()
             .map_err(protocol("ending the command"))
+    }
+
+    /// The system's ssh with these options and no command yet: to a host, through the jump host if there
+    /// is one.
+    #[must_use]
+    pub fn program(&self, to: &Address, terminal: bool) -> Command {
+        let mut program = Command::new("ssh");
+        program.args(self.options());
+        if let Some(jump) = &self.jump {
+            // Not by -J: that heeds none of these options on the way to the jump host.
+            let options = self.options().into_iter();
+            let options = options.map(|option| option.replace('%', "%%"));
+            let way = ["-W".to_owned(), "[%h]:%p".to_owned()];
+            let words = options.chain(way).chain(self.destination(jump));
+            let words: Vec<String> = words.map(|word| quote(&word)).collect();
+            let way = format!("ProxyCommand=ssh {}", words.join(" "));
+            program.args(["-o", &way]);
+        }
+        if terminal {
+            program.arg("-t");
+        }
+        program.args(self.destination(to));
+        program
+    }
+
+    fn options(&self) -> Vec<String> {
+        let mut options = vec![
+            "-o".to_owned(),
+            format!("UserKnownHostsFile={}", self.known_hosts.display()),
+            "-oStrictHostKeyChecking=yes".to_owned(),
+            format!("-oConnectTimeout={}", self.timeout.as_secs().max(1)),
+        ];
+        if let Some(key) = &self.key {
+            let key = key.display().to_string();
+            options.extend(["-i".to_owned(), key, "-oIdentitiesOnly=yes".to_owned()]);
+        }
+        options
+    }
+
+    fn destination(&self, to: &Address) -> Vec<String> {
+        let port = to.port.map(|port| format!("-p{port}"));
+        let host = ["--".to_owned(), format!("{}@{}", self.user, to.host)];
+        port.into_iter().chain(host).collect()
     }
 
     /// A session with a host, through the jump host if there is one.

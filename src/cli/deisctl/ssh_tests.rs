@@ -232,6 +232,28 @@ fn commands_run_through_another_host() {
     assert_eq!(out, b"there\n");
 }
 
+#[test]
+fn the_systems_ssh_goes_through_another_host_by_the_same_options() {
+    let sshd = Sshd::start();
+    let mut ssh = sshd.login();
+    ssh.jump = Some(sshd.address());
+    let there = |ssh: &Ssh| {
+        let mut program = ssh.program(&sshd.address(), false);
+        program
+            .args(["echo", "there"])
+            .stdin(Stdio::null())
+            .output()
+    };
+    let ran = there(&ssh).expect("ssh");
+    assert_eq!(ran.stdout, b"there\n", "{ran:?}");
+    // The jump host is not known by any other file.
+    fs::write(sshd.at("known_hosts"), "").expect("write");
+    let ran = there(&ssh).expect("ssh");
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(said.contains("Host key verification failed"), "{said}");
+    assert_eq!(ran.stdout, b"");
+}
+
 /// An etcd of our own on loopback.
 struct Etcd {
     child: Child,

@@ -340,7 +340,9 @@ impl World {
                 continue;
             }
             let Ok(process) = name.parse::<ProcessName>() else {
-                self.changed.units = true;
+                // Units are planned by where they are; how they fare there is systemd's business.
+                let uuid = |state: Option<&ProcessState>| state.map(|state| state.uuid);
+                self.changed.units |= uuid(was) != uuid(is);
                 continue;
             };
             let app = process.app.clone();

@@ -10,6 +10,7 @@ use deis::{
     ops::{self, change::Change, release::NewBuild},
     store::Store,
 };
+use tokio::time::sleep;
 
 /// How long a change may take before the bench gives up.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -73,9 +74,14 @@ pub async fn create(store: &Store, app: &AppName) {
 pub async fn scale(store: &Store, app: &AppName, number: u32) -> Duration {
     let begun = Instant::now();
     let wanted = BTreeMap::from([(web(), number)]);
-    let change = ops::change::scale(store, app, &user(), &wanted)
-        .await
-        .expect("scaled");
+    let change = loop {
+        // The controller would answer 503, and the user asks again.
+        match ops::change::scale(store, app, &user(), &wanted).await {
+            Ok(change) => break change,
+            Err(error) => assert!(begun.elapsed() < LIMIT, "{app}: scaled: {error}"),
+        }
+        sleep(Duration::from_millis(200)).await;
+    };
     ended(store, app, change).await;
     begun.elapsed()
 }

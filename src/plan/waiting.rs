@@ -27,7 +27,7 @@ impl fmt::Display for Waiting {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// No host can take processes of a type.
-    NoPlace(NoPlace),
+    NoPlace(Box<NoPlace>),
     /// No host can take a unit.
     NoHost(NoHost),
     /// A unit stays on a host that is being drained.
@@ -241,7 +241,7 @@ mod tests {
             kind: "web".parse().expect("a type"),
             number,
         };
-        Reason::NoPlace(NoPlace {
+        Reason::NoPlace(Box::new(NoPlace {
             slots: (1..=slots).map(slot).collect(),
             stay_on: stay_on.map(str::to_owned),
             shortage: Shortage {
@@ -254,7 +254,7 @@ mod tests {
                 tags: [("disk".to_owned(), "ssd".to_owned())].into(),
             },
             old_ones_stay: true,
-        })
+        }))
     }
 
     #[test]

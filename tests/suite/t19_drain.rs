@@ -39,7 +39,7 @@ fn a_host_is_drained_and_no_request_fails() {
         "{why}"
     );
     let hosts = cluster.deisctl(&["machines"]).ok().out;
-    assert!(hosts.contains("drained"), "{hosts}");
+    assert!(hosts.contains("drain"), "{hosts}");
 
     cluster.deisctl(&["uncordon", &home.name]).ok();
     let why = cluster.deisctl(&["explain", "moves.web.1"]).ok().out;

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     model::{HostDrain, HostRecord, MachineId},
-    plan::{World, drain, preview},
+    plan::{
+        World, drain, preview,
+        waiting::{Reason, Waiting},
+    },
     store::{CommitError, Store, Txn, keys},
 };
 
@@ -28,7 +31,7 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(120);
 
 pub(super) const DRAIN_HELP: &str = "\
 Without a deadline nothing is stopped before its successor serves, however long that takes; one-off
-processes are waited for. After a deadline what is left is withdrawn from the routers and stopped.
+processes are waited for. Units that no other host can take stay, and are named. After a deadline what is left is withdrawn from the routers and stopped.
 Global units go last. `deisctl uncordon HOST` ends the drain.
 Example: deisctl drain deis-02 --deadline 10m";
 
@@ -121,7 +124,7 @@ pub async fn drain(store: &Store, args: &DrainArgs, out: &mut impl Write) -> any
         .deadline
         .map_or(Duration::from_secs(600), |time| time + AFTER_DEADLINE);
     let limit = args.timeout.map_or(default, Duration::from_secs);
-    follow(store, &id, &host.hostname, limit, out).await
+    follow(store, &id, &host.hostname, deadline.is_some(), limit, out).await
 }
 
 /// Says what is left on a host and why, whenever that changes, until nothing is.
@@ -129,6 +132,7 @@ async fn follow(
     store: &Store,
     id: &MachineId,
     hostname: &str,
+    has_deadline: bool,
     limit: Duration,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
@@ -164,19 +168,38 @@ async fn follow(
             let message = format!("the drain of {hostname} was ended by somebody else");
             return Err(Failure::new(Kind::Conflict, message).into());
         }
-        let plan = preview::next_round(&world, Timestamp::now());
-        let waits = plan.waiting.iter().map(ToString::to_string);
-        let waits: Vec<String> = waits.filter(|why| why.contains(hostname)).take(3).collect();
-        let now = match &waits[..] {
-            [] => format!("{} left", left.len()),
-            waits => format!("{} left; {}", left.len(), waits.join("; ")),
-        };
+        let waiting = preview::next_round(&world, Timestamp::now()).waiting;
+        if !has_deadline && left.iter().all(|name| stays(name, &waiting)) {
+            let stay = left.join(", ");
+            writeln!(
+                out,
+                "{hostname} is empty but for what no other host can take: {stay}; \
+                 `deisctl explain UNIT` says why"
+            )?;
+            return Ok(());
+        }
+        let of_host = waiting.iter().filter(|w| names(&w.to_string(), hostname));
+        let lines: Vec<String> = of_host.map(|w| format!("\n  {w}")).collect();
+        let now = format!("{} left{}", left.len(), lines.concat());
         if now != said {
             writeln!(out, "{now}")?;
             said = now;
         }
         sleep_until(end.min(Instant::now() + LOOK)).await;
     }
+}
+
+/// Whether a unit is left on the drained host for good, as things are: no other one can take it.
+fn stays(unit: &str, waiting: &[Waiting]) -> bool {
+    let is_stuck = |why: &Reason| matches!(why, Reason::Stays { why, .. } if matches!(**why, Reason::NoHost(_)));
+    waiting.iter().any(|w| w.what == unit && is_stuck(&w.why))
+}
+
+/// Whether words name a host: `deis-1`, and not `deis-12`.
+fn names(words: &str, hostname: &str) -> bool {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    words.split(|c| !in_name(c)).any(|word| word == hostname)
+        || (hostname.contains(|c| !in_name(c)) && words.contains(hostname))
 }
 
 /// Changes a host's record.
@@ -218,6 +241,17 @@ async fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_named_whole() {
+        for (words, host, want) in [
+            ("web.1 on deis-1: starting", "deis-1", true),
+            ("web.1 on deis-12: starting", "deis-1", false),
+            ("it stays on a.example, which", "a.example", true),
+        ] {
+            assert_eq!(names(words, host), want, "{words}");
+        }
+    }
 
     #[test]
     fn times() {

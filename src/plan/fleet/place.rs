@@ -185,12 +185,17 @@ impl<'w> Units<'w> {
             .filter(|(_, host)| host.shut.is_none() && self.refuses(name, options, host).is_none());
         let best = open.min_by_key(|(id, host)| (host.rank(), **id));
         best.map(|(id, _)| *id)
-            .ok_or_else(|| Reason::NoHost(self.why_nowhere(name, options)))
+            .ok_or_else(|| Reason::NoHost(self.why_nowhere(name, options, but)))
     }
 
-    fn why_nowhere(&self, name: &UnitFileName, options: &XFleet) -> NoHost {
+    fn why_nowhere(
+        &self,
+        name: &UnitFileName,
+        options: &XFleet,
+        but: Option<&MachineId>,
+    ) -> NoHost {
         let mut lacks: Vec<String> = Vec::new();
-        for (id, host) in &self.hosts {
+        for (id, host) in self.hosts.iter().filter(|(id, _)| Some(**id) != but) {
             let refusal = host.shut.map(Refusal::Shut);
             let refusal = refusal.or_else(|| self.refuses(name, options, host));
             let foe = |other: &&UnitFileName| self.neighbours.are_foes(name, other);

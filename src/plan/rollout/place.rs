@@ -124,7 +124,7 @@ impl<'w> Step<'_, 'w> {
             if covered.is_empty() {
                 self.no_place(why, chance, plan);
             } else {
-                self.waiting.push(Reason::NoPlace(why));
+                self.waiting.push(Reason::NoPlace(Box::new(why)));
             }
         }
         covered
@@ -156,7 +156,7 @@ impl<'w> Step<'_, 'w> {
         if self.mode() == Mode::Forward && self.waited(Timer::Place, patience, plan) {
             self.failure.get_or_insert((why.to_string(), vec![]));
         }
-        self.waiting.push(Reason::NoPlace(why));
+        self.waiting.push(Reason::NoPlace(Box::new(why)));
     }
 
     /// A new process in a slot, in one transaction with the end of those it replaces on lost hosts.

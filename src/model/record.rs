@@ -1,6 +1,7 @@
 //! What etcd holds, record by record. Values are JSON with one schema version each; unknown fields
 //! are ignored, so that an older reader survives a newer writer.
 
+mod acme;
 mod app;
 mod audit;
 mod fleet;
@@ -8,7 +9,7 @@ mod user;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{app::*, audit::*, fleet::*, user::*};
+pub use self::{acme::*, app::*, audit::*, fleet::*, user::*};
 
 /// The schema version that this program writes into every record.
 pub const SCHEMA: u16 = 1;
@@ -61,6 +62,9 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 json_record!(
+    AcmeAccount,
+    AcmeChallenge,
+    AcmeOrder,
     App,
     Build,
     Config,

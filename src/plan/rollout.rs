@@ -24,6 +24,7 @@ use super::{
     removal,
     round::{Batch, Context, LazyPool, Memory, Plan},
     standing::{Hold, Lag, Proc},
+    waiting::{Reason, Reasons},
     world::{AppView, World},
 };
 use crate::{model::*, store::Versioned};
@@ -69,7 +70,7 @@ struct Step<'s, 'w> {
     timers: BTreeMap<Timer, Duration>,
     next_timers: BTreeMap<Timer, Duration>,
     batch: Batch,
-    waiting: Vec<String>,
+    waiting: Reasons,
     failure: Option<(String, Vec<String>)>,
 }
 
@@ -95,7 +96,7 @@ pub(super) fn step(
         let why = world.unreadable().get(key).map_or("", String::as_str);
         plan.wait(
             app.as_str(),
-            format!("left alone: {key} can't be read ({why})"),
+            Reason::Unreadable(format!("left alone: {key} can't be read ({why})")),
         );
         return;
     }
@@ -138,7 +139,7 @@ pub(super) fn step(
         timers: std::mem::take(&mut own.timers),
         next_timers: BTreeMap::new(),
         batch: Batch::default(),
-        waiting: Vec::new(),
+        waiting: Reasons::default(),
         failure: None,
     };
     step.one_offs(&procs);

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::{
     backend::{Backend, Held},
     certs::Certs,
+    challenges::Challenges,
 };
 use crate::{
     model::DomainName,
@@ -53,6 +54,8 @@ pub struct Live {
     table: RwLock<Table>,
     /// The certificates that go with it.
     pub(super) certs: Arc<Certs>,
+    /// What authorities are answered.
+    pub(super) challenges: Challenges,
     workers: usize,
     started: Instant,
     /// Told when the last holder of a withdrawn backend is gone.
@@ -68,6 +71,7 @@ impl Live {
         Self {
             table: RwLock::default(),
             certs: Arc::new(certs),
+            challenges: Challenges::default(),
             workers,
             started: Instant::now(),
             released: Arc::default(),
@@ -97,7 +101,10 @@ impl Live {
             revision: change.mod_revision,
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
-        if prefix == keys::certs().as_str() {
+        if prefix == keys::acme_challenges().as_str() {
+            self.challenges.update(update);
+            Vec::new()
+        } else if prefix == keys::certs().as_str() {
             self.certs
                 .update(&records.collect::<Vec<_>>(), update.first);
             self.version.send_modify(|version| *version += 1);

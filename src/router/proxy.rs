@@ -138,6 +138,9 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBo
     if !headers::is_framing_plain(&parts.headers) {
         return refuse(Refusal::BadFraming, exchange);
     }
+    if let Some(proof) = client.proxy.live.challenges.answer(parts.uri.path()) {
+        return say(StatusCode::OK, proof, exchange);
+    }
     let body = if body.is_end_stream() {
         RequestBody::Empty
     } else {
@@ -334,10 +337,14 @@ fn pass(response: Response<Incoming>, mut exchange: Exchange) -> Response<ReplyB
     Response::from_parts(parts, ReplyBody::backend(body, exchange))
 }
 
-/// The router's own answer.
-fn refuse(refusal: Refusal, mut exchange: Exchange) -> Response<ReplyBody> {
-    let status = refusal.status();
+/// The router's own answer to what it does not pass.
+fn refuse(refusal: Refusal, exchange: Exchange) -> Response<ReplyBody> {
     let text = Bytes::from_static(refusal.text().as_bytes());
+    say(refusal.status(), text, exchange)
+}
+
+/// An answer of the router's own.
+fn say(status: StatusCode, text: Bytes, mut exchange: Exchange) -> Response<ReplyBody> {
     exchange.status = Some(status);
     let id = exchange.id.clone();
     let length = HeaderValue::from(text.len());

@@ -19,8 +19,8 @@ impl Step<'_, '_> {
     /// Commits what was found out: the failure, the end, the steps, or what is waited for.
     pub(super) fn finish(mut self, is_done: bool, own: &mut AppMemory, plan: &mut Plan) {
         own.timers = std::mem::take(&mut self.next_timers);
-        for why in &self.waiting {
-            plan.wait(self.app.as_str(), why.as_str());
+        for why in self.waiting.iter() {
+            plan.wait(self.app.as_str(), why.clone());
         }
         let app = keys::app(self.app);
         let key = keys::rollout(self.app);
@@ -50,7 +50,7 @@ impl Step<'_, '_> {
             plan.act(self.app.as_str(), what, base.and(txn));
             plan.tell([self.saying(ended(&rollout.value))]);
         } else {
-            let waiting = summary(&self.waiting);
+            let waiting = self.waiting.summary();
             if waiting == id.waiting {
                 return;
             }
@@ -154,13 +154,4 @@ fn ended(rollout: &Rollout) -> String {
         (RolloutKind::Restart { .. }, true) => "restarted".to_owned(),
         (RolloutKind::Restart { .. }, false) => "the restart has failed".to_owned(),
     }
-}
-
-/// One line for people out of all reasons.
-fn summary(waiting: &[String]) -> Option<String> {
-    let (first, rest) = waiting.split_first()?;
-    Some(match rest.len() {
-        0 => first.clone(),
-        more => format!("{first}; and {more} more"),
-    })
 }

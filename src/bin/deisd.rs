@@ -12,7 +12,8 @@ use deis::{
     builder::{self, side::GitSide},
     controller,
     link::{self, Links},
-    logger, registry, router,
+    logger, registry,
+    router::{self, keeper::Keeper},
     seal::ClusterKey,
     settings::{self, HostSettings},
     store::Store,
@@ -53,7 +54,7 @@ enum Role {
     /// Runs upstream's docker-registry, and says where it is while it answers
     Registry(Host),
     /// HTTP(S) to apps and the controller, TCP to builders; its table follows etcd
-    Router(Host),
+    Router(RouterArgs),
     /// What sshd and git start in the builder
     #[command(flatten)]
     Git(GitSide),
@@ -65,6 +66,16 @@ struct Host {
     /// The host's settings
     #[arg(long, value_name = "FILE", default_value = settings::DEFAULT_PATH)]
     settings: PathBuf,
+}
+
+/// How a router is run.
+#[derive(Debug, Args)]
+struct RouterArgs {
+    #[command(flatten)]
+    host: Host,
+    /// Be the worker of the keeper that started this
+    #[arg(long, hide = true)]
+    serve: bool,
 }
 
 /// What every role is given.
@@ -107,10 +118,8 @@ fn main() -> ExitCode {
         Role::Registry(host) => serve(&host, Threads::UpTo(1), async |given| {
             Ok(registry::run(given.settings, given.store, given.stop).await?)
         }),
-        Role::Router(host) => serve(&host, Threads::UpTo(2), async |given| {
-            let key = given.key()?;
-            Ok(router::run(given.settings, given.store, key, given.stop).await?)
-        }),
+        Role::Router(args) if args.serve => route(&args.host),
+        Role::Router(args) => keep_router(&args.host),
         Role::Git(side) => return side.run(),
     };
     match result {
@@ -120,6 +129,22 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Holds a router's sockets, and has it run.
+fn keep_router(host: &Host) -> anyhow::Result<()> {
+    telemetry::init();
+    let settings = HostSettings::load(&host.settings)?;
+    Ok(router::keeper::keep(&settings, &host.settings)?)
+}
+
+/// Routes, on the sockets of the keeper.
+fn route(host: &Host) -> anyhow::Result<()> {
+    let keeper = Keeper::join().context("no keeper has sent sockets")?;
+    serve(host, Threads::UpTo(2), async |given| {
+        let key = given.key()?;
+        Ok(router::run(given.settings, given.store, key, given.stop, keeper).await?)
+    })
 }
 
 /// Runs a role until it ends; SIGTERM and SIGINT ask it to.

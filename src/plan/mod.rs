@@ -19,6 +19,7 @@ pub mod fleet;
 mod fleet_scheduling_tests;
 #[cfg(test)]
 mod fleet_tests;
+pub mod front;
 pub mod host;
 pub mod hosts;
 pub mod images;
@@ -29,12 +30,14 @@ mod loss_tests;
 pub mod preview;
 #[cfg(test)]
 mod preview_tests;
+pub mod proxy_header;
 mod rebalance;
 mod removal;
 pub mod rollout;
 pub mod round;
 pub mod routes;
 pub mod schedule;
+pub mod screen;
 pub mod settings;
 #[cfg(test)]
 mod sim_tests;

@@ -115,11 +115,13 @@ impl<B> AppRoute<B> {
         matches!(&self.route, Some((_, Known::Route(route))) if route.maintenance)
     }
 
-    /// Whether a client of this address may come in.
+    /// Whether a client of this address may come in; nobody may without a whitelist where those are
+    /// enforced.
     #[must_use]
-    pub fn admits(&self, client: IpAddr) -> bool {
+    pub fn admits(&self, client: IpAddr, enforced: bool) -> bool {
         match &self.route {
-            None => true,
+            None => !enforced,
+            Some((_, Known::Route(route))) if route.whitelist.is_open() => !enforced,
             Some((_, Known::Route(route))) => route.whitelist.allows(client),
             Some((_, Known::Unreadable(_))) => false,
         }
@@ -167,6 +169,12 @@ impl<B> Default for RouteTable<B> {
 
 /// The first label that leads to the controller, under any domain.
 const CONTROLLER_LABEL: &str = "deis";
+
+/// Whether a host, as [`parse_host`](super::host::parse_host) gives it, is the controller's.
+#[must_use]
+pub fn is_controller(host: &str) -> bool {
+    matches!(host.split_once('.'), Some((CONTROLLER_LABEL, _)))
+}
 
 fn platform_domain_key() -> keys::Key<String> {
     keys::platform("domain")
@@ -476,6 +484,12 @@ impl<B> RouteTable<B> {
             .flat_map(|app| &app.slots)
             .chain(&self.controllers)
             .map(|slot| &slot.backend)
+    }
+
+    /// Whether it knows an app.
+    #[must_use]
+    pub fn has_app(&self, app: &AppName) -> bool {
+        self.apps.contains_key(app)
     }
 
     /// How many apps it knows.

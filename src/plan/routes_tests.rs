@@ -160,7 +160,7 @@ fn a_bad_record_harms_only_itself() {
     let (again, _) = self::table(&saved);
     for table in [&table, &again] {
         match table.lookup("shop.localhost") {
-            Target::App(_, shop) => assert!(!shop.admits([127, 0, 0, 1].into())),
+            Target::App(_, shop) => assert!(!shop.admits([127, 0, 0, 1].into(), false)),
             other => panic!("{other:?}"),
         }
     }

@@ -1,48 +1,162 @@
-//! Bodies as they pass through: nothing is collected.
+//! Bodies as they pass through: nothing is collected, and nobody waits for ever.
 
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{exchange::Exchange, pace::Phase};
+use super::exchange::Exchange;
+
+/// A client may send nothing of a body for so long.
+const CLIENT_SILENCE: Duration = Duration::from_secs(60);
+/// Over all it may be waited for so long, and a second more per so many bytes: who drips a byte now and
+/// then holds a process of an app, and does nothing else.
+const BYTES_PER_SECOND: u64 = 128;
+
+/// Why a body breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection did.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// It is larger than the operator allows.
+    #[error("the request's body is larger than routers take here")]
+    TooLarge,
+    /// The client stopped sending.
+    #[error("the client stopped sending the request's body")]
+    Slow,
+    /// The process stopped answering.
+    #[error("the process sent nothing more of its answer in time")]
+    Silent,
+}
+
+/// A wait for the next part of a body. Its timer is made when there is something to wait for, and set
+/// anew only when it has rung.
+#[derive(Debug, Default)]
+struct Wait {
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Wait {
+    /// Nothing has come. Ready when that has been so for longer than the bound.
+    fn poll(&mut self, cx: &mut Context<'_>, bound: Duration) -> Poll<()> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let end = since + bound;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if timer.deadline() > end {
+            timer.as_mut().reset(end);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+
+    /// Something has come, after so long.
+    fn over(&mut self) -> Duration {
+        self.since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
 
 /// A request's body on its way to a backend.
 #[derive(Debug)]
 pub enum RequestBody {
     /// As the client sends it.
-    Client(Incoming),
+    Client(Box<ClientBody>),
     /// None: such a request can be sent again.
     Empty,
 }
 
+/// What a client sends.
+#[derive(Debug)]
+pub struct ClientBody {
+    body: Incoming,
+    /// Bytes that may still come.
+    left: u64,
+    received: u64,
+    waited: Duration,
+    wait: Wait,
+}
+
+impl RequestBody {
+    /// A client's body, of so many bytes at most.
+    #[must_use]
+    pub fn of(body: Incoming, most: Option<u64>) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Client(Box::new(ClientBody {
+            body,
+            left: most.unwrap_or(u64::MAX),
+            received: 0,
+            waited: Duration::ZERO,
+            wait: Wait::default(),
+        }))
+    }
+}
+
+impl ClientBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            // Only time in which the client was waited for counts.
+            let earned = Duration::from_secs(self.received / BYTES_PER_SECOND);
+            let left = (CLIENT_SILENCE + earned).saturating_sub(self.waited);
+            let wait = self.wait.poll(cx, left.min(CLIENT_SILENCE));
+            return wait.map(|()| Some(Err(BodyError::Slow)));
+        };
+        self.waited += self.wait.over();
+        let frame = match frame {
+            None => return Poll::Ready(None),
+            Some(frame) => frame?,
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.received += bytes;
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::Client(body) => body.poll_frame(cx),
             Self::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Client(body) => body.is_end_stream(),
+            Self::Client(client) => client.body.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Client(body) => body.size_hint(),
+            Self::Client(client) => client.body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }
@@ -54,24 +168,30 @@ pub struct ReplyBody {
     source: Source,
     /// None when it goes on elsewhere.
     exchange: Option<Exchange>,
-    /// The client's connection, which is idle when this has been sent.
-    phase: Option<Phase>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Backend(Incoming),
+    Backend {
+        body: Incoming,
+        /// How long it may be silent.
+        silence: Duration,
+        wait: Wait,
+    },
     Text(Option<Bytes>),
 }
 
 impl ReplyBody {
-    /// What a backend answers.
+    /// What a backend answers; it may be silent for so long.
     #[must_use]
-    pub const fn backend(body: Incoming, exchange: Exchange) -> Self {
+    pub fn backend(body: Incoming, silence: Duration, exchange: Exchange) -> Self {
         Self {
-            source: Source::Backend(body),
+            source: Source::Backend {
+                body,
+                silence,
+                wait: Wait::default(),
+            },
             exchange: Some(exchange),
-            phase: None,
         }
     }
 
@@ -81,14 +201,6 @@ impl ReplyBody {
         Self {
             source: Source::Text(Some(text)),
             exchange: Some(exchange),
-            phase: None,
-        }
-    }
-
-    /// The client's connection is idle when this has been sent; a tunnel never is.
-    pub fn then_idle(&mut self, phase: &Phase) {
-        if self.exchange.is_some() {
-            self.phase = Some(phase.clone());
         }
     }
 
@@ -98,22 +210,34 @@ impl ReplyBody {
         Self {
             source: Source::Text(None),
             exchange: None,
-            phase: None,
         }
     }
 }
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let frame = match &mut this.source {
-            Source::Backend(body) => std::task::ready!(Pin::new(body).poll_frame(cx)),
+            Source::Backend {
+                body,
+                silence,
+                wait,
+            } => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    wait.over();
+                    frame.map(|frame| frame.map_err(BodyError::Http))
+                }
+                Poll::Pending => {
+                    std::task::ready!(wait.poll(cx, *silence));
+                    Some(Err(BodyError::Silent))
+                }
+            },
             Source::Text(text) => text.take().map(|text| Ok(Frame::data(text))),
         };
         if let Some(exchange) = &mut this.exchange {
@@ -128,14 +252,14 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Backend(body) => body.is_end_stream(),
+            Source::Backend { body, .. } => body.is_end_stream(),
             Source::Text(text) => text.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Backend(body) => body.size_hint(),
+            Source::Backend { body, .. } => body.size_hint(),
             Source::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
         }
     }
@@ -149,8 +273,32 @@ impl Drop for ReplyBody {
         {
             exchange.complete();
         }
-        if let Some(phase) = &self.phase {
-            phase.idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_begins_anew_when_something_has_come() {
+        let mut wait = Wait::default();
+        let minute = Duration::from_secs(60);
+        for _ in 0..5 {
+            let waiting = poll_fn(|cx| wait.poll(cx, minute));
+            let early = tokio::time::timeout(Duration::from_secs(50), waiting).await;
+            assert!(early.is_err(), "not yet");
+            assert_eq!(wait.over().as_secs(), 50);
         }
+        let began = Instant::now();
+        poll_fn(|cx| wait.poll(cx, minute)).await;
+        assert_eq!(began.elapsed().as_secs(), 60);
+        // A shorter bound counts at once.
+        assert_eq!(wait.over().as_secs(), 60);
+        let began = Instant::now();
+        poll_fn(|cx| wait.poll(cx, Duration::from_secs(5))).await;
+        assert_eq!(began.elapsed().as_secs(), 5);
     }
 }

@@ -1,29 +1,43 @@
 //! One request and its answer, from its head to its last byte: what is held, measured and logged.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use super::{
+    access::{AccessLog, Line},
     backend::{Backend, Held, Place, Sender},
-    metrics::Metrics,
+    metrics::{AppFigures, Metrics},
+    pace::Busy,
 };
 
-/// What becomes one line of the access log when it is dropped.
+/// What a request's line in the access log says of its head.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its method.
+    pub method: Method,
+    /// What it asks for.
+    pub uri: Uri,
+    /// The host that it names, if it names one.
+    pub host: Option<HeaderValue>,
+    /// The version of HTTP that its client speaks.
+    pub version: Version,
+    /// Who asks.
+    pub client: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// Its id, in the answer and for the backend.
+    pub id: HeaderValue,
+}
+
+/// What is counted, and becomes one line of the access log, when it is dropped.
 #[derive(Debug)]
 pub struct Exchange {
     metrics: Arc<Metrics>,
+    log: Option<Arc<AccessLog>>,
     started: Instant,
-    method: Method,
-    uri: Uri,
-    host: Option<HeaderValue>,
-    /// Its id, in the answer and for the backend.
-    pub id: HeaderValue,
+    asked: Asked,
     /// The answer's status; the client went away if it stays empty.
     pub status: Option<StatusCode>,
     /// How often another connection was tried.
@@ -32,6 +46,9 @@ pub struct Exchange {
     error: Option<String>,
     upstream: Option<Upstream>,
     last: Option<Arc<Backend>>,
+    app: Option<Arc<AppFigures>>,
+    /// The client's connection, which waits for an answer.
+    busy: Busy,
 }
 
 #[derive(Debug)]
@@ -42,29 +59,42 @@ struct Upstream {
 }
 
 impl Exchange {
-    /// Begins with a request's head.
+    /// Begins with a request's head; is written into the log if there is one.
     #[must_use]
     pub fn new(
         metrics: &Arc<Metrics>,
-        method: &Method,
-        uri: &Uri,
-        host: Option<&HeaderValue>,
-        id: HeaderValue,
+        log: Option<Arc<AccessLog>>,
+        busy: Busy,
+        asked: Asked,
     ) -> Self {
-        metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        metrics.began();
         Self {
             metrics: Arc::clone(metrics),
+            log,
             started: Instant::now(),
-            method: method.clone(),
-            uri: uri.clone(),
-            host: host.cloned(),
-            id,
+            asked,
             status: None,
             retries: 0,
             bytes: 0,
             error: None,
             upstream: None,
             last: None,
+            app: None,
+            busy,
+        }
+    }
+
+    /// The request's id.
+    #[must_use]
+    pub const fn id(&self) -> &HeaderValue {
+        &self.asked.id
+    }
+
+    /// Whose request it is.
+    pub fn is_for(&mut self, app: Arc<AppFigures>) {
+        if self.app.is_none() {
+            app.began();
+            self.app = Some(app);
         }
     }
 
@@ -84,6 +114,16 @@ impl Exchange {
         self.error = Some(why.to_string());
         self.last = Some(Arc::clone(backend));
         self.metrics.retries.inc();
+        if let Some(app) = &self.app {
+            app.retries.inc();
+        }
+    }
+
+    /// A backend is left out for a while.
+    pub fn ejected(&self) {
+        if let Some(app) = &self.app {
+            app.ejections.inc();
+        }
     }
 
     /// Tells when the backend that answers is withdrawn.
@@ -94,8 +134,14 @@ impl Exchange {
     }
 
     /// So many bytes of the body have passed.
-    pub const fn passed(&mut self, bytes: usize) {
+    pub fn passed(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        self.busy.moved();
+    }
+
+    /// Both sides have agreed on another protocol.
+    pub fn is_tunnel(&self) {
+        self.busy.is_tunnel();
     }
 
     /// The answer broke off.
@@ -122,21 +168,22 @@ impl Drop for Exchange {
         let broken = self.upstream.take().is_some();
         // 499: the client went away before there was an answer (nginx's number for it).
         let status = self.status.map_or(499, |status| status.as_u16());
+        let took = self.started.elapsed();
         self.metrics.finished(status);
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        info!(
-            target: "deis::access",
-            method = %self.method,
-            host = self.host.as_ref().and_then(|h| h.to_str().ok()).unwrap_or("-"),
-            path = self.uri.path(),
-            status,
-            ms,
-            bytes = self.bytes,
-            backend = self.last.as_ref().map_or("-", |b| b.name()),
-            retries = self.retries,
-            id = self.id.to_str().unwrap_or("-"),
-            broken,
-            error = self.error.as_deref(),
-        );
+        if let Some(app) = &self.app {
+            app.finished(status, took);
+        }
+        if let Some(log) = &self.log {
+            log.write(&Line {
+                asked: &self.asked,
+                status,
+                took,
+                bytes: self.bytes,
+                backend: self.last.as_ref().map(|backend| backend.name()),
+                retries: self.retries,
+                broken,
+                error: self.error.as_deref(),
+            });
+        }
     }
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{
     backend::{Backend, REAP_EVERY},
     ledger::{Acks, Ledger},
-    live::Live,
+    live::{Live, PART},
 };
 use crate::store::{Feed, Store, keys};
 
@@ -20,8 +20,9 @@ use crate::store::{Feed, Store, keys};
 const LONGEST_DRAIN: Duration = Duration::from_secs(20 * 60);
 
 /// What the table is made of besides `/deis/services/`.
-fn other_prefixes() -> [String; 7] {
+fn other_prefixes() -> [String; 8] {
     [
+        keys::settings(PART).as_str().to_owned(),
         keys::routes().as_str().to_owned(),
         keys::domains().as_str().to_owned(),
         keys::certs().as_str().to_owned(),

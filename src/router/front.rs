@@ -1,4 +1,4 @@
-//! Where clients come in: workers that accept connections and speak HTTP/1.1 on them.
+//! Where clients come in: workers that accept connections and speak HTTP/1.1 and HTTP/2 on them.
 //!
 //! Each worker is a thread with a runtime and listeners of its own (the kernel spreads connections
 //! over them), so that a request and its upstream connection stay on one thread.
@@ -6,30 +6,35 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 
 use http::HeaderValue;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 
 use super::{
     headers::Forwarded,
-    pace::{Pace, Paced, Phase},
-    proxy::{Client, Proxy, handle},
+    opening::Opened,
+    pace::{Pace, Paced, Phase, has_lingered},
+    proxy::{Client, HEAD_COUNT, Proxy, handle},
     sockets::{self, Peer},
+    tls::Tls,
 };
+use crate::plan::front::RouterSettings;
 
 /// How long a client may keep a connection waiting. Idle for longer than the proxies of the big
 /// clouds keep one (60 s), so that it is they who close.
@@ -38,15 +43,28 @@ const PACE: Pace = Pace {
     idle: Duration::from_secs(75),
     tick: Duration::from_secs(5),
 };
-/// A TLS handshake may take so long.
+/// A TLS handshake may take so long, and a PROXY header before it.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// Largest head of a request, in bytes and in headers.
-const HEAD_BYTES: usize = 64 << 10;
-const HEAD_COUNT: usize = 128;
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: u32 = 64 << 10;
 /// Connections per worker.
 const CONNECTIONS: usize = 16_384;
-/// After a stop, requests under way may take so long.
-pub const STOP_WAIT: Duration = Duration::from_secs(20);
+
+/// Streams of an HTTP/2 connection at once.
+const STREAMS: u32 = 128;
+/// What one stream may send before we have read it, and all of a connection's together: a slow app
+/// holds up its own client only.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What we buffer of an answer for a stream whose client doesn't read.
+const STREAM_SEND: usize = 64 << 10;
+/// Streams that their client has reset and that wait to be forgotten (CVE-2023-44487), and resets that
+/// its own errors cause: beyond that the connection ends.
+const RESETS: usize = 32;
+const ERROR_RESETS: usize = 64;
+/// A silent HTTP/2 client is asked for a sign of life so often, and has so long to give it.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PONG_WAIT: Duration = Duration::from_secs(20);
 
 /// One worker's half of the router.
 #[derive(Debug, Clone)]
@@ -55,37 +73,25 @@ pub struct Front {
     pub proxy: Arc<Proxy>,
     /// Which worker.
     pub worker: usize,
+    /// After a stop, requests under way may take so long.
+    pub drain: Duration,
     /// No new connection, and an end to the others.
     pub stop: CancellationToken,
 }
 
-/// A listener of a worker, bound and not yet served.
+/// A listener of a worker, not yet served.
 pub struct Bound {
     /// The socket.
-    listener: std::net::TcpListener,
+    pub listener: std::net::TcpListener,
     /// What makes it HTTPS.
-    tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Tls>>,
 }
 
-/// Binds one listener per worker on one address.
-///
-/// # Errors
-/// When the address can't be had.
-pub fn bind(
-    mut address: SocketAddr,
-    workers: usize,
-    tls: Option<&TlsAcceptor>,
-) -> io::Result<(SocketAddr, Vec<Bound>)> {
-    let mut all = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let listener = sockets::listen(address, true)?;
-        // A test's port 0 is chosen by the first.
-        address = listener.local_addr()?;
-        let listener = listener.into_std()?;
-        let tls = tls.cloned();
-        all.push(Bound { listener, tls });
-    }
-    Ok((address, all))
+/// What all connections to a listener have in common.
+struct Door {
+    proto: &'static str,
+    port: HeaderValue,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Front {
@@ -108,15 +114,17 @@ impl Front {
     }
 
     async fn serve(self, bound: Bound) {
-        let listener = match TcpListener::from_std(bound.listener) {
+        let listener = bound.listener.set_nonblocking(true);
+        let listener = match listener.and_then(|()| TcpListener::from_std(bound.listener)) {
             Ok(listener) => listener,
             Err(error) => return error!(%error, "a worker can't use its listener"),
         };
         let port = listener.local_addr().map_or(0, |address| address.port());
-        let (proto, port) = match bound.tls {
-            Some(_) => ("https", HeaderValue::from(port)),
-            None => ("http", HeaderValue::from(port)),
-        };
+        let door = Arc::new(Door {
+            proto: if bound.tls.is_some() { "https" } else { "http" },
+            port: HeaderValue::from(port),
+            tls: bound.tls,
+        });
         let (tasks, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
         loop {
             let accepted = tokio::select! {
@@ -134,39 +142,194 @@ impl Front {
             };
             self.proxy.metrics.connections.inc();
             sockets::tune(&stream, Peer::Patient);
-            let client = Client {
-                proxy: Arc::clone(&self.proxy),
-                worker: self.worker,
-                phase: Phase::default(),
-                address: peer.ip().to_canonical(),
-                forwarded: Forwarded {
-                    client: address_value(peer.ip()),
-                    proto: HeaderValue::from_static(proto),
-                    port: port.clone(),
-                },
-            };
-            let (tls, stop) = (bound.tls.clone(), self.stop.clone());
+            let (front, door) = (self.clone(), Arc::clone(&door));
+            let tunnels = tasks.clone();
             tasks.spawn(async move {
                 let _room = permit;
-                match tls {
-                    None => connection(stream, client, stop).await,
-                    Some(tls) => match timeout(HANDSHAKE_WAIT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(stream, client, stop).await,
-                        Ok(Err(error)) => debug!(%peer, %error, "no TLS handshake"),
-                        Err(_) => debug!(%peer, "TLS handshake timed out"),
-                    },
+                if let Err(error) = front.open(stream, peer, &door, tunnels).await {
+                    front.proxy.metrics.bad_openings.inc();
+                    debug!(%peer, %error, "connection closed at its beginning");
                 }
             });
         }
         drop(listener);
         tasks.close();
-        if timeout(STOP_WAIT, tasks.wait()).await.is_err() {
+        if timeout(self.drain, tasks.wait()).await.is_err() {
             warn!(
                 connections = tasks.len(),
                 "stopping with requests under way"
             );
         }
     }
+
+    /// Finds out who is there and what is spoken, and serves the connection to its end.
+    async fn open(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        door: &Door,
+        tunnels: TaskTracker,
+    ) -> io::Result<()> {
+        let settings = self.proxy.live.settings();
+        let mut stream = Opened::new(stream);
+        let peer_ip = peer.ip().to_canonical();
+        let trusted = settings.is_proxy(peer_ip);
+        let mut address = peer_ip;
+        if settings.proxy_protocol && trusted {
+            let told = stream.proxy_header(HANDSHAKE_WAIT).await?;
+            address = told.map_or(peer_ip, |client| client.ip().to_canonical());
+        }
+        let client = Client {
+            proxy: Arc::clone(&self.proxy),
+            worker: self.worker,
+            tunnels,
+            phase: Phase::default(),
+            address,
+            secure: door.tls.is_some(),
+            believed: trusted && settings.proxies_named && !settings.proxy_protocol,
+            forwarded: Forwarded {
+                client: address_value(address),
+                proto: HeaderValue::from_static(door.proto),
+                port: door.port.clone(),
+            },
+        };
+        match &door.tls {
+            None => {
+                let http2 = tokio::select! {
+                    http2 = stream.is_http2(PACE.idle, PACE.head) => http2?,
+                    // It has asked for nothing yet.
+                    () = self.stop.cancelled() => return Ok(()),
+                };
+                self.speak(stream, client, http2, &settings).await;
+            }
+            Some(tls) => {
+                let accepting = tls.acceptor(settings.only_tls13).accept(stream);
+                let stream = timeout(HANDSHAKE_WAIT, accepting)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.speak(stream, client, http2, &settings).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves one connection to its end.
+    async fn speak(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: Client,
+        http2: bool,
+        settings: &RouterSettings,
+    ) {
+        let phase = client.phase.clone();
+        let client = Arc::new(client);
+        let service = service_fn(move |request| {
+            let client = Arc::clone(&client);
+            async move { Ok::<_, std::convert::Infallible>(handle(&client, request).await) }
+        });
+        if http2 {
+            let connection = http2_builder().serve_connection(TokioIo::new(stream), service);
+            let lingering = has_lingered(phase, PACE, settings.default_timeout);
+            self.drive(pin!(connection), lingering).await;
+        } else {
+            let stream = Paced::new(stream, PACE, phase);
+            let connection = http1_builder()
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            self.drive(pin!(connection), std::future::pending()).await;
+        }
+    }
+
+    /// Drives a connection until it ends, lingers, or has had its time after a stop.
+    async fn drive<C: Connection>(
+        &self,
+        mut connection: Pin<&mut C>,
+        lingers: impl Future<Output = ()>,
+    ) {
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = lingers => {
+                connection.as_mut().end();
+                // Nothing is under way, or nothing moves: a moment for the goodbye.
+                match timeout(PACE.tick, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return debug!("client connection cut: nothing moved"),
+                }
+            }
+            () = self.stop.cancelled() => {
+                connection.as_mut().end();
+                match timeout(self.drain, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "client connection ended");
+        }
+    }
+}
+
+/// A connection of either version.
+trait Connection: Future<Output = hyper::Result<()>> {
+    /// No further request; those under way are answered.
+    fn end(self: Pin<&mut Self>);
+}
+
+impl<I, S> Connection for http1::UpgradeableConnection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: hyper::body::Body + 'static,
+    <S::ResBody as hyper::body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, E> Connection for http2::Connection<I, S, E>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: hyper::body::Body + 'static,
+    <S::ResBody as hyper::body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
+{
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(HEAD_BYTES as usize)
+        .max_headers(HEAD_COUNT)
+        .title_case_headers(true);
+    builder
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(STREAM_SEND)
+        .max_header_list_size(HEAD_BYTES)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(ERROR_RESETS)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WAIT);
+    builder
 }
 
 async fn accept(
@@ -180,42 +343,5 @@ async fn accept(
 }
 
 fn address_value(ip: IpAddr) -> HeaderValue {
-    // A v4 client on a v6 socket is a v4 client.
-    HeaderValue::from_str(&ip.to_canonical().to_string())
-        .expect("invariant: an address is a header value")
-}
-
-/// Serves one connection to its end.
-async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    client: Client,
-    stop: CancellationToken,
-) {
-    let stream = Paced::new(stream, PACE, client.phase.clone());
-    let client = Arc::new(client);
-    let service = service_fn(|request| {
-        let client = Arc::clone(&client);
-        async move { Ok::<_, std::convert::Infallible>(handle(&client, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None)
-        .max_header_size(HEAD_BYTES)
-        .max_headers(HEAD_COUNT)
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(STOP_WAIT, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
-    };
-    if let Err(error) = ended {
-        debug!(%error, "client connection ended");
-    }
+    HeaderValue::from_str(&ip.to_string()).expect("invariant: an address is a header value")
 }

@@ -1,8 +1,10 @@
 //! Which headers pass, and which are made here. No IO.
 
+use std::net::IpAddr;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 use super::live::random;
@@ -10,17 +12,17 @@ use super::live::random;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 /// Names a request, in logs on both sides.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers that are about one connection, besides those that `Connection` names.
-static HOP_BY_HOP: [HeaderName; 7] = [
+static HOP_BY_HOP: [HeaderName; 6] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("proxy-authorization"),
     HeaderName::from_static("proxy-authenticate"),
     TE,
-    TRAILER,
     TRANSFER_ENCODING,
 ];
 
@@ -47,6 +49,7 @@ fn is_protected(name: &HeaderName) -> bool {
         X_FORWARDED_FOR,
         X_FORWARDED_PROTO,
         X_FORWARDED_PORT,
+        X_FORWARDED_SSL,
         X_REQUEST_ID,
     ]
     .contains(name)
@@ -78,6 +81,41 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
     headers.remove(UPGRADE).filter(|_| upgrade)
 }
 
+/// Whether the client takes trailers. Over HTTP/1 that is about the connection, and only counts when
+/// `Connection` says so, too.
+#[must_use]
+pub fn takes_trailers(headers: &HeaderMap, version: Version) -> bool {
+    let names = |header: HeaderName, wanted: &[u8]| {
+        let mut values = headers.get_all(header).iter();
+        values.any(|value| {
+            let mut words = value.as_bytes().split(|b| *b == b',');
+            words.any(|word| word.trim_ascii().eq_ignore_ascii_case(wanted))
+        })
+    };
+    names(TE, b"trailers") && (version == Version::HTTP_2 || names(CONNECTION, b"te"))
+}
+
+/// Asks the backend for trailers.
+pub fn ask_for_trailers(headers: &mut HeaderMap) {
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers.insert(CONNECTION, HeaderValue::from_static("te"));
+}
+
+/// HTTP/2 may split cookies over several headers; HTTP/1 has one.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(_)) = (cookies.next(), cookies.next()) {
+        let mut text = first.as_bytes().to_vec();
+        for cookie in headers.get_all(COOKIE).iter().skip(1) {
+            text.extend_from_slice(b"; ");
+            text.extend_from_slice(cookie.as_bytes());
+        }
+        if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
+            headers.insert(COOKIE, joined);
+        }
+    }
+}
+
 /// Says that the connection changes to another protocol.
 pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -95,6 +133,41 @@ pub struct Forwarded {
     pub port: HeaderValue,
 }
 
+/// What a load balancer that is trusted says of its client.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// Whether it came over TLS.
+    pub secure: Option<bool>,
+    /// The port that it came to.
+    pub port: Option<u16>,
+}
+
+/// Reads what the proxy nearest to us has added: the last of each list is its word, the rest is what
+/// it was told itself.
+#[must_use]
+pub fn told(headers: &HeaderMap) -> Told {
+    let last = |name: HeaderName| {
+        let value = headers.get_all(name).iter().next_back()?;
+        Some(value.to_str().ok()?.rsplit(',').next()?.trim())
+    };
+    let secure = last(X_FORWARDED_PROTO).and_then(|proto| match proto {
+        "https" => Some(true),
+        "http" => Some(false),
+        _ => None,
+    });
+    Told {
+        client: last(X_FORWARDED_FOR)
+            .and_then(|text| text.parse().ok())
+            .map(|client: IpAddr| client.to_canonical()),
+        secure,
+        port: last(X_FORWARDED_PORT)
+            .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|text| text.parse().ok()),
+    }
+}
+
 /// Tells the backend who the client is. What proxies before us said stays in front.
 pub fn set_forwarded(headers: &mut HeaderMap, from: &Forwarded, id: &HeaderValue) {
     let chain = join(headers.get_all(X_FORWARDED_FOR).iter(), &from.client);
@@ -104,6 +177,8 @@ pub fn set_forwarded(headers: &mut HeaderMap, from: &Forwarded, id: &HeaderValue
     );
     headers.insert(X_FORWARDED_PROTO, from.proto.clone());
     headers.insert(X_FORWARDED_PORT, from.port.clone());
+    let ssl = if from.proto == "https" { "on" } else { "off" };
+    headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(ssl));
     headers.insert(X_REQUEST_ID, id.clone());
     // Answered here, as soon as the backend wants the body.
     headers.remove(EXPECT);
@@ -207,6 +282,64 @@ mod tests {
             remove_hop_by_hop(&mut map(&[("connection", "upgrade")])),
             None
         );
+    }
+
+    #[test]
+    fn trailers_need_to_be_asked_for() {
+        for (rows, version, want) in [
+            (&[("te", "trailers")][..], Version::HTTP_2, true),
+            (&[("te", "trailers")][..], Version::HTTP_11, false),
+            (
+                &[("te", "gzip, Trailers"), ("connection", "close, TE")][..],
+                Version::HTTP_11,
+                true,
+            ),
+            (
+                &[("te", "gzip"), ("connection", "te")][..],
+                Version::HTTP_11,
+                false,
+            ),
+        ] {
+            assert_eq!(takes_trailers(&map(rows), version), want, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_put_together() {
+        for (rows, want) in [
+            (
+                &[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")][..],
+                "a=1; b=2; c=3; d=4",
+            ),
+            (&[("cookie", "a=1")][..], "a=1"),
+        ] {
+            let mut headers = map(rows);
+            join_cookies(&mut headers);
+            let all: Vec<_> = headers.get_all(COOKIE).iter().collect();
+            assert_eq!(all, [want]);
+        }
+    }
+
+    #[test]
+    fn a_load_balancer_s_word_is_the_last_one() {
+        let all = told(&map(&[
+            ("x-forwarded-for", "6.6.6.6, 192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.2,  ::ffff:192.0.2.7"),
+            ("x-forwarded-proto", "http, https"),
+            ("x-forwarded-port", "8443"),
+        ]));
+        let want = Told {
+            client: Some("192.0.2.7".parse().expect("address")),
+            secure: Some(true),
+            port: Some(8443),
+        };
+        assert_eq!(all, want);
+        let none = told(&map(&[
+            ("x-forwarded-for", "unknown"),
+            ("x-forwarded-proto", "gopher"),
+            ("x-forwarded-port", "+1"),
+        ]));
+        assert_eq!(none, Told::default());
     }
 
     #[test]

@@ -7,47 +7,41 @@ use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::proxy::Proxy;
-use crate::{
-    inner_http::{self, Answer},
-    model::RouterPresence,
-    store::Presence,
-};
+use super::{Registration, proxy::Proxy};
+use crate::inner_http::{self, Answer};
 
 /// This router's registration, once there is one.
-pub type Registration = watch::Receiver<Option<Arc<Presence<RouterPresence>>>>;
+pub type Registered = watch::Receiver<Option<Registration>>;
 
-/// Answers until the end of its task.
+/// Answers until the stop: then the next router may have the socket already.
 pub async fn serve(
     listener: TcpListener,
     proxy: Arc<Proxy>,
-    registration: Registration,
+    registration: Registered,
     stop: CancellationToken,
 ) {
+    let over = stop.clone();
     let handler = move |request: Request<Incoming>| {
         let answer = answer(&request, &proxy, &registration, &stop);
         async move { answer }
     };
-    inner_http::serve(listener, handler).await;
+    tokio::select! {
+        () = inner_http::serve(listener, handler) => {}
+        () = over.cancelled() => {}
+    }
 }
 
 fn answer(
     request: &Request<Incoming>,
     proxy: &Proxy,
-    registration: &Registration,
+    registration: &Registered,
     stop: &CancellationToken,
 ) -> Answer {
     let known = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, text) = match request.uri().path() {
         _ if !known => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
         "/health-check" => health(registration, stop),
-        "/metrics" => {
-            let counts = proxy.live.counts();
-            (
-                StatusCode::OK,
-                proxy.metrics.render(counts, proxy.live.certs.counts()),
-            )
-        }
+        "/metrics" => (StatusCode::OK, proxy.metrics_page()),
         _ => (
             StatusCode::NOT_FOUND,
             "try /health-check or /metrics\n".to_owned(),
@@ -57,8 +51,9 @@ fn answer(
 }
 
 /// Healthy: registered, by our own clock, and not about to stop.
-fn health(registration: &Registration, stop: &CancellationToken) -> (StatusCode, String) {
-    let registered = registration.borrow().as_ref().is_some_and(|p| p.held());
+fn health(registration: &Registered, stop: &CancellationToken) -> (StatusCode, String) {
+    let registered = registration.borrow();
+    let registered = registered.as_ref().is_some_and(|r| r.presence.held());
     let (status, text) = if stop.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
     } else if registered {

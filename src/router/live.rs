@@ -5,6 +5,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Instant,
@@ -19,8 +20,9 @@ use super::{
     challenges::Challenges,
 };
 use crate::{
-    model::DomainName,
+    model::{AppName, DomainName, Revision},
     plan::{
+        front::{Fault, RouterSettings},
         host::parse_host,
         routes::{Applied, Endpoint, RecordChange, RouteTable, SavedRecord, Slot, Target},
     },
@@ -28,6 +30,20 @@ use crate::{
 };
 
 type Table = RouteTable<Arc<Backend>>;
+
+/// The router's own settings are below `/deis/router/`.
+pub const PART: &str = "router";
+
+/// Who asks, and on what terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'c> {
+    /// The client's address.
+    pub address: IpAddr,
+    /// What operators want.
+    pub settings: &'c RouterSettings,
+    /// The value that chooses the process, if there is one.
+    pub affinity: Option<&'c str>,
+}
 
 /// Who takes a request.
 #[derive(Debug)]
@@ -48,12 +64,30 @@ pub enum Choice {
     InvalidHost,
 }
 
+/// What operators have set, as it is and as it is used.
+#[derive(Debug, Default)]
+struct Settings {
+    used: Arc<RouterSettings>,
+    records: BTreeMap<String, (Revision, String)>,
+    faults: Vec<Fault>,
+}
+
+/// Whose requests a host name's are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// An app's.
+    App(AppName),
+    /// The platform's own.
+    Controller,
+}
+
 /// The route table as requests see it.
 #[derive(Debug)]
 pub struct Live {
     table: RwLock<Table>,
     /// The certificates that go with it.
     pub(super) certs: Arc<Certs>,
+    settings: RwLock<Settings>,
     /// What authorities are answered.
     pub(super) challenges: Challenges,
     workers: usize,
@@ -71,6 +105,7 @@ impl Live {
         Self {
             table: RwLock::default(),
             certs: Arc::new(certs),
+            settings: RwLock::default(),
             challenges: Challenges::default(),
             workers,
             started: Instant::now(),
@@ -101,7 +136,13 @@ impl Live {
             revision: change.mod_revision,
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
-        if prefix == keys::acme_challenges().as_str() {
+        if prefix == keys::settings(PART).as_str() {
+            // Routers register there, too: that is no reason to save the table.
+            if self.set(records, update.first) {
+                self.version.send_modify(|version| *version += 1);
+            }
+            Vec::new()
+        } else if prefix == keys::acme_challenges().as_str() {
             self.challenges.update(update);
             Vec::new()
         } else if prefix == keys::certs().as_str() {
@@ -129,7 +170,92 @@ impl Live {
         let (certs, records): (Vec<_>, Vec<_>) =
             records.partition(|record| record.key.starts_with(prefix.as_str()));
         self.certs.update(&certs, true);
+        let prefix = keys::settings(PART);
+        let (settings, records): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|record| record.key.starts_with(prefix.as_str()));
+        self.set(settings, true);
         self.change(|table, make| table.apply(records, make));
+    }
+
+    /// Takes settings over; `first` has all that there are. Says whether anything is different now.
+    fn set<'c>(&self, changes: impl IntoIterator<Item = RecordChange<'c>>, first: bool) -> bool {
+        let prefix = keys::settings(PART);
+        let mut settings = self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = settings.records.clone();
+        if first {
+            settings.records.clear();
+        }
+        for change in changes {
+            let Some(name) = keys::last_part(change.key, prefix.as_str()) else {
+                continue;
+            };
+            // Where routers register.
+            if name.starts_with("hosts/") {
+                continue;
+            }
+            match change.value {
+                Some(value) => {
+                    let text = String::from_utf8_lossy(value).into_owned();
+                    let record = (change.revision, text);
+                    settings.records.insert(name.to_owned(), record);
+                }
+                None => {
+                    settings.records.remove(name);
+                }
+            }
+        }
+        if settings.records == before {
+            return false;
+        }
+        let texts = settings.records.iter();
+        let texts = texts.map(|(name, (_, text))| (name.as_str(), text.as_str()));
+        let (used, faults) = RouterSettings::of(texts);
+        for fault in faults.iter().filter(|new| !settings.faults.contains(new)) {
+            warn!(setting = fault.name, why = fault.why, "setting not used");
+        }
+        info!(
+            set = settings.records.len(),
+            left_out = faults.len(),
+            "settings changed"
+        );
+        settings.used = Arc::new(used);
+        settings.faults = faults;
+        true
+    }
+
+    /// What operators want.
+    #[must_use]
+    pub fn settings(&self) -> Arc<RouterSettings> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&settings.used)
+    }
+
+    /// How many settings are not used as they stand.
+    #[must_use]
+    pub fn settings_left_out(&self) -> usize {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        settings.faults.len()
+    }
+
+    /// Whose requests a host name's are, if anybody answers to it.
+    #[must_use]
+    pub fn owner(&self, host: &str) -> Option<Owner> {
+        let host = parse_host(host).ok()?;
+        match self.read().lookup(&host) {
+            Target::App(name, _) => Some(Owner::App(name.clone())),
+            Target::Controller(_) => Some(Owner::Controller),
+            Target::Unknown => None,
+        }
+    }
+
+    /// Whether an app is in the table.
+    #[must_use]
+    pub fn knows(&self, app: &AppName) -> bool {
+        self.read().has_app(app)
     }
 
     fn change(
@@ -166,29 +292,50 @@ impl Live {
     /// Chooses who takes a request, but none of `tried`: the less loaded of two at random. Those
     /// that were not reachable lately only when there is no other.
     #[must_use]
-    pub fn choose(&self, host: &str, client: IpAddr, tried: &[Arc<Backend>]) -> Choice {
+    pub fn choose(&self, host: &str, caller: &Caller<'_>, tried: &[Arc<Backend>]) -> Choice {
         let Ok(host) = parse_host(host) else {
             return Choice::InvalidHost;
         };
+        let (client, settings) = (caller.address, caller.settings);
         let table = self.read();
         let slots = match table.lookup(&host) {
             Target::Unknown => return Choice::Unknown,
-            Target::App(_, app) if !app.admits(client) => return Choice::Forbidden,
+            Target::App(_, app) if !app.admits(client, settings.enforce_whitelist) => {
+                return Choice::Forbidden;
+            }
             Target::App(_, app) if app.in_maintenance() => return Choice::Maintenance,
             Target::App(_, app) => app.slots(),
+            Target::Controller(_) if !settings.controller_admits(client) => {
+                return Choice::Forbidden;
+            }
             Target::Controller(slots) => slots,
         };
         if slots.is_empty() {
             return Choice::NoProcess;
         }
         let now = self.now();
-        let untried =
-            |slot: &Slot<Arc<Backend>>| !tried.iter().any(|t| Arc::ptr_eq(t, &slot.backend));
-        let trusted = |at: usize| untried(&slots[at]) && !slots[at].backend.is_ejected(now);
+        let untried = |at: usize| {
+            let slot: &Slot<Arc<Backend>> = &slots[at];
+            !tried.iter().any(|t| Arc::ptr_eq(t, &slot.backend))
+        };
+        let trusted = |at: usize| untried(at) && !slots[at].backend.is_ejected(now);
         let load = |at: usize| slots[at].backend.in_flight();
+        if let Some(value) = caller.affinity {
+            let weight = |at: usize| affine(value, slots[at].backend.name());
+            let heaviest = |eligible: &dyn Fn(usize) -> bool| {
+                (0..slots.len())
+                    .filter(|at| eligible(*at))
+                    .max_by_key(|at| weight(*at))
+            };
+            return heaviest(&trusted)
+                .or_else(|| heaviest(&untried))
+                .map_or(Choice::Exhausted, |at| {
+                    Choice::Backend(slots[at].backend.hold())
+                });
+        }
         let random = random();
         pick_two(slots.len(), random, trusted, load)
-            .or_else(|| pick_two(slots.len(), random, |at| untried(&slots[at]), load))
+            .or_else(|| pick_two(slots.len(), random, untried, load))
             .map_or(Choice::Exhausted, |at| {
                 Choice::Backend(slots[at].backend.hold())
             })
@@ -217,6 +364,13 @@ impl Live {
     pub fn export(&self) -> Vec<SavedRecord> {
         let mut records = self.read().export();
         records.extend(self.certs.export());
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let texts = settings.records.iter();
+        records.extend(texts.map(|(name, (revision, value))| SavedRecord {
+            key: keys::setting(PART, name).as_str().to_owned(),
+            revision: *revision,
+            value: value.clone(),
+        }));
         records
     }
 
@@ -246,6 +400,21 @@ impl Live {
             backend.reap();
         }
     }
+}
+
+/// How well a value and a process go together, whatever other processes there are: when one comes or
+/// goes, only the values change their process that go best with that one. What counts of its name is
+/// type and number, so that a release keeps its visitors apart as the one before it did.
+fn affine(value: &str, process: &str) -> u64 {
+    let slot = process.split_once('.').map_or(process, |(_, slot)| slot);
+    // FNV-1a: the same in every router, of whatever build.
+    let bytes = value.bytes().chain([0]).chain(slot.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Its high bits depend on the last bytes too little.
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
 }
 
 /// The less loaded of two eligible ones at random; the only eligible one if there is one.
@@ -333,6 +502,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_value_keeps_its_process() {
+        let all: Vec<String> = (1..=5).map(|n| format!("blog_v7.web.{n}")).collect();
+        let chosen = |value: &str, among: &[String]| {
+            let best = among.iter().max_by_key(|name| affine(value, name));
+            best.expect("one").clone()
+        };
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for n in 0..5000 {
+            let value = format!("user-{n}");
+            let process = chosen(&value, &all);
+            *counts.entry(process.clone()).or_default() += 1;
+            // Without another process it stays where it is.
+            let fewer: Vec<String> = all[1..].to_vec();
+            if process != all[0] {
+                assert_eq!(chosen(&value, &fewer), process);
+            }
+            let next: Vec<String> = all.iter().map(|name| name.replace("v7", "v8")).collect();
+            assert_eq!(chosen(&value, &next), process.replace("v7", "v8"));
+        }
+        assert!(
+            counts.len() == 5 && counts.values().all(|n| (800..1200).contains(n)),
+            "{counts:?}"
+        );
     }
 
     #[test]

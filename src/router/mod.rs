@@ -1,15 +1,20 @@
 //! The router: HTTP(S) to the apps and the controller, TCP to the builders.
 //!
-//! - `live` is the route table, kept by `follow` from etcd's feeds, saved by `saved`;
-//! - `front` accepts connections on threads of their own (`pace` bounds how long clients dawdle),
-//!   `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
-//!   and tunnels (`upgrade`); an `exchange` is what one request holds, measures and logs;
+//! - `live` is the route table with the operators' settings, kept by `follow` from etcd's feeds, saved
+//!   by `saved`;
+//! - `front` accepts connections on threads of their own, `opening` reads their first bytes (PROXY
+//!   header, HTTP/1 or 2), `pace` bounds how long clients dawdle;
+//! - `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
+//!   and tunnels (`upgrade`), or says why not (`refusal`);
+//! - an `exchange` is what one request holds, measures (`metrics`) and logs (`access`);
+//! - `keeper` holds the sockets and what systemd knows of the router; `sockets` sets them up;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
 //! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS,
 //!   `challenges` what authorities are answered that look for proof of a domain.
 //!
 //! The router never empties a route because etcd is away, and writes nothing but its own presence.
 
+mod access;
 mod backend;
 mod body;
 mod certs;
@@ -19,11 +24,15 @@ mod follow;
 mod front;
 mod headers;
 mod health;
+mod idle;
+pub mod keeper;
 mod ledger;
 mod live;
 mod metrics;
+mod opening;
 mod pace;
 mod proxy;
+mod refusal;
 mod saved;
 mod sockets;
 mod tcp;
@@ -59,17 +68,29 @@ use crate::{
     settings::HostSettings,
     store::{Presence, PresenceError, Store, keys},
 };
+use access::AccessLog;
 use certs::Certs;
 use follow::Following;
-use front::Front;
+use front::{Bound, Front};
+use keeper::Keeper;
+use ledger::Acks;
 use live::Live;
+pub use live::PART;
 use metrics::Metrics;
 use proxy::Proxy;
+use sockets::Listeners;
+use tls::Tls;
 
 /// How long the router's registration outlives it.
 const PRESENCE_TTL: Duration = Duration::from_secs(6);
 /// A start waits so long for etcd before it serves the saved table.
 const ETCD_PATIENCE: Duration = Duration::from_secs(5);
+/// After a stop, requests under way may take so long.
+const DRAIN: Duration = Duration::from_secs(20);
+/// And so long when nobody waits for it, because the next router serves already.
+const LONG_DRAIN: Duration = Duration::from_secs(600);
+/// A router that steps aside tries so long to say so.
+const ASIDE_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -120,6 +141,8 @@ pub struct RouterOptions {
     pub workers: usize,
     /// How long to wait for etcd before the saved table is served.
     pub etcd_patience: Duration,
+    /// After a stop, requests under way may take so long.
+    pub drain: Duration,
 }
 
 impl RouterOptions {
@@ -137,29 +160,42 @@ impl RouterOptions {
             tls: "/etc/deis/router".into(),
             workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
             etcd_patience: ETCD_PATIENCE,
+            drain: DRAIN,
         }
     }
 }
 
-/// Runs the router until the stop.
+/// Runs the router until the stop, on sockets of its keeper.
 ///
 /// # Errors
-/// When it can't listen. That etcd is away is no error.
+/// When there is no place for its state. That etcd is away is no error.
 pub async fn run(
     settings: HostSettings,
     store: Store,
     key: ClusterKey,
     stop: CancellationToken,
+    (keeper, listeners): (Keeper, Listeners),
 ) -> Result<(), RouterError> {
-    let starting = start(RouterOptions::of(&settings), store, key);
-    let router = tokio::select! {
-        router = starting => router?,
-        () = stop.cancelled() => return Ok(()),
+    let options = RouterOptions {
+        drain: LONG_DRAIN,
+        ..RouterOptions::of(&settings)
     };
-    notify(&[NotifyState::Ready, NotifyState::Status("routing")]);
-    stop.cancelled().await;
-    notify(&[NotifyState::Stopping]);
-    router.stop().await;
+    let over = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = keeper.gone() => warn!("the router's keeper is gone: this one ends, too"),
+        }
+    };
+    let mut over = std::pin::pin!(over);
+    let router = tokio::select! {
+        router = start_with(options, listeners, store, key) => router?,
+        () = &mut over => return Ok(()),
+    };
+    keeper.ready();
+    over.await;
+    let aside = router.step_aside().await;
+    keeper.gone_aside();
+    aside.stop().await;
     Ok(())
 }
 
@@ -184,13 +220,36 @@ pub struct Router {
     threads: Vec<JoinHandle<()>>,
     /// Everything that runs on the caller's runtime; ends when dropped.
     tasks: tokio::task::JoinSet<()>,
+    /// Connections to builders.
+    pushes: tokio::task::JoinSet<()>,
     registered: Registered,
     live: Arc<Live>,
-    state: PathBuf,
+    log: Arc<AccessLog>,
+    store: Store,
+    options: RouterOptions,
 }
 
 /// Where the registration is kept once there is one.
-type Registered = watch::Sender<Option<Arc<Presence<RouterPresence>>>>;
+type Registered = watch::Sender<Option<Registration>>;
+
+/// How this router is known to the cluster.
+#[derive(Debug, Clone)]
+struct Registration {
+    presence: Arc<Presence<RouterPresence>>,
+    /// What may be acknowledged.
+    acks: watch::Receiver<Acks>,
+}
+
+impl Registration {
+    /// Says what may be acknowledged now.
+    fn acknowledge(&self) {
+        let now = *self.acks.borrow();
+        self.presence.update(|said| {
+            said.applied = now.applied;
+            said.drained = now.drained;
+        });
+    }
+}
 
 /// Registers, reads the table at that revision or later, then listens. When etcd is away for too
 /// long and there is a saved table, serves that, and does the rest when etcd is back.
@@ -202,21 +261,39 @@ pub async fn start(
     store: Store,
     key: ClusterKey,
 ) -> Result<Router, RouterError> {
+    let addresses = [options.http, options.https, options.git, options.health];
+    let listeners = Listeners::bind(addresses, options.workers, Vec::new())
+        .map_err(|(address, source)| RouterError::Listen { address, source })?;
+    start_with(options, listeners, store, key).await
+}
+
+/// The same on listeners that there are already.
+///
+/// # Errors
+/// When there is no place for its state, or no thread for it.
+pub async fn start_with(
+    options: RouterOptions,
+    listeners: Listeners,
+    store: Store,
+    key: ClusterKey,
+) -> Result<Router, RouterError> {
     let state_error = |source| RouterError::State {
         path: options.state.clone(),
         source,
     };
     std::fs::create_dir_all(&options.state).map_err(state_error)?;
     let live = Arc::new(Live::new(options.workers, Certs::new(key)));
+    let log = AccessLog::start(io::stderr()).map_err(RouterError::Worker)?;
     let proxy = Arc::new(Proxy {
         live: Arc::clone(&live),
         metrics: Arc::new(Metrics::default()),
+        log: Arc::clone(&log),
     });
     let mut tasks = tokio::task::JoinSet::new();
     let registered = Registered::new(None);
 
     let member = Member {
-        store,
+        store: store.clone(),
         live: Arc::clone(&live),
         ip: options.ip,
         address: SocketAddr::new(options.ip, options.http.port()),
@@ -225,70 +302,57 @@ pub async fn start(
     first_table(member, &options, &live, &registered, &mut tasks).await;
 
     let stop = CancellationToken::new();
-    let listen = |address| {
-        sockets::listen(address, false).map_err(|source| RouterError::Listen { address, source })
+    let tls = https(&options, &live).await;
+    let local = |listeners: &[std::net::TcpListener], asked: SocketAddr| {
+        let local = listeners.first().and_then(|one| one.local_addr().ok());
+        local.unwrap_or(asked)
     };
-    let bind = |address, tls: Option<&_>| {
-        front::bind(address, options.workers, tls)
-            .map_err(|source| RouterError::Listen { address, source })
-    };
-    let domain = live.platform_domain();
-    let say = |error: &tls::TlsError, what| {
-        let source = std::error::Error::source(error).map(ToString::to_string);
-        error!(%error, source, "{what}");
-    };
-    match tls::platform(&options.tls, &options.state, domain.as_ref()).await {
-        Ok(pair) => live.certs.set_platform(pair),
-        Err(error) => say(
-            &error,
-            "no HTTPS but for domains with a certificate of their own",
-        ),
-    }
-    let tls = tls::acceptor(Arc::clone(&live.certs) as Arc<_>)
-        .inspect_err(|error| say(error, "no HTTPS"))
-        .ok();
-    let health_listener = listen(options.health)?;
-    let git_listener = listen(options.git)?;
-    let address_of = |listener: &tokio::net::TcpListener, asked: SocketAddr| {
-        listener.local_addr().unwrap_or(asked)
-    };
-    let (health, git) = (
-        address_of(&health_listener, options.health),
-        address_of(&git_listener, options.git),
+    let (http, git) = (
+        local(&listeners.http, options.http),
+        local(&listeners.git, options.git),
     );
-    let (https, tls_bound) = match &tls {
-        Some(tls) => {
-            let (address, bound) = bind(options.https, Some(tls))?;
-            (Some(address), bound)
-        }
-        None => (None, Vec::new()),
-    };
-    let (http, bound) = bind(options.http, None)?;
-    let mut tls_bound = tls_bound.into_iter();
+    let health = local(&listeners.health, options.health);
+    let https = tls
+        .is_some()
+        .then(|| local(&listeners.https, options.https));
+    let share = |listeners| sockets::share(listeners, options.workers).map_err(RouterError::Worker);
+    let (plain, secure) = (share(listeners.http)?, share(listeners.https)?);
     let mut threads = Vec::with_capacity(options.workers);
-    for (worker, bound) in bound.into_iter().enumerate() {
+    for (worker, (plain, secure)) in plain.into_iter().zip(secure).enumerate() {
         let front = Front {
             proxy: Arc::clone(&proxy),
             worker,
+            drain: options.drain,
             // A token of its own: its lock is shared with no other thread.
             stop: stop.child_token(),
         };
-        let listeners = [Some(bound), tls_bound.next()].into_iter().flatten();
-        threads.push(
-            front
-                .spawn(listeners.collect())
-                .map_err(RouterError::Worker)?,
-        );
+        let plain = plain.into_iter().map(|listener| (listener, None));
+        // Without a certificate nobody is let in: the sockets close.
+        let secure = secure.into_iter().filter_map(|listener| {
+            let tls = tls.as_ref()?;
+            Some((listener, Some(Arc::clone(tls))))
+        });
+        let bound = plain.chain(secure);
+        let bound = bound.map(|(listener, tls)| Bound { listener, tls });
+        threads.push(front.spawn(bound.collect()).map_err(RouterError::Worker)?);
     }
-    let metrics = Arc::clone(&proxy.metrics);
-    tasks.spawn(tcp::serve(
-        git_listener,
-        Arc::clone(&live),
-        metrics,
-        stop.clone(),
-    ));
-    let checks = health::serve(health_listener, proxy, registered.subscribe(), stop.clone());
-    tasks.spawn(checks);
+    let mut pushes = tokio::task::JoinSet::new();
+    for listener in listeners.git {
+        let listener = served(listener).map_err(RouterError::Worker)?;
+        let (live, metrics) = (Arc::clone(&live), Arc::clone(&proxy.metrics));
+        pushes.spawn(tcp::serve(
+            listener,
+            live,
+            metrics,
+            stop.clone(),
+            options.drain,
+        ));
+    }
+    for listener in listeners.health {
+        let listener = served(listener).map_err(RouterError::Worker)?;
+        let (proxy, registered) = (Arc::clone(&proxy), registered.subscribe());
+        tasks.spawn(health::serve(listener, proxy, registered, stop.clone()));
+    }
     info!(%http, https = https.map(tracing::field::display), %git, %health, "router listens");
     Ok(Router {
         http,
@@ -298,10 +362,37 @@ pub async fn start(
         stop,
         threads,
         tasks,
+        pushes,
         registered,
         live,
-        state: options.state,
+        log,
+        store,
+        options,
     })
+}
+
+fn served(listener: std::net::TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+/// What makes port 443 HTTPS, with the platform's certificate if there is one.
+async fn https(options: &RouterOptions, live: &Live) -> Option<Arc<Tls>> {
+    let say = |error: &tls::TlsError, what| {
+        let source = std::error::Error::source(error).map(ToString::to_string);
+        error!(%error, source, "{what}");
+    };
+    let domain = live.platform_domain();
+    match tls::platform(&options.tls, &options.state, domain.as_ref()).await {
+        Ok(pair) => live.certs.set_platform(pair),
+        Err(error) => say(
+            &error,
+            "no HTTPS but for domains with a certificate of their own",
+        ),
+    }
+    let certificates: Arc<dyn rustls::server::ResolvesServerCert> = Arc::clone(&live.certs) as _;
+    let tls = Tls::new(&certificates).inspect_err(|error| say(error, "no HTTPS"));
+    tls.ok().map(Arc::new)
 }
 
 /// Fills the table: from etcd, or from disk when etcd is away for too long. What keeps it goes into
@@ -335,6 +426,53 @@ async fn first_table(
 }
 
 impl Router {
+    /// Stops accepting, and makes room for the next router of this address: requests under way count for
+    /// rollouts from now on under a key of their own, so that nobody takes their old processes away.
+    pub async fn step_aside(mut self) -> Self {
+        self.stop.cancel();
+        let current = self.registered.borrow().clone();
+        let Some(Registration { presence, acks }) = current else {
+            // It still tries to register, and would take the next one's key.
+            self.tasks.abort_all();
+            return self;
+        };
+        let id = outside::uuid();
+        let now = *acks.borrow();
+        let value = RouterPresence {
+            schema: SCHEMA,
+            id,
+            address: SocketAddr::new(self.options.ip, self.options.http.port()).to_string(),
+            applied: now.applied,
+            drained: now.drained,
+        };
+        let key = keys::router(&format!("{}-draining-{}", self.options.ip, id.simple()));
+        let keeping = Presence::keep(&self.store, key, value, PRESENCE_TTL, |_| false);
+        match timeout(ASIDE_PATIENCE, keeping).await {
+            Ok(Ok(aside)) => {
+                let aside = Registration {
+                    presence: Arc::new(aside),
+                    acks,
+                };
+                self.registered.send_replace(Some(aside.clone()));
+                // Something may have been acknowledged under the old key meanwhile.
+                aside.acknowledge();
+            }
+            // Without etcd nothing is rolled out either; the key goes with its lease.
+            Ok(Err(error)) => {
+                warn!(%error, "can't say what is still under way");
+                self.registered.send_replace(None);
+            }
+            Err(_) => {
+                warn!("etcd is away: can't say what is still under way");
+                self.registered.send_replace(None);
+            }
+        }
+        if let Some(presence) = Arc::into_inner(presence) {
+            presence.leave().await;
+        }
+        self
+    }
+
     /// Stops accepting, lets requests under way end, then leaves: a rollout that waits for this
     /// router's requests goes on waiting until they are over.
     pub async fn stop(mut self) {
@@ -343,19 +481,22 @@ impl Router {
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().all(|thread| thread.join().is_ok())
         });
-        match timeout(front::STOP_WAIT + Duration::from_secs(2), joined).await {
+        match timeout(self.options.drain + Duration::from_secs(2), joined).await {
             Ok(Ok(true)) => {}
             _ => warn!("a worker did not end in time"),
         }
+        // Their own time began with the workers'.
+        while self.pushes.join_next().await.is_some() {}
         self.tasks.shutdown().await;
-        let presence = self.registered.send_replace(None);
+        self.log.end();
+        let registration = self.registered.send_replace(None);
         // Only a table that came from etcd: an older one is there already.
-        if presence.is_some()
-            && let Err(error) = saved::store(&self.state, self.live.export())
+        if registration.is_some()
+            && let Err(error) = saved::store(&self.options.state, self.live.export())
         {
             warn!(%error, "the table can't be saved");
         }
-        if let Some(presence) = presence.and_then(Arc::into_inner) {
+        if let Some(presence) = registration.and_then(|r| Arc::into_inner(r.presence)) {
             presence.leave().await;
         }
     }
@@ -423,18 +564,20 @@ impl Member {
         following: Following,
         registered: Registered,
     ) {
-        let presence = Arc::new(presence);
-        registered.send_replace(Some(Arc::clone(&presence)));
         let mut acks = following.acks();
+        registered.send_replace(Some(Registration {
+            presence: Arc::new(presence),
+            acks: acks.clone(),
+        }));
         acks.mark_changed();
         let acknowledge = async {
             // The sender lives as long as `following`.
             while acks.changed().await.is_ok() {
-                let now = *acks.borrow_and_update();
-                presence.update(|said| {
-                    said.applied = now.applied;
-                    said.drained = now.drained;
-                });
+                acks.mark_unchanged();
+                // The key may be another one by now.
+                if let Some(registration) = registered.borrow().as_ref() {
+                    registration.acknowledge();
+                }
             }
         };
         tokio::join!(acknowledge, saved::keep(self.live, self.state));

@@ -1,5 +1,6 @@
 //! Bounds how long a client may keep a connection waiting: for the rest of a request's head, and
-//! between two requests (which is longer, because proxies in front of us keep connections).
+//! between two requests (which is longer, because proxies in front of us keep connections). HTTP/2
+//! has its own way: many requests at once, and frames that are about no request.
 
 use std::{
     io,
@@ -16,6 +17,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
+use tracing::debug;
+
+use crate::plan::screen::{Refused, Screen};
+
+/// What no parser takes, wherever it stands in a message: the client is answered with 400 in its turn,
+/// after the requests before it.
+const NONSENSE: &[u8] = b"\0\r\n\r\n";
 
 /// The bounds of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -36,36 +44,106 @@ pub struct Pace {
 #[derive(Debug, Clone, Default)]
 pub struct Phase(Arc<AtomicU64>);
 
-const IDLE: u64 = 0;
+/// A head has begun and is not complete.
 const HEAD: u64 = 1;
-const BUSY: u64 = 2;
-/// The phase is in the lowest bits, the count above.
-const PHASE: u64 = 3;
+/// The connection has become a tunnel.
+const TUNNEL: u64 = 1 << 63;
+/// Requests that are being answered are counted from this bit on, changes from the other.
+const OPEN_SHIFT: u32 = 1;
+const COUNT_SHIFT: u32 = 20;
+const OPEN_MASK: u64 = (1 << (COUNT_SHIFT - OPEN_SHIFT)) - 1;
+
+/// What a connection does at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Idle,
+    Head,
+    Busy,
+}
 
 impl Phase {
-    /// A head is complete: the client may take its time now.
-    pub fn busy(&self) {
-        self.set(BUSY);
+    /// A head is complete: the client may take its time until this is dropped.
+    #[must_use]
+    pub fn busy(&self) -> Busy {
+        self.step(|open| open + 1, 0);
+        Busy(self.clone())
     }
 
-    /// The answer has been sent: the next head is waited for.
-    pub fn idle(&self) {
-        self.set(IDLE);
-    }
-
-    fn set(&self, phase: u64) {
-        let count = (self.0.load(Ordering::Relaxed) | PHASE).wrapping_add(1);
-        self.0.store(count | phase, Ordering::Relaxed);
+    /// A connection lives on one thread, so that nothing comes between load and store.
+    fn step(&self, open: impl FnOnce(u64) -> u64, head: u64) {
+        let before = self.get();
+        let open = open((before >> OPEN_SHIFT) & OPEN_MASK) & OPEN_MASK;
+        let count = (before >> COUNT_SHIFT).wrapping_add(1);
+        let tunnel = before & TUNNEL;
+        let after = (count << COUNT_SHIFT & !TUNNEL) | tunnel | open << OPEN_SHIFT | head;
+        self.0.store(after, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    fn doing(seen: u64) -> Doing {
+        if (seen >> OPEN_SHIFT) & OPEN_MASK > 0 {
+            Doing::Busy
+        } else if seen & HEAD == HEAD {
+            Doing::Head
+        } else {
+            Doing::Idle
+        }
+    }
 }
 
-/// A client's connection whose reads fail when a bound is passed.
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Busy(Phase);
+
+impl Busy {
+    /// Part of a body has passed.
+    pub fn moved(&self) {
+        self.0.step(|open| open, 0);
+    }
+
+    /// What comes from now on is no HTTP.
+    pub fn is_tunnel(&self) {
+        let before = self.0.get();
+        self.0.0.store(before | TUNNEL, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.step(|open| open.saturating_sub(1), 0);
+    }
+}
+
+/// Ends when an HTTP/2 connection has been idle for too long, or has moved nothing although requests
+/// are open: its client's windows are full, or it only talks about the connection itself.
+pub async fn has_lingered(phase: Phase, pace: Pace, stalled: Duration) {
+    let mut seen = (phase.get(), Instant::now());
+    loop {
+        sleep(pace.tick).await;
+        let now = phase.get();
+        if now != seen.0 {
+            seen = (now, Instant::now());
+        }
+        let bound = match Phase::doing(now) {
+            Doing::Busy => stalled,
+            Doing::Idle | Doing::Head => pace.idle,
+        };
+        if seen.1.elapsed() >= bound {
+            return;
+        }
+    }
+}
+
+/// A client's HTTP/1 connection: reads fail when a bound is passed, and bytes that could be read in two
+/// ways never get as far as the parser.
 pub struct Paced<S> {
     stream: S,
+    screen: Screen,
+    /// Set when a message was refused: what is read in its place, and then the end.
+    instead: Option<&'static [u8]>,
     pace: Pace,
     phase: Phase,
     /// Phase and count at the last look, and when that was seen first.
@@ -78,10 +156,33 @@ impl<S> Paced<S> {
     pub fn new(stream: S, pace: Pace, phase: Phase) -> Self {
         Self {
             stream,
+            screen: Screen::default(),
+            instead: None,
             pace,
             phase,
-            seen: (IDLE, Instant::now()),
+            seen: (0, Instant::now()),
             tick: Box::pin(sleep(pace.tick)),
+        }
+    }
+
+    /// Looks at what has been read, and takes out what is refused.
+    fn screen(&mut self, buf: &mut ReadBuf<'_>, before: usize) {
+        if self.phase.get() & TUNNEL != 0 {
+            return;
+        }
+        if let Err(Refused { at, why }) = self.screen.look(&buf.filled()[before..]) {
+            debug!(why, "request refused before it was parsed");
+            buf.set_filled(before + at);
+            self.instead = Some(NONSENSE);
+            self.read_instead(buf);
+        }
+    }
+
+    fn read_instead(&mut self, buf: &mut ReadBuf<'_>) {
+        if let Some(rest) = &mut self.instead {
+            let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+            buf.put_slice(now);
+            *rest = later;
         }
     }
 
@@ -90,10 +191,10 @@ impl<S> Paced<S> {
         if self.seen.0 != phase {
             self.seen = (phase, now);
         }
-        let bound = match phase & PHASE {
-            HEAD => self.pace.head,
-            IDLE => self.pace.idle,
-            _ => return false,
+        let bound = match Phase::doing(phase) {
+            Doing::Head => self.pace.head,
+            Doing::Idle => self.pace.idle,
+            Doing::Busy => return false,
         };
         now.duration_since(self.seen.1) >= bound
     }
@@ -107,9 +208,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
+        if this.instead.is_some() {
+            this.read_instead(buf);
+            return Poll::Ready(Ok(()));
+        }
         if let Poll::Ready(done) = Pin::new(&mut this.stream).poll_read(cx, buf) {
-            if buf.filled().len() > before && this.phase.get() & PHASE == IDLE {
-                this.phase.set(HEAD);
+            this.screen(buf, before);
+            let begins = buf.filled().len() > before;
+            if begins && Phase::doing(this.phase.get()) == Doing::Idle {
+                this.phase.step(|open| open, HEAD);
             }
             return Poll::Ready(done);
         }
@@ -206,13 +313,36 @@ mod tests {
         let mut server = Paced::new(server, PACE, phase.clone());
         client2.write_all(b"G").await.expect("send");
         server.read_u8().await.expect("read");
-        phase.busy();
+        let busy = phase.busy();
         let hour = Duration::from_secs(3600);
         let waited = tokio::time::timeout(hour, server.read_u8()).await;
         assert!(waited.is_err(), "still open after an hour");
-        phase.idle();
+        drop(busy);
         assert!((70..90).contains(&late(&mut server).await));
         let _ = client.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_at_once_keep_a_connection_until_nothing_moves() {
+        let phase = Phase::default();
+        let stalled = Duration::from_secs(600);
+        let began = Instant::now();
+        let lingering = tokio::spawn(has_lingered(phase.clone(), PACE, stalled));
+        let (first, second) = (phase.busy(), phase.busy());
+        sleep(Duration::from_secs(300)).await;
+        drop(first);
+        for _ in 0..10 {
+            sleep(Duration::from_secs(300)).await;
+            second.moved();
+        }
+        assert!(!lingering.is_finished(), "something moves");
+        lingering.await.expect("stalled");
+        let seconds = began.elapsed().as_secs();
+        assert!((3900..3920).contains(&seconds), "{seconds}");
+        drop(second);
+        let began = Instant::now();
+        has_lingered(phase, PACE, stalled).await;
+        assert!((75..85).contains(&began.elapsed().as_secs()), "idle");
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,8 +360,7 @@ mod tests {
         });
         for _ in 0..300 {
             server.read_u8().await.expect("not late");
-            phase.busy();
-            phase.idle();
+            drop(phase.busy());
         }
         let _client = requests.await.expect("requests");
         assert!((70..90).contains(&late(&mut server).await));

@@ -1,39 +1,51 @@
 //! One request: whom to ask, how often to try, and how the answer passes.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, STRICT_TRANSPORT_SECURITY},
     uri::PathAndQuery,
 };
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{
-    backend::{Backend, Place, Sender, Sort},
-    body::{ReplyBody, RequestBody},
-    exchange::Exchange,
+    access::AccessLog,
+    backend::{Backend, Held, Place, Sender, Sort},
+    body::{BodyError, ReplyBody, RequestBody},
+    exchange::{Asked, Exchange},
     headers::{self, Forwarded, X_REQUEST_ID},
-    live::{Choice, Live},
-    metrics::Metrics,
+    live::{Caller, Choice, Live, Owner},
+    metrics::{Metrics, TableFigures},
     pace::Phase,
+    refusal::Refusal,
     sockets::{self, Peer},
     upgrade,
 };
-use crate::link;
+use crate::{
+    link,
+    plan::{
+        front::{CONNECT, RouterSettings},
+        host::parse_host,
+        routes,
+    },
+    store::keys,
+};
 
-/// A backend has so long to accept a connection.
-const CONNECT: Duration = Duration::from_millis(300);
-/// And so long to begin its answer (the rest may take as long as the two sides like).
-const FIRST_BYTE: Duration = Duration::from_secs(1200);
 /// Connections tried for one request at most.
 const TRIES: u32 = 8;
+/// New connections that may break under a request before it is given up: it may be the request that
+/// breaks processes, and not all of them have to be tried.
+const BREAKS: u32 = 2;
 /// Largest head of an answer.
 const HEAD_MAX: usize = 256 << 10;
+/// Headers of a request at most.
+pub const HEAD_COUNT: usize = 128;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -42,6 +54,25 @@ pub struct Proxy {
     pub live: Arc<Live>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where requests are written down.
+    pub log: Arc<AccessLog>,
+}
+
+impl Proxy {
+    /// What Prometheus reads.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        let (apps, backends, held) = self.live.counts();
+        let table = TableFigures {
+            apps,
+            backends,
+            held,
+            certificates: self.live.certs.counts(),
+            lines_dropped: self.log.dropped.get(),
+            settings_left_out: self.live.settings_left_out(),
+        };
+        self.metrics.render(table, |app| self.live.knows(app))
+    }
 }
 
 /// What the requests of one client connection share.
@@ -51,105 +82,115 @@ pub struct Client {
     pub proxy: Arc<Proxy>,
     /// The worker that serves it.
     pub worker: usize,
-    /// Its address, by the connection: what headers say of it proves nothing.
+    /// Its address, by the connection or a trusted PROXY header.
     pub address: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// Whether it is a load balancer whose headers count.
+    pub believed: bool,
     /// Who it is, for backends.
     pub forwarded: Forwarded,
     /// What it is waited for.
     pub phase: Phase,
+    /// Where what a connection has become goes on: a stop waits for it, too.
+    pub tunnels: TaskTracker,
 }
 
-/// Why a request gets an answer of the router's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
-    BadHost,
-    BadFraming,
-    NoTunnel,
-    Forbidden,
-    Unknown,
-    NoProcess,
-    Maintenance,
-    Unreachable,
-    Broken,
-    TimedOut,
-}
-
-impl Refusal {
-    const fn status(self) -> StatusCode {
-        match self {
-            Self::BadHost | Self::BadFraming => StatusCode::BAD_REQUEST,
-            Self::NoTunnel => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::Unknown => StatusCode::NOT_FOUND,
-            Self::NoProcess | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        }
-    }
-
-    const fn text(self) -> &'static str {
-        match self {
-            Self::BadHost => "400 Bad Request\n\nThe request names no valid host.\n",
-            Self::BadFraming => {
-                "400 Bad Request\n\nThe request's body may be chunked, but not coded otherwise.\n"
-            }
-            Self::NoTunnel => "405 Method Not Allowed\n\nThis is no forward proxy.\n",
-            Self::Forbidden => "403 Forbidden\n\nThis app lets nobody in from your address.\n",
-            Self::Unknown => "404 Not Found\n\nNo app answers to this host name.\n",
-            Self::NoProcess => {
-                "503 Service Unavailable\n\nThis app has no process that serves requests.\n"
-            }
-            Self::Maintenance => {
-                "503 Service Unavailable\n\nThis app is down for maintenance. Please come back later.\n"
-            }
-            Self::Unreachable => "502 Bad Gateway\n\nNone of the app's processes can be reached.\n",
-            Self::Broken => {
-                "502 Bad Gateway\n\nThe app's process broke the connection before it answered.\n"
-            }
-            Self::TimedOut => "504 Gateway Timeout\n\nThe app's process gave no answer in time.\n",
-        }
-    }
+/// What is known of a request besides its head.
+struct Terms<'t> {
+    settings: &'t RouterSettings,
+    /// Who asks.
+    address: IpAddr,
+    /// Whether it came over TLS, to us or to a load balancer that is trusted.
+    secure: bool,
 }
 
 /// Answers one request.
 pub async fn handle(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
-    client.phase.busy();
-    let mut response = answer(client, request).await;
-    response.body_mut().then_idle(&client.phase);
+    let busy = client.phase.busy();
+    let proxy = &client.proxy;
+    let settings = proxy.live.settings();
+    let (parts, body) = request.into_parts();
+    let told = client
+        .believed
+        .then(|| headers::told(&parts.headers))
+        .unwrap_or_default();
+    let terms = Terms {
+        settings: &settings,
+        address: told.client.unwrap_or(client.address),
+        secure: client.secure || told.secure == Some(true),
+    };
+    let host = host_of(&parts.uri, &parts.headers, parts.version);
+    let asked = Asked {
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        host: host.as_ref().ok().cloned(),
+        version: parts.version,
+        client: terms.address,
+        secure: terms.secure,
+        id: headers::request_id(&parts.headers),
+    };
+    let log = settings.access_log.then(|| Arc::clone(&proxy.log));
+    let exchange = Exchange::new(&proxy.metrics, log, busy, asked);
+    let forwarded = forwarded(client, &terms, told.port);
+    let request = Request::from_parts(parts, body);
+    let mut response = match host {
+        Ok(host) => answer(client, &terms, &forwarded, host, request, exchange).await,
+        Err(refusal) => refuse(&refusal, exchange),
+    };
+    if let (true, Some(hsts)) = (terms.secure, &settings.hsts)
+        && let Ok(value) = HeaderValue::from_str(hsts)
+    {
+        // An app that has its own mind keeps it.
+        let headers = response.headers_mut();
+        headers.entry(STRICT_TRANSPORT_SECURITY).or_insert(value);
+    }
     response
 }
 
-async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBody> {
+/// Who the client is, for backends: what a trusted load balancer says, if there is one.
+fn forwarded(client: &Client, terms: &Terms<'_>, port: Option<u16>) -> Forwarded {
+    let mut forwarded = client.forwarded.clone();
+    if client.believed && terms.secure != client.secure {
+        forwarded.proto = HeaderValue::from_static("https");
+        forwarded.port = HeaderValue::from(port.unwrap_or(443));
+    } else if let (true, Some(port)) = (client.believed, port) {
+        forwarded.port = HeaderValue::from(port);
+    }
+    forwarded
+}
+
+async fn answer(
+    client: &Client,
+    terms: &Terms<'_>,
+    forwarded: &Forwarded,
+    host: HeaderValue,
+    request: Request<Incoming>,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
     let (mut parts, body) = request.into_parts();
-    let id = headers::request_id(&parts.headers);
-    let host = match host_of(&parts.uri, &parts.headers) {
-        Ok(host) => host,
-        Err(refusal) => {
-            let metrics = &client.proxy.metrics;
-            let exchange = Exchange::new(metrics, &parts.method, &parts.uri, None, id);
-            return refuse(refusal, exchange);
-        }
-    };
-    let metrics = &client.proxy.metrics;
-    let mut exchange = Exchange::new(metrics, &parts.method, &parts.uri, Some(&host), id);
-    if parts.method == Method::CONNECT {
-        return refuse(Refusal::NoTunnel, exchange);
-    }
-    if !headers::is_framing_plain(&parts.headers) {
-        return refuse(Refusal::BadFraming, exchange);
-    }
+    let text = host.to_str().unwrap_or_default();
+    // Before all else: an authority asks in clear, from anywhere, for apps that serve nothing yet.
     if let Some(proof) = client.proxy.live.challenges.answer(parts.uri.path()) {
         return say(StatusCode::OK, proof, exchange);
     }
-    let body = if body.is_end_stream() {
-        RequestBody::Empty
-    } else {
-        RequestBody::Client(body)
-    };
+    if let Err(refusal) = is_acceptable(terms, text, &parts, &client.proxy.live) {
+        own(client, text, &mut exchange);
+        return refuse(&refusal, exchange);
+    }
+    let of_controller = is_controller(text);
+    let most = terms.settings.body_size.filter(|_| !of_controller);
+    let body = RequestBody::of(body, most);
+    if most.is_some_and(|most| body.size_hint().lower() > most) {
+        own(client, text, &mut exchange);
+        return refuse(&Refusal::TooLarge, exchange);
+    }
     // Only a request without a body can turn into something else.
+    let trailers = headers::takes_trailers(&parts.headers, parts.version);
     let protocol = headers::remove_hop_by_hop(&mut parts.headers)
         .filter(|_| matches!(body, RequestBody::Empty) && parts.version == Version::HTTP_11);
-    headers::set_forwarded(&mut parts.headers, &client.forwarded, &exchange.id);
+    headers::set_forwarded(&mut parts.headers, forwarded, exchange.id());
+    headers::join_cookies(&mut parts.headers);
     parts.uri = origin_form(parts.uri);
     parts.headers.insert(HOST, host.clone());
     parts.version = Version::HTTP_11;
@@ -158,28 +199,106 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBo
         parts.extensions.remove::<hyper::upgrade::OnUpgrade>()
     });
     let upgrading = on_client.is_some();
+    if trailers && !upgrading {
+        headers::ask_for_trailers(&mut parts.headers);
+    }
     let request = Request::from_parts(parts, body);
-    let text = host.to_str().unwrap_or_default();
-    match ask(client, text, request, upgrading, &mut exchange).await {
+    let silence = silence(terms.settings, of_controller);
+    match ask(client, terms, text, request, upgrading, &mut exchange).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match on_client.flatten() {
-                Some(on_client) => upgrade::begin(response, on_client, exchange),
-                None => refuse(Refusal::Broken, exchange),
+                Some(on_client) => {
+                    let (response, tunnel) = upgrade::begin(response, on_client, silence, exchange);
+                    client.tunnels.spawn(tunnel);
+                    response
+                }
+                None => refuse(&Refusal::Broken, exchange),
             }
         }
-        Ok(response) => pass(response, exchange),
-        Err(refusal) => refuse(refusal, exchange),
+        Ok(response) => pass(response, silence, exchange),
+        Err(refusal) => {
+            own(client, text, &mut exchange);
+            refuse(&refusal, exchange)
+        }
+    }
+}
+
+/// Counts a request that reached no process for the app that it was meant for.
+fn own(client: &Client, host: &str, exchange: &mut Exchange) {
+    let metrics = &client.proxy.metrics;
+    let app = match client.proxy.live.owner(host) {
+        Some(Owner::App(name)) => metrics.app(name.as_str()),
+        Some(Owner::Controller) => Some(metrics.controller()),
+        None => None,
+    };
+    if let Some(app) = app {
+        exchange.is_for(app);
+    }
+}
+
+/// What is refused whoever answers to the host.
+fn is_acceptable(
+    terms: &Terms<'_>,
+    host: &str,
+    parts: &http::request::Parts,
+    live: &Live,
+) -> Result<(), Refusal> {
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::NoTunnel);
+    }
+    if parts.headers.len() > HEAD_COUNT {
+        return Err(Refusal::TooManyHeaders);
+    }
+    if !headers::is_framing_plain(&parts.headers) {
+        return Err(Refusal::BadFraming);
+    }
+    if terms.settings.enforce_https
+        && !terms.secure
+        && live.owner(host).is_some()
+        && let Ok(name) = parse_host(host)
+    {
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let name = if name.contains(':') {
+            format!("[{name}]")
+        } else {
+            name.into_owned()
+        };
+        return Err(Refusal::Elsewhere(format!("https://{name}{path}")));
+    }
+    Ok(())
+}
+
+/// Whether a host name is the controller's, whose own limits hold.
+fn is_controller(host: &str) -> bool {
+    parse_host(host).is_ok_and(|host| routes::is_controller(&host))
+}
+
+/// How long an answer may be silent.
+fn silence(settings: &RouterSettings, of_controller: bool) -> Duration {
+    if of_controller {
+        settings.controller.read
+    } else {
+        settings.default_timeout
     }
 }
 
 /// The one host that a request names.
-fn host_of(uri: &Uri, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+fn host_of(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<HeaderValue, Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
         return Err(Refusal::BadHost);
     }
     match (uri.authority(), header) {
+        // RFC 9113, 8.3.1: two that differ are one too many.
+        (Some(authority), Some(header))
+            if version == Version::HTTP_2
+                && !header
+                    .as_bytes()
+                    .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(Refusal::BadHost)
+        }
         // RFC 9112, 3.2.2: an absolute target wins over the header.
         (Some(authority), _) => {
             HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::BadHost)
@@ -198,9 +317,22 @@ fn origin_form(uri: Uri) -> Uri {
     Uri::from(path)
 }
 
+/// The value of a query's argument, as it stands there.
+fn argument<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
+    let pairs = uri
+        .query()?
+        .split('&')
+        .filter_map(|pair| pair.split_once('='));
+    let mut values = pairs
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| value);
+    values.next().filter(|value| !value.is_empty())
+}
+
 /// Asks backends until one answers.
 async fn ask(
     client: &Client,
+    terms: &Terms<'_>,
     host: &str,
     mut request: Request<RequestBody>,
     upgrading: bool,
@@ -217,12 +349,20 @@ async fn ask(
     };
     let replayable =
         request.method().is_idempotent() && matches!(request.body(), RequestBody::Empty);
+    let wanted = terms.settings.affinity.as_deref();
+    let affinity = wanted.and_then(|name| argument(request.uri(), name).map(str::to_owned));
+    let caller = Caller {
+        address: terms.address,
+        settings: terms.settings,
+        affinity: affinity.as_deref(),
+    };
     let mut tried: Vec<Arc<Backend>> = Vec::new();
     let mut outcome = Refusal::Unreachable;
     // A kept connection that turned out to be dead says nothing about its backend: asked again.
     let mut again = false;
+    let mut breaks = 0;
     while exchange.retries < TRIES {
-        let held = match live.choose(host, client.address, &tried) {
+        let held = match live.choose(host, &caller, &tried) {
             Choice::Backend(held) => held,
             Choice::Exhausted => return Err(outcome),
             Choice::NoProcess if tried.is_empty() => return Err(Refusal::NoProcess),
@@ -232,24 +372,27 @@ async fn ask(
             Choice::Unknown => return Err(Refusal::Unknown),
             Choice::InvalidHost => return Err(Refusal::BadHost),
         };
+        count_for(&client.proxy.metrics, &held, exchange);
         let kept = (!upgrading && !again)
             .then(|| held.checkout(place, replayable))
             .flatten();
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match connect(&held, peer, upgrading).await {
+            None => match connect(&held, terms.settings, peer, upgrading).await {
                 Ok(sender) => sender,
                 Err(error) => {
                     held.failed(live.now());
+                    exchange.ejected();
                     exchange.tried(&held, error);
                     tried.push(Arc::clone(&held));
                     continue;
                 }
             },
         };
-        let spare = (reused && replayable).then(|| copy_head(&request));
-        match timeout(FIRST_BYTE, sender.try_send_request(request)).await {
+        let first_byte = silence(terms.settings, held.is_controller());
+        let spare = replayable.then(|| copy_head(&request));
+        match timeout(first_byte, sender.try_send_request(request)).await {
             Err(_) => {
                 exchange.tried(&held, "no answer in time");
                 return Err(Refusal::TimedOut);
@@ -262,6 +405,9 @@ async fn ask(
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
                 exchange.tried(&held, error.error());
+                if let Some(fault) = client_fault(error.error()) {
+                    return Err(fault);
+                }
                 outcome = Refusal::Broken;
                 // Not one byte was sent, or it does no harm to send it twice.
                 request = match unsent.or(spare) {
@@ -271,13 +417,40 @@ async fn ask(
                 if reused {
                     held.drop_idle(place);
                     again = true;
-                } else {
-                    tried.push(Arc::clone(&held));
+                    continue;
                 }
+                breaks += 1;
+                if breaks >= BREAKS {
+                    return Err(Refusal::Broken);
+                }
+                tried.push(Arc::clone(&held));
             }
         }
     }
     Err(outcome)
+}
+
+/// Counts a request for the app whose process it is given to.
+fn count_for(metrics: &Metrics, held: &Held, exchange: &mut Exchange) {
+    if held.is_controller() {
+        return exchange.is_for(metrics.controller());
+    }
+    let services = keys::services();
+    let app = keys::last_part(&held.endpoint().key, services.as_str())
+        .and_then(|rest| metrics.app(rest.split('/').next()?));
+    if let Some(app) = app {
+        exchange.is_for(app);
+    }
+}
+
+/// What the client did wrong, if it is that for which a request could not be sent.
+fn client_fault(error: &hyper::Error) -> Option<Refusal> {
+    match error.source()?.downcast_ref::<BodyError>()? {
+        BodyError::TooLarge => Some(Refusal::TooLarge),
+        BodyError::Slow => Some(Refusal::Slow),
+        // It broke off: nobody reads what it is told.
+        BodyError::Http(_) | BodyError::Silent => Some(Refusal::Broken),
+    }
 }
 
 /// A bodyless request once more.
@@ -290,15 +463,20 @@ fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
 }
 
 /// A new connection to a backend.
-async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io::Result<Sender> {
+async fn connect(
+    backend: &Arc<Backend>,
+    settings: &RouterSettings,
+    peer: Peer,
+    upgrading: bool,
+) -> std::io::Result<Sender> {
     let address = backend.endpoint().address;
     // Apps speak for themselves; the controller is a part of the platform.
-    let links = if backend.is_controller() {
-        link::links()
+    let (links, within) = if backend.is_controller() {
+        (link::links(), settings.controller.connect)
     } else {
-        link::plain()
+        (link::plain(), CONNECT)
     };
-    let stream = links.connect(address, CONNECT).await?;
+    let stream = links.connect(address, within).await?;
     sockets::tune(stream.socket(), peer);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .title_case_headers(true)
@@ -326,27 +504,37 @@ async fn connect(backend: &Arc<Backend>, peer: Peer, upgrading: bool) -> std::io
     Ok(sender)
 }
 
-/// Passes a backend's answer on.
-fn pass(response: Response<Incoming>, mut exchange: Exchange) -> Response<ReplyBody> {
+/// Passes a backend's answer on; it may be silent for so long.
+fn pass(
+    response: Response<Incoming>,
+    silence: Duration,
+    mut exchange: Exchange,
+) -> Response<ReplyBody> {
     let (mut parts, body) = response.into_parts();
     headers::remove_hop_by_hop(&mut parts.headers);
-    parts.headers.insert(X_REQUEST_ID, exchange.id.clone());
+    parts.headers.insert(X_REQUEST_ID, exchange.id().clone());
     // Between us and the client another version may be spoken; the reason phrase is in `extensions`.
     parts.version = Version::HTTP_11;
     exchange.status = Some(parts.status);
-    Response::from_parts(parts, ReplyBody::backend(body, exchange))
+    Response::from_parts(parts, ReplyBody::backend(body, silence, exchange))
 }
 
 /// The router's own answer to what it does not pass.
-fn refuse(refusal: Refusal, exchange: Exchange) -> Response<ReplyBody> {
+fn refuse(refusal: &Refusal, exchange: Exchange) -> Response<ReplyBody> {
     let text = Bytes::from_static(refusal.text().as_bytes());
-    say(refusal.status(), text, exchange)
+    let mut response = say(refusal.status(), text, exchange);
+    if let Refusal::Elsewhere(url) = refusal
+        && let Ok(url) = HeaderValue::from_str(url)
+    {
+        response.headers_mut().insert(LOCATION, url);
+    }
+    response
 }
 
 /// An answer of the router's own.
 fn say(status: StatusCode, text: Bytes, mut exchange: Exchange) -> Response<ReplyBody> {
     exchange.status = Some(status);
-    let id = exchange.id.clone();
+    let id = exchange.id().clone();
     let length = HeaderValue::from(text.len());
     let mut response = Response::new(ReplyBody::text(text, exchange));
     *response.status_mut() = status;

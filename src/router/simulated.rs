@@ -63,7 +63,12 @@ impl Router {
 
     /// Whom a request for a host name is given to.
     pub(crate) fn choose(&self, host: &str) -> Choice {
-        self.live.choose(host, IpAddr::V4(Ipv4Addr::LOCALHOST), &[])
+        let caller = live::Caller {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            settings: &self.live.settings(),
+            affinity: None,
+        };
+        self.live.choose(host, &caller, &[])
     }
 
     /// All that requests may be given to.
@@ -84,5 +89,6 @@ fn options(ip: IpAddr, state: PathBuf) -> RouterOptions {
         tls: PathBuf::new(),
         workers: 1,
         etcd_patience: super::ETCD_PATIENCE,
+        drain: super::DRAIN,
     }
 }

@@ -3,7 +3,6 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
@@ -12,23 +11,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
+    idle,
     live::Live,
     metrics::Metrics,
     sockets::{self, Peer},
 };
 
-/// A builder has so long to accept.
-const CONNECT: Duration = Duration::from_secs(1);
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
 
-/// Forwards connections until the stop; those under way are cut then (git says so, and the push can
-/// be repeated).
+/// Forwards connections until the stop; those under way have some time then (what is cut nevertheless
+/// git reports, and the push can be repeated).
 pub async fn serve(
     listener: TcpListener,
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+    drain: Duration,
 ) {
     let (tasks, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
     loop {
@@ -49,37 +48,43 @@ pub async fn serve(
             continue;
         };
         metrics.builder_connections.inc();
-        let (live, stop) = (Arc::clone(&live), stop.clone());
+        let live = Arc::clone(&live);
         tasks.spawn(async move {
             let _room = permit;
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = forward(client, peer, &live) => {}
-            }
+            forward(client, peer, &live).await;
         });
     }
+    drop(listener);
     tasks.close();
-    tasks.wait().await;
+    if timeout(drain, tasks.wait()).await.is_err() {
+        warn!(connections = tasks.len(), "stopping with pushes under way");
+    }
 }
 
 async fn forward(mut client: TcpStream, peer: SocketAddr, live: &Live) {
     sockets::tune(&client, Peer::Patient);
-    let Some((mut builder, address)) = connect(&live.builders(), peer).await else {
+    let settings = live.settings();
+    let within = settings.builder_connect;
+    let Some((mut builder, address)) = connect(&live.builders(), peer, within).await else {
         warn!(%peer, "no builder takes connections: check `deisctl list`");
         return;
     };
     sockets::tune(&builder, Peer::Patient);
     // One side's end of sending is passed on and leaves the other direction open.
-    match copy_bidirectional(&mut client, &mut builder).await {
+    match idle::copy(&mut client, &mut builder, settings.builder_idle).await {
         Ok((up, down)) => info!(%peer, builder = %address, up, down, "builder connection ended"),
         Err(error) => info!(%peer, builder = %address, %error, "builder connection broke"),
     }
 }
 
-async fn connect(builders: &[SocketAddr], peer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+async fn connect(
+    builders: &[SocketAddr],
+    peer: SocketAddr,
+    within: Duration,
+) -> Option<(TcpStream, SocketAddr)> {
     for address in builders {
-        let tried: io::Result<TcpStream> = match timeout(CONNECT, TcpStream::connect(address)).await
-        {
+        let trying = timeout(within, TcpStream::connect(address)).await;
+        let tried: io::Result<TcpStream> = match trying {
             Ok(tried) => tried,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };

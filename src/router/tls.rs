@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use rustls::{ServerConfig, server::ResolvesServerCert, sign::CertifiedKey};
+use rustls::{
+    ServerConfig, SupportedProtocolVersion,
+    server::ResolvesServerCert,
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{process::Command, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -93,19 +98,49 @@ pub async fn platform(
     load(&certificate, &key)
 }
 
-/// TLS 1.2 and 1.3, with a certificate for each handshake.
-///
-/// # Errors
-/// When the crypto library has none of them.
-pub fn acceptor(certificates: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// TLS as clients are offered it.
+pub struct Tls {
+    usual: TlsAcceptor,
+    only_tls13: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Tls {
+    /// TLS 1.2 and 1.3, or 1.3 alone, with a certificate for each handshake.
+    ///
+    /// # Errors
+    /// When the crypto library has none of them.
+    pub fn new(certificates: &Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
+        let acceptor = |versions: &[&'static SupportedProtocolVersion]| {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let mut config = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(versions)
+                .map_err(TlsError::Setup)?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::clone(certificates));
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Ok(TlsAcceptor::from(Arc::new(config)))
+        };
+        Ok(Self {
+            usual: acceptor(&[&TLS13, &TLS12])?,
+            only_tls13: acceptor(&[&TLS13])?,
+        })
+    }
+
+    /// What a connection is accepted with.
+    #[must_use]
+    pub const fn acceptor(&self, only_tls13: bool) -> &TlsAcceptor {
+        if only_tls13 {
+            &self.only_tls13
+        } else {
+            &self.usual
+        }
+    }
 }
 
 fn load(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {

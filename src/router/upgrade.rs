@@ -6,38 +6,40 @@ use std::time::Duration;
 use http::Response;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::copy_bidirectional_with_sizes,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-use super::{body::ReplyBody, exchange::Exchange, headers};
+use super::{body::ReplyBody, exchange::Exchange, headers, idle};
 
 /// How long a tunnel may outlive the withdrawal of its backend.
 pub const AFTER_WITHDRAWAL: Duration = Duration::from_secs(30);
 /// Both sides have agreed; so long may the change take.
 const CHANGE: Duration = Duration::from_secs(10);
-/// Buffer per direction.
-const BUFFER: usize = 16 << 10;
 
-/// Passes a `101 Switching Protocols` on and lets the bytes flow from then on. The exchange is over
-/// when they end.
+/// Passes a `101 Switching Protocols` on; what has to run then lets the bytes flow. The exchange is over
+/// when they end, or when neither side has said anything for so long.
 pub fn begin(
     mut response: Response<Incoming>,
     on_client: OnUpgrade,
+    silence: Duration,
     mut exchange: Exchange,
-) -> Response<ReplyBody> {
+) -> (Response<ReplyBody>, impl Future<Output = ()> + Send + use<>) {
     let on_backend = hyper::upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
     if let Some(protocol) = headers::remove_hop_by_hop(&mut parts.headers) {
         headers::set_upgrade(&mut parts.headers, protocol);
     }
     exchange.status = Some(parts.status);
-    tokio::spawn(tunnel(on_client, on_backend, exchange));
-    Response::from_parts(parts, ReplyBody::nothing())
+    exchange.is_tunnel();
+    let response = Response::from_parts(parts, ReplyBody::nothing());
+    (response, tunnel(on_client, on_backend, silence, exchange))
 }
 
-async fn tunnel(on_client: OnUpgrade, on_backend: OnUpgrade, mut exchange: Exchange) {
+async fn tunnel(
+    on_client: OnUpgrade,
+    on_backend: OnUpgrade,
+    silence: Duration,
+    mut exchange: Exchange,
+) {
     let withdrawn = exchange.withdrawn();
     let both = async { tokio::try_join!(on_client, on_backend) };
     let (client, backend) = match timeout(CHANGE, both).await {
@@ -51,7 +53,7 @@ async fn tunnel(on_client: OnUpgrade, on_backend: OnUpgrade, mut exchange: Excha
         sleep(AFTER_WITHDRAWAL).await;
     };
     tokio::select! {
-        ended = copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER) => match ended {
+        ended = idle::copy(&mut client, &mut backend, silence) => match ended {
             Ok((_, down)) => {
                 exchange.passed(usize::try_from(down).unwrap_or(usize::MAX));
                 exchange.complete();

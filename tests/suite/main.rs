@@ -25,3 +25,4 @@ mod t16_stable;
 mod t17_units;
 mod t18_loss;
 mod t19_drain;
+mod t20_router;

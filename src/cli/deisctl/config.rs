@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     model::SealedValue,
-    plan::settings,
+    plan::{front, settings},
+    router,
     seal::{ClusterKey, is_sealed},
     store::{CommitError, Store, Txn, keys},
 };
@@ -157,6 +158,17 @@ pub async fn run(
                     let wrong = |rule| format!("{name}={value}: it has to be {rule}");
                     settings::check(name, value)
                         .map_err(|rule| Failure::new(Kind::Usage, wrong(rule)))?;
+                }
+                if target == router::PART {
+                    match front::meaningless(name) {
+                        // Scripts for Deis v1 set them: said, and no reason to fail.
+                        Some(why) if !(*name == "gzip" && *value == "off") => {
+                            eprintln!("{name} changes nothing: {why}");
+                        }
+                        _ => front::check(name, value).map_err(|why| {
+                            Failure::new(Kind::Usage, format!("{name}={value}: {why}"))
+                        })?,
+                    }
                 }
                 if (target, *name) == (crate::logger::PART, crate::logger::drain::SETTING) {
                     let parsed: Result<crate::logger::drain::Target, _> = value.parse();

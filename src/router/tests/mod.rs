@@ -15,9 +15,12 @@ use crate::{
     store::{Faults, Key, MemoryStore, Txn},
 };
 
+mod backends;
 mod https;
+mod protocols;
 mod requests;
 mod rollouts;
+mod terms;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,6 +44,7 @@ fn options(state: &Path) -> RouterOptions {
         tls: state.to_owned(),
         workers: 2,
         etcd_patience: Duration::from_millis(300),
+        drain: DRAIN,
     }
 }
 
@@ -101,6 +105,26 @@ impl Cluster {
             .value
     }
 
+    /// Sets what operators set, and waits until the router goes by it.
+    async fn set(&self, name: &str, value: &str) {
+        let key = keys::setting(live::PART, name);
+        self.put(&key, &value.to_owned()).await;
+        let mut versions = self.router.live.versions();
+        versions.mark_changed();
+        let taken = async {
+            while versions.changed().await.is_ok() {
+                let records = self.router.live.export();
+                let there = |record: &crate::plan::routes::SavedRecord| {
+                    record.key == key.as_str() && record.value == value
+                };
+                if records.iter().any(there) {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, taken).await.expect("taken in time");
+    }
+
     /// Waits for an acknowledgement as the leader does.
     async fn acked(&self, enough: impl Fn(&RouterPresence) -> bool) -> RouterPresence {
         let mut feed = self.store.follow(keys::routers().as_str());
@@ -142,14 +166,35 @@ impl Cluster {
     }
 
     async fn health(&self) -> String {
+        self.inner("/health-check").await
+    }
+
+    async fn metrics(&self) -> String {
+        self.inner("/metrics").await
+    }
+
+    /// What port 9090 says.
+    async fn inner(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.router.health)
             .await
             .expect("connect");
-        let request = "GET /health-check HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("send");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("answer");
         answer
+    }
+
+    /// Waits until the metrics have this line.
+    async fn counted(&self, line: &str) {
+        let counted = async {
+            while !self.metrics().await.lines().any(|there| there == line) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(PATIENCE, counted).await.is_err() {
+            panic!("no {line:?} in {}", self.metrics().await);
+        }
     }
 }
 

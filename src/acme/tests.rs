@@ -157,6 +157,7 @@ impl Platform {
             tls: state.path().to_owned(),
             workers: 1,
             etcd_patience: Duration::from_secs(5),
+            drain: Duration::from_secs(5),
         };
         // It registers with the port that it is asked for.
         let options = RouterOptions {

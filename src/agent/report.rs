@@ -119,6 +119,7 @@ mod tests {
             withdrawn: None,
             restarts,
             exit: None,
+            exit_code: None,
             since: jiff::Timestamp::UNIX_EPOCH,
             reason: None,
             log: Vec::new(),

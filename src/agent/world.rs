@@ -21,8 +21,8 @@ use super::{
 use crate::{
     logger::tell::Damper,
     model::{
-        Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, ProcessType, Revision,
-        UnitTarget, UnitWords, Work,
+        Assignment, Desired, MachineState, Phase, ProcessName, ProcessState, Revision, UnitTarget,
+        UnitWords, Work,
     },
     plan::units::{
         Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
@@ -78,7 +78,11 @@ pub fn kind_of(name: &str, work: &Work) -> Kind {
     match work {
         Work::Unit { .. } => Kind::Unit,
         Work::Run { .. } => Kind::Run,
-        Work::Process { .. } => kind_of_name(name),
+        Work::Process { .. } => match name.parse::<ProcessName>() {
+            Ok(process) if process.kind.is_routable() => Kind::Routable,
+            Ok(_) => Kind::Plain,
+            Err(_) => Kind::Unit,
+        },
     }
 }
 
@@ -86,7 +90,7 @@ pub fn kind_of(name: &str, work: &Work) -> Kind {
 pub fn kind_of_name(name: &str) -> Kind {
     match name.parse::<ProcessName>() {
         Err(_) => Kind::Unit,
-        Ok(process) if process.kind == ProcessType::run() => Kind::Run,
+        Ok(process) if process.kind.is_one_off() => Kind::Run,
         Ok(process) if process.kind.is_routable() => Kind::Routable,
         Ok(_) => Kind::Plain,
     }
@@ -621,6 +625,7 @@ impl Entry {
             port,
             withdrawn,
             exit: self.exit.clone(),
+            exit_code: self.end.as_ref().map(|end| end.exit_code),
             restarts: self.status.restarts,
             since: self.since,
             reason: self.reason(),

@@ -4,11 +4,12 @@
 mod app;
 mod audit;
 mod fleet;
+mod rollout;
 mod user;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{app::*, audit::*, fleet::*, user::*};
+pub use self::{app::*, audit::*, fleet::*, rollout::*, user::*};
 
 /// The schema version that this program writes into every record.
 pub const SCHEMA: u16 = 1;

@@ -29,6 +29,7 @@ pub mod preview;
 #[cfg(test)]
 mod preview_tests;
 mod rebalance;
+pub mod receipt;
 mod removal;
 pub mod rollout;
 pub mod round;
@@ -40,6 +41,8 @@ mod sim_tests;
 mod standing;
 #[cfg(test)]
 mod story_tests;
+#[cfg(test)]
+mod switch_tests;
 pub mod units;
 pub mod world;
 

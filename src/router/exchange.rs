@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, StatusCode, Uri};
@@ -12,6 +12,7 @@ use tracing::info;
 use super::{
     backend::{Backend, Held, Place, Sender},
     metrics::Metrics,
+    tally::{Fate, ReleaseTally},
 };
 
 /// What becomes one line of the access log when it is dropped.
@@ -32,6 +33,15 @@ pub struct Exchange {
     error: Option<String>,
     upstream: Option<Upstream>,
     last: Option<Arc<Backend>>,
+    /// It had to wait for a process.
+    pub held: bool,
+    /// What it is counted by when no release gets it.
+    pub unserved: Option<Arc<ReleaseTally>>,
+    /// The client broke off while it sent the request: nobody else's failure.
+    pub left: bool,
+    /// After that time the answer began.
+    answered: Option<Duration>,
+    broke_off: bool,
 }
 
 #[derive(Debug)]
@@ -65,12 +75,18 @@ impl Exchange {
             error: None,
             upstream: None,
             last: None,
+            held: false,
+            unserved: None,
+            left: false,
+            answered: None,
+            broke_off: false,
         }
     }
 
     /// The backend answers: it is held, and its connection kept, until the body has passed.
     pub fn answered(&mut self, held: Held, place: Place, sender: Option<Sender>) {
         self.last = Some(Arc::clone(&held));
+        self.answered = Some(self.started.elapsed());
         self.upstream = Some(Upstream {
             held,
             place,
@@ -101,6 +117,7 @@ impl Exchange {
     /// The answer broke off.
     pub fn failed(&mut self, why: &impl std::fmt::Display) {
         self.error = Some(why.to_string());
+        self.broke_off = true;
         self.upstream = None;
     }
 
@@ -117,12 +134,31 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// How it went, for its release.
+    fn fate(&self) -> Fate {
+        let is_error = self.status.is_some_and(|status| status.is_server_error());
+        Fate {
+            answered: self.answered,
+            error: is_error && self.answered.is_some(),
+            // Without an answer of the app's, the status is the router's own.
+            failed: self.broke_off || (is_error && self.answered.is_none() && !self.left),
+            held: self.held,
+            retried: self.retries,
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let broken = self.upstream.take().is_some();
         // 499: the client went away before there was an answer (nginx's number for it).
         let status = self.status.map_or(499, |status| status.as_u16());
         self.metrics.finished(status);
+        let of_release = self.last.as_ref().and_then(|backend| backend.tally());
+        if let Some(tally) = of_release.or(self.unserved.as_ref()) {
+            tally.count(self.fate());
+        }
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(
             target: "deis::access",

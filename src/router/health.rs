@@ -14,6 +14,11 @@ use crate::{
     store::Presence,
 };
 
+/// Where it answers, on its host's address.
+pub const PORT: u16 = 9090;
+/// Where it tells what was counted of an app; the app's name follows.
+pub const RECEIPTS: &str = "/receipts/";
+
 /// This router's registration, once there is one.
 pub type Registration = watch::Receiver<Option<Arc<Presence<RouterPresence>>>>;
 
@@ -48,12 +53,25 @@ fn answer(
                 proxy.metrics.render(counts, proxy.live.certs.counts()),
             )
         }
+        path if path.starts_with(RECEIPTS) => return receipt(&path[RECEIPTS.len()..], proxy),
         _ => (
             StatusCode::NOT_FOUND,
             "try /health-check or /metrics\n".to_owned(),
         ),
     };
     inner_http::text(status, text)
+}
+
+/// What was counted of an app, for the leader at the end of a deploy.
+fn receipt(app: &str, proxy: &Proxy) -> Answer {
+    let Ok(app) = app.parse() else {
+        return inner_http::text(StatusCode::NOT_FOUND, "no app can be called so\n");
+    };
+    let counts = proxy.live.tallies.of_app(&app);
+    match serde_json::to_vec(&counts) {
+        Ok(json) => inner_http::answer(StatusCode::OK, "application/json", json),
+        Err(error) => inner_http::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }
 
 /// Healthy: registered, by our own clock, and not about to stop.

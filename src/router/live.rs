@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::{
     backend::{Backend, Held},
     certs::Certs,
+    tally::{AppTally, Tallies},
 };
 use crate::{
     model::DomainName,
@@ -37,8 +38,10 @@ pub enum Choice {
     Exhausted,
     /// The app or controller is known and has no process.
     NoProcess,
-    /// The app's owner has switched it off.
-    Maintenance,
+    /// The same, and one is about to come.
+    Hold(Arc<AppTally>),
+    /// The app's owner has switched it off; visitors read this.
+    Maintenance(Option<String>),
     /// The app's owner doesn't let this client in.
     Forbidden,
     /// Nobody answers to that name.
@@ -53,6 +56,8 @@ pub struct Live {
     table: RwLock<Table>,
     /// The certificates that go with it.
     pub(super) certs: Arc<Certs>,
+    /// What is counted of each release.
+    pub(super) tallies: Tallies,
     workers: usize,
     started: Instant,
     /// Told when the last holder of a withdrawn backend is gone.
@@ -68,6 +73,7 @@ impl Live {
         Self {
             table: RwLock::default(),
             certs: Arc::new(certs),
+            tallies: Tallies::default(),
             workers,
             started: Instant::now(),
             released: Arc::default(),
@@ -134,7 +140,9 @@ impl Live {
     ) -> Vec<Arc<Backend>> {
         let mut make = |endpoint: &Endpoint| {
             let released = Arc::clone(&self.released);
-            Arc::new(Backend::new(endpoint, self.workers, released))
+            let process = endpoint.process();
+            let tally = process.map(|process| self.tallies.of_process(&process));
+            Arc::new(Backend::new(endpoint, self.workers, released, tally))
         };
         let applied = apply(&mut self.write(), &mut make);
         for record in &applied.bad {
@@ -167,7 +175,12 @@ impl Live {
         let slots = match table.lookup(&host) {
             Target::Unknown => return Choice::Unknown,
             Target::App(_, app) if !app.admits(client) => return Choice::Forbidden,
-            Target::App(_, app) if app.in_maintenance() => return Choice::Maintenance,
+            Target::App(_, app) if app.in_maintenance() => {
+                return Choice::Maintenance(app.page().map(str::to_owned));
+            }
+            Target::App(name, app) if app.slots().is_empty() && app.is_held() => {
+                return Choice::Hold(self.tallies.app(name));
+            }
             Target::App(_, app) => app.slots(),
             Target::Controller(slots) => slots,
         };
@@ -185,6 +198,16 @@ impl Live {
             .map_or(Choice::Exhausted, |at| {
                 Choice::Backend(slots[at].backend.hold())
             })
+    }
+
+    /// Where a request is counted that no release of its app gets.
+    #[must_use]
+    pub fn unserved(&self, host: &str) -> Option<Arc<AppTally>> {
+        let host = parse_host(host).ok()?;
+        match self.read().lookup(&host) {
+            Target::App(name, _) => Some(self.tallies.app(name)),
+            Target::Controller(_) | Target::Unknown => None,
+        }
     }
 
     /// Where builders take connections, in the order in which to try them.

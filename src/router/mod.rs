@@ -4,6 +4,7 @@
 //! - `front` accepts connections on threads of their own (`pace` bounds how long clients dawdle),
 //!   `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
 //!   and tunnels (`upgrade`); an `exchange` is what one request holds, measures and logs;
+//! - `tally` counts what became of each release's requests, and is where they wait for a process;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
 //! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS.
 //!
@@ -16,7 +17,7 @@ mod exchange;
 mod follow;
 mod front;
 mod headers;
-mod health;
+pub mod health;
 mod ledger;
 mod live;
 mod metrics;
@@ -24,6 +25,7 @@ mod pace;
 mod proxy;
 mod saved;
 mod sockets;
+mod tally;
 mod tcp;
 mod tls;
 mod upgrade;
@@ -130,7 +132,7 @@ impl RouterOptions {
             http: at(80),
             https: at(443),
             git: at(2222),
-            health: at(9090),
+            health: at(health::PORT),
             state: "/var/lib/deis/router".into(),
             tls: "/etc/deis/router".into(),
             workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
@@ -395,6 +397,8 @@ impl Member {
                 address: address.clone(),
                 applied: 0,
                 drained: 0,
+                drained_by_app: None,
+                routes: Some(0),
             };
             let former_life = {
                 let address = address.clone();
@@ -428,11 +432,8 @@ impl Member {
         let acknowledge = async {
             // The sender lives as long as `following`.
             while acks.changed().await.is_ok() {
-                let now = *acks.borrow_and_update();
-                presence.update(|said| {
-                    said.applied = now.applied;
-                    said.drained = now.drained;
-                });
+                let now = acks.borrow_and_update().clone();
+                presence.update(|said| now.tell(said));
             }
         };
         tokio::join!(acknowledge, saved::keep(self.live, self.state));

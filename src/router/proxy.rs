@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, RETRY_AFTER},
     uri::PathAndQuery,
 };
 use hyper::body::{Body, Incoming};
@@ -60,7 +60,7 @@ pub struct Client {
 }
 
 /// Why a request gets an answer of the router's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Refusal {
     BadHost,
     BadFraming,
@@ -68,26 +68,38 @@ enum Refusal {
     Forbidden,
     Unknown,
     NoProcess,
-    Maintenance,
+    /// It has waited for a process, or there was no room to wait.
+    Held,
+    /// With what visitors are to read.
+    Maintenance(Option<String>),
     Unreachable,
     Broken,
     TimedOut,
 }
 
 impl Refusal {
-    const fn status(self) -> StatusCode {
+    const fn status(&self) -> StatusCode {
         match self {
             Self::BadHost | Self::BadFraming => StatusCode::BAD_REQUEST,
             Self::NoTunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unknown => StatusCode::NOT_FOUND,
-            Self::NoProcess | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoProcess | Self::Held | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
-    const fn text(self) -> &'static str {
+    /// When it makes sense to come again, in seconds.
+    const fn retry_after(&self) -> Option<u16> {
+        match self {
+            Self::Held => Some(5),
+            Self::Maintenance(_) => Some(60),
+            _ => None,
+        }
+    }
+
+    const fn text(&self) -> &'static str {
         match self {
             Self::BadHost => "400 Bad Request\n\nThe request names no valid host.\n",
             Self::BadFraming => {
@@ -99,7 +111,10 @@ impl Refusal {
             Self::NoProcess => {
                 "503 Service Unavailable\n\nThis app has no process that serves requests.\n"
             }
-            Self::Maintenance => {
+            Self::Held => {
+                "503 Service Unavailable\n\nThis app is being restarted. Please try again in a moment.\n"
+            }
+            Self::Maintenance(_) => {
                 "503 Service Unavailable\n\nThis app is down for maintenance. Please come back later.\n"
             }
             Self::Unreachable => "502 Bad Gateway\n\nNone of the app's processes can be reached.\n",
@@ -222,9 +237,24 @@ async fn ask(
         let held = match live.choose(host, client.address, &tried) {
             Choice::Backend(held) => held,
             Choice::Exhausted => return Err(outcome),
-            Choice::NoProcess if tried.is_empty() => return Err(Refusal::NoProcess),
+            Choice::NoProcess if tried.is_empty() => {
+                exchange.unserved = live.unserved(host).map(|app| Arc::clone(&app.unserved));
+                return Err(Refusal::NoProcess);
+            }
             Choice::NoProcess => return Err(outcome),
-            Choice::Maintenance => return Err(Refusal::Maintenance),
+            Choice::Hold(app) if !exchange.held => {
+                exchange.held = true;
+                exchange.unserved = Some(Arc::clone(&app.unserved));
+                let waiting = app.wait().ok_or(Refusal::Held)?;
+                let is_over = || {
+                    let choice = live.choose(host, client.address, &tried);
+                    (!matches!(choice, Choice::Hold(_))).then_some(())
+                };
+                waiting.until(is_over).await.ok_or(Refusal::Held)?;
+                continue;
+            }
+            Choice::Hold(_) => return Err(Refusal::Held),
+            Choice::Maintenance(page) => return Err(Refusal::Maintenance(page)),
             Choice::Forbidden => return Err(Refusal::Forbidden),
             Choice::Unknown => return Err(Refusal::Unknown),
             Choice::InvalidHost => return Err(Refusal::BadHost),
@@ -258,6 +288,7 @@ async fn ask(
             }
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
+                exchange.left = error.error().is_user();
                 exchange.tried(&held, error.error());
                 outcome = Refusal::Broken;
                 // Not one byte was sent, or it does no harm to send it twice.
@@ -337,17 +368,24 @@ fn pass(response: Response<Incoming>, mut exchange: Exchange) -> Response<ReplyB
 /// The router's own answer.
 fn refuse(refusal: Refusal, mut exchange: Exchange) -> Response<ReplyBody> {
     let status = refusal.status();
-    let text = Bytes::from_static(refusal.text().as_bytes());
+    let retry_after = refusal.retry_after();
+    let (kind, text) = match refusal {
+        Refusal::Maintenance(Some(page)) => ("text/html; charset=utf-8", Bytes::from(page)),
+        refusal => (
+            "text/plain; charset=utf-8",
+            Bytes::from_static(refusal.text().as_bytes()),
+        ),
+    };
     exchange.status = Some(status);
     let id = exchange.id.clone();
     let length = HeaderValue::from(text.len());
     let mut response = Response::new(ReplyBody::text(text, exchange));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     headers.insert(CONTENT_LENGTH, length);
     headers.insert(X_REQUEST_ID, id);
     response

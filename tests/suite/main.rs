@@ -24,3 +24,4 @@ mod t15_features;
 mod t16_stable;
 mod t17_units;
 mod t18_loss;
+mod t21_rollout;

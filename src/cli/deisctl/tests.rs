@@ -82,6 +82,7 @@ fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessState {
         port: None,
         withdrawn: None,
         exit: None,
+        exit_code: None,
         restarts: if phase == Phase::Crashed { 4 } else { 0 },
         since: TIME.parse().expect("time"),
         reason: reason.map(str::to_owned),

@@ -1,0 +1,103 @@
+//! Asks routers what they have counted of an app: at the end of a deploy, and while a release is watched.
+//! Nothing is asked at other times, and nothing of it is in etcd but the receipt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tracing::debug;
+
+use crate::{
+    inner_http,
+    model::AppName,
+    plan::receipt::{AppCounts, Gathered},
+    router::health,
+};
+
+/// How long a router may take to answer.
+const LIMIT: Duration = Duration::from_secs(1);
+/// Longest answer that is read.
+const LONGEST: usize = 256 << 10;
+
+/// What is known, and what is being asked.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    known: BTreeMap<AppName, Gathered>,
+    asking: BTreeSet<AppName>,
+    tasks: JoinSet<(AppName, Gathered)>,
+}
+
+impl Gathering {
+    /// What routers have said.
+    pub(super) const fn known(&self) -> &BTreeMap<AppName, Gathered> {
+        &self.known
+    }
+
+    /// Forgets what was said of all other apps.
+    pub(super) fn forget_all_but(&mut self, is_kept: impl Fn(&AppName) -> bool) {
+        self.known.retain(|app, _| is_kept(app));
+    }
+
+    /// Asks all routers, unless they are being asked already.
+    pub(super) fn ask<'r>(
+        &mut self,
+        apps: BTreeSet<AppName>,
+        routers: impl Iterator<Item = &'r str>,
+        now: Duration,
+    ) {
+        if apps.is_empty() {
+            return;
+        }
+        let routers: Vec<String> = routers.map(str::to_owned).collect();
+        for app in apps {
+            if self.asking.insert(app.clone()) {
+                self.tasks.spawn(gather(app, routers.clone(), now));
+            }
+        }
+    }
+
+    /// Waits until an answer is there. Cancel safe; never when nothing is being asked.
+    pub(super) async fn answered(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok((app, gathered))) => {
+                self.asking.remove(&app);
+                self.known.insert(app, gathered);
+            }
+            // A bug, and the plan's wait for it is bounded.
+            Some(Err(error)) => debug!(%error, "asking routers broke off"),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn gather(app: AppName, routers: Vec<String>, at: Duration) -> (AppName, Gathered) {
+    let mut asking = JoinSet::new();
+    for router in routers {
+        let app = app.clone();
+        asking.spawn(async move {
+            let answer = match timeout(LIMIT, ask(&router, &app)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            };
+            let counts = answer
+                .inspect_err(|error| debug!(router, %app, %error, "a router didn't say its counts"))
+                .ok();
+            (router, counts)
+        });
+    }
+    let answers = asking.join_all().await.into_iter().collect();
+    (app, Gathered { at, answers })
+}
+
+async fn ask(router: &str, app: &AppName) -> io::Result<AppCounts> {
+    let ip: IpAddr = router.parse().map_err(io::Error::other)?;
+    let address = SocketAddr::new(ip, health::PORT);
+    let stream = TcpStream::connect(address).await?;
+    let path = format!("{}{app}", health::RECEIPTS);
+    let body = inner_http::get(stream, address, &path, LONGEST).await?;
+    Ok(serde_json::from_slice(&body)?)
+}

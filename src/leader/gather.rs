@@ -101,3 +101,46 @@ async fn ask(router: &str, app: &AppName) -> io::Result<AppCounts> {
     let body = inner_http::get(stream, address, &path, LONGEST).await?;
     Ok(serde_json::from_slice(&body)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_are_asked_and_the_silent_are_named() {
+        // An address of this process's own: the port is fixed.
+        let [.., a, b] = std::process::id().to_be_bytes();
+        let [well, refuses, strange] = [1, 2, 3].map(|n| format!("127.{a}.{b}.{n}"));
+        for (ip, body) in [(&well, r#"{"since_ms":7}"#), (&strange, "what?")] {
+            let address = format!("{ip}:{}", health::PORT);
+            let listener = TcpListener::bind(address).await.expect("bind");
+            tokio::spawn(inner_http::serve(listener, move |request| async move {
+                let known = request.uri().path() == "/receipts/blog";
+                let status = if known {
+                    StatusCode::OK
+                } else {
+                    StatusCode::NOT_FOUND
+                };
+                inner_http::text(status, body)
+            }));
+        }
+        let app: AppName = "blog".parse().expect("app");
+        let routers = [&well, &refuses, &strange].map(String::as_str);
+        let mut gathering = Gathering::default();
+        let at = Duration::from_secs(5);
+        gathering.ask([app.clone()].into(), routers.into_iter(), at);
+        // Asked once, however often the plan says so.
+        gathering.ask([app.clone()].into(), routers.into_iter(), at);
+        assert_eq!(gathering.tasks.len(), 1);
+        gathering.answered().await;
+        let gathered = &gathering.known()[&app];
+        assert_eq!(gathered.at, at);
+        let said: Vec<_> = gathered.answers.values().map(Option::is_some).collect();
+        assert_eq!(said, [true, false, false], "{gathered:?}");
+        gathering.forget_all_but(|_| false);
+        assert!(gathering.known().is_empty());
+    }
+}

@@ -85,10 +85,10 @@ mod tests {
             ("blog".parse().expect("app"), "ada".parse().expect("user"));
         let set = async |on, page: Option<&str>| {
             let page = page.map(str::to_owned);
-            set(&store, &name, user.clone(), on, page).await
+            set(&store, &name, &user, on, page).await
         };
         assert!(matches!(set(true, None).await, Err(OpsError::NotFound(_))));
-        app::create(&store, user.clone(), Some(name.clone()))
+        app::create(&store, &user, Some(name.clone()))
             .await
             .expect("created");
         let whitelist: Whitelist = "192.0.2.7:office".parse().expect("list");

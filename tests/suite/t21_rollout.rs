@@ -15,7 +15,7 @@ fn a_release_command_a_receipt_and_maintenance() {
     let pushed = app.push().ok().all();
     assert!(pushed.contains("migrating for v2"), "{pushed}");
     assert_eq!(app.page()["release"], "v2");
-    let said = app.deis(&["logs", "-p", "release"]).ok().out;
+    let said = app.deis(&["logs", "--ps=release"]).ok().out;
     assert!(said.contains("migrating for v2"), "{said}");
     let refused = app.deis(&["scale", "release=1"]).refused().all();
     assert!(refused.contains("it can't be scaled"), "{refused}");

@@ -91,7 +91,7 @@ async fn change(
     Ok(())
 }
 
-fn show(shell: &mut Shell<'_>, app: &str, policy: &wire::Policy) {
+fn show(shell: &mut Shell<'_>, app: &AppName, policy: &wire::Policy) {
     shell.ui.show(policy, |ui| {
         ui.line(&format!("=== {app} Rollout Policy"));
         let wire::Policy {

@@ -18,6 +18,7 @@ use crate::{
 mod https;
 mod requests;
 mod rollouts;
+mod switch;
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -68,7 +68,10 @@ impl Gathering {
                 self.known.insert(app, gathered);
             }
             // A bug, and the plan's wait for it is bounded.
-            Some(Err(error)) => debug!(%error, "asking routers broke off"),
+            Some(Err(error)) => {
+                debug!(%error, "asking routers broke off");
+                self.asking.clear();
+            }
             None => std::future::pending().await,
         }
     }

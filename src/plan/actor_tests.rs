@@ -77,7 +77,7 @@ pub(super) struct Router {
     pub(super) applied: Revision,
     pub(super) drained: Revision,
     /// Changes of routes that it knows.
-    routes: Revision,
+    pub(super) routes: Revision,
 }
 
 impl Sim {

@@ -143,7 +143,7 @@ endef
 
 # Edges are tested against the real thing: etcd members, an sshd, a registry, on loopback.
 test-packages: packages
-	@missing=; for program in etcd:etcd-server docker-registry:docker-registry /usr/sbin/sshd:openssh-server git:git; do \
+	@missing=; for program in etcd:etcd-server pebble:pebble docker-registry:docker-registry /usr/sbin/sshd:openssh-server git:git; do \
 	  command -v $${program%%:*} >/dev/null || missing="$$missing $${program##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi

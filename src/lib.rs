@@ -3,6 +3,7 @@
 //! docs/ARCHITECTURE.md has the map. `model`, `plan` and `render` are pure: they decide. The other
 //! modules are edges: they carry out.
 
+pub mod acme;
 pub mod agent;
 pub mod api;
 pub mod backoff;

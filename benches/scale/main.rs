@@ -162,25 +162,25 @@ impl Bench {
         for host in &mut self.hosts {
             host.begin();
         }
-        let store = self.store.clone();
-        let took = until("all hosts are registered", async || {
-            let there = store
-                .list_keys(&keys::machines())
-                .await
-                .map_err(|e| e.to_string())?;
-            if there.len() == count {
-                Ok(())
-            } else {
-                Err(format!("{} of {count}", there.len()))
-            }
-        })
-        .await;
+        let took = self.until_there("all hosts are registered", count).await;
         self.report.row(
             format!("{count} hosts register at once"),
             Target::None,
             took.as_secs_f64(),
             "s",
         );
+    }
+
+    /// Waits until so many hosts hold a lease.
+    async fn until_there(&self, what: &str, number: usize) -> Duration {
+        let count = async || {
+            let there = self.store.list_keys(&keys::machines()).await;
+            match there.map_err(|error| error.to_string())?.len() {
+                there if there == number => Ok(()),
+                there => Err(format!("{there} of {number}")),
+            }
+        };
+        until(what, count).await
     }
 
     /// Processes that hosts report as ready.
@@ -358,19 +358,8 @@ impl Bench {
         for host in &mut self.hosts[..gone] {
             host.kill().await;
         }
-        let (store, left) = (self.store.clone(), self.hosts.len() - gone);
-        until("their leases have run out", async || {
-            let there = store
-                .list_keys(&keys::machines())
-                .await
-                .map_err(|e| e.to_string())?;
-            if there.len() == left {
-                Ok(())
-            } else {
-                Err(format!("{} are there", there.len()))
-            }
-        })
-        .await;
+        let left = self.hosts.len() - gone;
+        self.until_there("their leases have run out", left).await;
         self.report.row(
             format!("{gone} leases run out at once: until the last is gone"),
             Target::None,
@@ -390,19 +379,8 @@ impl Bench {
         for host in &mut self.hosts[..gone] {
             host.begin();
         }
-        let count = self.hosts.len();
-        let took = until("all hosts are back", async || {
-            let there = store
-                .list_keys(&keys::machines())
-                .await
-                .map_err(|e| e.to_string())?;
-            if there.len() == count {
-                Ok(())
-            } else {
-                Err(format!("{} are there", there.len()))
-            }
-        })
-        .await;
+        let all = self.hosts.len();
+        let took = self.until_there("all hosts are back", all).await;
         self.report.row(
             format!("{gone} hosts come back at once"),
             Target::None,

@@ -15,31 +15,16 @@ use deis::{
     },
     model::{MachineId, MachineState, ProcessState, Record as _},
     store::{EtcdOptions, Store, keys},
+    systemd::proxies::{self, ManagerProxy},
 };
 use tokio::{runtime::Runtime, time};
-use zbus::{Connection, OwnedObjectPath};
+use zbus::{Connection, OwnedVariant};
 
 use crate::{suite, support::etcd::Counters};
 
 /// Nothing that is measured here takes longer.
 pub const LIMIT: Duration = Duration::from_secs(300);
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-const MANAGER: &str = "/org/freedesktop/systemd1";
 const PORT: u16 = 2379;
-
-/// A unit in a listing of systemd's: name, description, states, path, job.
-type Listed = (
-    String,
-    String,
-    String,
-    String,
-    String,
-    String,
-    OwnedObjectPath,
-    u32,
-    String,
-    OwnedObjectPath,
-);
 
 /// A host of the cluster.
 pub struct Host {
@@ -216,12 +201,15 @@ impl Hosts {
         }
         self.runtime.block_on(async {
             for (host, units) in self.hosts.iter().zip(units) {
-                while host.property::<u32>(MANAGER, "Manager", "NJobs").await > 0 {
+                let jobs =
+                    || host.property::<u32>(proxies::MANAGER_PATH, proxies::MANAGER, "NJobs");
+                while jobs().await > 0 {
                     assert!(begun.elapsed() < LIMIT, "jobs end");
                     time::sleep(Duration::from_millis(5)).await;
                 }
                 let names: Vec<&str> = units.iter().map(String::as_str).collect();
-                let listed: Vec<Listed> = host.call("ListUnitsByNames", &(names,)).await;
+                let manager = ManagerProxy::new(&host.bus).await.expect("systemd");
+                let listed = manager.list_units_by_names(&names).await.expect("listed");
                 let active = listed.iter().filter(|unit| unit.3 == "active").count();
                 assert_eq!(
                     active,
@@ -251,46 +239,16 @@ impl Hosts {
 }
 
 impl Host {
-    async fn call<B, T>(&self, method: &str, body: &B) -> T
-    where
-        B: serde::Serialize + zbus::zvariant::DynamicType,
-        T: for<'d> zbus::zvariant::DynamicDeserialize<'d>,
-    {
-        let interface = format!("{SYSTEMD}.Manager");
-        let call = self.bus.call_method(
-            Some(SYSTEMD),
-            MANAGER,
-            Some(interface.as_str()),
-            method,
-            body,
-        );
-        let reply = call
-            .await
-            .unwrap_or_else(|error| panic!("{method}: {error}"));
-        reply
-            .body()
-            .deserialize()
-            .unwrap_or_else(|error| panic!("{method}: {error}"))
-    }
-
     /// A property of one of systemd's objects.
-    pub async fn property<T: TryFrom<zbus::OwnedVariant>>(
+    pub async fn property<T: TryFrom<OwnedVariant>>(
         &self,
         path: &str,
         interface: &str,
         name: &str,
     ) -> T {
-        let interface = format!("{SYSTEMD}.{interface}");
-        let body = (interface.as_str(), name);
-        let properties = Some("org.freedesktop.DBus.Properties");
-        let call = self
-            .bus
-            .call_method(Some(SYSTEMD), path, properties, "Get", &body);
-        let reply = call
-            .await
-            .unwrap_or_else(|error| panic!("{path} {name}: {error}"));
-        let value: zbus::OwnedVariant = reply.body().deserialize().expect("a variant");
-        T::try_from(value).unwrap_or_else(|_| panic!("{path} {name} has another type"))
+        let read = proxies::property(&self.bus, path, interface, name).await;
+        let read = read.unwrap_or_else(|error| panic!("{path} {name}: {error}"));
+        read.unwrap_or_else(|| panic!("{path} {name} has another type"))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     plain, suite,
     support::{Report, Target, process, setting},
 };
+use deis::systemd::proxies;
 
 const UNITS: usize = 500;
 /// Before anything is measured: what the starts have left to do is done by then.
@@ -133,7 +134,7 @@ fn adopt(hosts: &Hosts, prefix: &str, report: &mut Report) {
     let pid = || {
         hosts
             .runtime
-            .block_on(first.property::<u32>(AGENT, "Service", "MainPID"))
+            .block_on(first.property::<u32>(AGENT, proxies::SERVICE_UNIT, "MainPID"))
     };
     let (before, old) = (lives(), pid());
     assert!(before.len() >= UNITS, "{} units", before.len());
@@ -141,18 +142,18 @@ fn adopt(hosts: &Hosts, prefix: &str, report: &mut Report) {
         .cluster
         .sh(&first.of_suite, "systemctl kill -s KILL deis-agent")
         .ok();
-    let begun = property("Service", "ExecMainExitTimestampMonotonic");
+    let begun = property(proxies::SERVICE_UNIT, "ExecMainExitTimestampMonotonic");
     suite::eventually("the next agent is ready", suite::MINUTE, || {
-        let ready = property("Unit", "ActiveEnterTimestampMonotonic");
-        let started = property("Service", "ExecMainStartTimestampMonotonic");
+        let ready = property(proxies::UNIT, "ActiveEnterTimestampMonotonic");
+        let started = property(proxies::SERVICE_UNIT, "ExecMainStartTimestampMonotonic");
         if pid() != old && ready > started && started > begun {
             Ok(())
         } else {
             Err("not yet".into())
         }
     });
-    let ready = property("Unit", "ActiveEnterTimestampMonotonic");
-    let started = property("Service", "ExecMainStartTimestampMonotonic");
+    let ready = property(proxies::UNIT, "ActiveEnterTimestampMonotonic");
+    let started = property(proxies::SERVICE_UNIT, "ExecMainStartTimestampMonotonic");
     let seconds = |micros: u64| micros as f64 / 1e6;
     report.row(
         "agent killed with 500 units: to adopt them",

@@ -92,7 +92,7 @@ pub fn by_hand(hosts: &Hosts, count: usize) -> f64 {
     assert_eq!(all.len(), count);
     for (host, units) in hosts.hosts.iter().zip(&units) {
         let script = format!(
-            "cat >/run/bench-unit <<'END'\n{}END\nfor unit in {}; do cp /run/bench-unit /run/systemd/system/$unit; done",
+            "cd /run/systemd/system; tee {1} >/dev/null <<'END'\n{0}END",
             text(""),
             units.join(" ")
         );

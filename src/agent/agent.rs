@@ -1,6 +1,9 @@
 //! The agent's loop: everything that happens comes in here, the plan is made anew, and its actions go
 //! out as tasks. The loop itself waits for nothing else.
 
+mod assignments;
+mod tasks;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -13,29 +16,29 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{debug, error, info, warn};
-use uuid::Uuid;
+use tracing::{debug, info, warn};
 
 use super::{
     cache,
     events::Happened,
     files, lease,
     metrics::Metrics,
-    oneoff::End,
     runtime::Runtime,
     socket::Word,
     stats::Vital,
-    steps::{Edges, Job, Progress, StepError, unit_of},
+    steps::{Edges, Progress, StepError, unit_of},
     texts::Texts,
-    world::{Assigned, Entry, World, is_single, kind_of},
+    world::World,
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, Revision, SCHEMA, UnitFileName, Work},
+    model::{MachineState, SCHEMA, UnitFileName},
     outside,
-    plan::units::{Action, Busy, Kind, Knowledge, Lease, Plan, Published},
-    store::{Change, Feed, Update, keys},
+    plan::units::{Action, Kind, Knowledge, Lease, Plan},
+    store::{Feed, keys},
     systemd::{News, UnitStatus, Units},
 };
+
+use tasks::{Ended, Task};
 
 /// How long etcd is waited for at the start before the cache has to do.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,12 +47,20 @@ const KEEP_RETRY: Duration = Duration::from_secs(5);
 /// Things that may wait for the loop; it never waits itself, so this is never full for long.
 const EVENTS_MAX: usize = 1024;
 
+/// Pause before all units are read again when that has failed.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
 /// What tasks tell the loop while they run.
 #[derive(Debug)]
 enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
-    Status(String, UnitStatus),
+    /// What was read of a unit, when systemd had told of it so often.
+    Status {
+        name: String,
+        told: u64,
+        status: UnitStatus,
+    },
     /// Somebody wants to know how the processes are.
     Ask(oneshot::Sender<Vec<Vital>>),
     /// What the disk has refused was tried again.
@@ -78,30 +89,6 @@ impl Asker {
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
-}
-
-/// How a task has ended.
-#[derive(Debug)]
-enum Ended {
-    Started(UnitStatus),
-    Loaded(UnitStatus),
-    Cancelled,
-    Stopped,
-    Published,
-    Withdrawn(Revision),
-    Reported(End),
-    Suspended,
-    /// Behind the fence, or out of it.
-    Fenced(bool),
-    /// Left off, and whether the address was written or removed is not known.
-    Unknown,
-}
-
-struct Task {
-    name: String,
-    uuid: Uuid,
-    begun: Instant,
-    cancel: CancellationToken,
 }
 
 /// The loop's own state.
@@ -270,127 +257,6 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         }
     }
 
-    async fn assignments(&mut self, update: Update) {
-        if update.first {
-            // The first view is whole: what it does not hold is not assigned.
-            self.world.unassign_all();
-            if self.world.knowledge != Knowledge::Live {
-                self.recall().await;
-            }
-        }
-        for Change { key, entry, .. } in update.changes {
-            let Some((_, name)) = keys::parse_assignment(&key) else {
-                continue;
-            };
-            self.world.try_again(name);
-            let decoded = entry.map(|e| (e.decode::<Assignment>(), e.mod_revision));
-            match decoded {
-                Some((Ok(assignment), mod_revision)) => {
-                    if !matches!(assignment.desired, Desired::Run | Desired::Load) {
-                        self.forget(name);
-                    }
-                    let assigned = Assigned {
-                        assignment,
-                        mod_revision,
-                    };
-                    self.world.assign(name, Some(assigned));
-                }
-                Some((Err(error), mod_revision)) => {
-                    // One record that can't be read stops nothing: what is known of it stays.
-                    error!(key, %error, "an assignment can't be read and is left as it was");
-                    self.keep_unreadable(name, mod_revision);
-                }
-                None => {
-                    self.world.assign(name, None);
-                    self.forget(name);
-                }
-            }
-        }
-        if self.world.knowledge != Knowledge::Live {
-            self.forget_unassigned();
-        }
-        self.world.learn(Knowledge::Live);
-        if update.first {
-            self.keep_adopted();
-        }
-    }
-
-    /// Removes a name from the cache.
-    fn forget(&mut self, name: &str) {
-        self.world.saved.remove(name);
-        self.edges.forget(name);
-    }
-
-    /// Forgets what went while the agent was away.
-    fn forget_unassigned(&mut self) {
-        let gone = |name: &&String| !self.world.assigned().contains_key(*name);
-        let gone: Vec<String> = self.world.saved.keys().filter(gone).cloned().collect();
-        for name in gone {
-            self.forget(&name);
-            if !self.world.entries().contains_key(&name) {
-                self.world.ports.release(&name);
-            }
-        }
-    }
-
-    /// Leaves a name as it is whose assignment can't be read.
-    fn keep_unreadable(&mut self, name: &str, mod_revision: Revision) {
-        if self.world.assigned().contains_key(name) {
-            return;
-        }
-        let (saved, found) = (self.world.saved.get(name), self.world.entries().get(name));
-        let assignment = match (saved, found) {
-            (Some(saved), _) => saved.assignment.clone(),
-            // It runs, and nothing says that it is not to.
-            (None, Some(entry)) => Assignment {
-                schema: SCHEMA,
-                uuid: entry.seen.uuid,
-                desired: Desired::Run,
-                work: work_of(entry.seen.kind),
-            },
-            (None, None) => return,
-        };
-        let assigned = Assigned {
-            assignment,
-            mod_revision,
-        };
-        self.world.assign(name, Some(assigned));
-    }
-
-    /// Reads the host's own last report: what was withdrawn, and since when.
-    async fn recall(&mut self) {
-        match self
-            .edges
-            .store
-            .get(&keys::state(&self.edges.machine))
-            .await
-        {
-            Ok(Some(state)) => self.world.recall(&state.value),
-            Ok(None) => {}
-            Err(error) => warn!(%error, "this host's last report can't be read"),
-        }
-    }
-
-    /// etcd has not answered: what the cache knows is started.
-    fn out_of_patience(&mut self) {
-        if self.world.knowledge != Knowledge::Nothing {
-            return;
-        }
-        warn!(
-            cached = self.world.saved.len(),
-            patience_secs = PATIENCE.as_secs(),
-            "no word from etcd, or not registered there yet: starting what the cache knows, stopping nothing"
-        );
-        for (name, saved) in self.world.saved.clone() {
-            let assigned = Assigned {
-                assignment: saved.assignment,
-                mod_revision: saved.mod_revision,
-            };
-            self.world.assign(&name, Some(assigned));
-        }
-        self.world.learn(Knowledge::Cached);
-    }
-
     fn news(&mut self, news: News) {
         for (unit, change) in news.units {
             if let Some(name) = self.world.unit_changed(&unit, change, self.clock.elapsed()) {
@@ -400,15 +266,23 @@ impl<U: Units, R: Runtime> Agent<U, R> {
         if news.resync {
             self.metrics.bus_resyncs.inc();
             // Signals were missed: each unit is read again.
-            let names: Vec<String> = self.world.entries().keys().cloned().collect();
+            let entries = self.world.entries().iter();
+            let names: Vec<(String, u64)> = entries
+                .map(|(name, entry)| (name.clone(), entry.told))
+                .collect();
             let (edges, events) = (self.edges.clone(), self.events.0.clone());
             tokio::spawn(async move {
-                let units: Vec<String> = names.iter().map(|name| unit_of(name)).collect();
-                let Ok(statuses) = edges.units.statuses(&units).await else {
-                    return;
+                let units: Vec<String> = names.iter().map(|(name, _)| unit_of(name)).collect();
+                let statuses = match edges.units.statuses(&units).await {
+                    Ok(statuses) => statuses,
+                    Err(error) => {
+                        warn!(%error, "the units' states can't be read; trying again");
+                        tokio::time::sleep(READ_AGAIN).await;
+                        return edges.units.inbox().resync();
+                    }
                 };
-                for (name, status) in names.into_iter().zip(statuses) {
-                    let _ = events.send(Event::Status(name, status)).await;
+                for ((name, told), status) in names.into_iter().zip(statuses) {
+                    let _ = events.send(Event::Status { name, told, status }).await;
                 }
             });
         }
@@ -461,18 +335,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     entry.log = lines;
                 }
             }
-            Event::Status(name, status) => {
-                let change = crate::systemd::UnitChange {
-                    active: Some(status.active),
-                    exit: Some(status.exit),
-                    restarts: Some(status.restarts),
-                    up_since: Some(status.up_since),
-                    words: Some(status.words),
-                };
-                if let Some(name) =
-                    self.world
-                        .unit_changed(&unit_of(&name), change, self.clock.elapsed())
-                {
+            Event::Status { name, told, status } => {
+                let now = self.clock.elapsed();
+                if let Some(name) = self.world.unit_read(&name, told, status, now) {
                     self.crashed(&name);
                 }
             }
@@ -497,314 +362,6 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
         }
     }
-
-    fn ended(&mut self, ended: Result<(Id, Result<Ended, StepError>), tokio::task::JoinError>) {
-        // Its unit's signals came before: they are not to be overtaken.
-        let news = self.edges.units.inbox().take();
-        self.news(news);
-        let (id, result) = match ended {
-            Ok((id, result)) => (id, Ok(result)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let Some(Task {
-            name, uuid, begun, ..
-        }) = self.running.remove(&id)
-        else {
-            return;
-        };
-        match &result {
-            Ok(Ok(Ended::Started(_) | Ended::Loaded(_))) => {
-                self.metrics.starts.observe(begun.elapsed())
-            }
-            Ok(Ok(Ended::Stopped | Ended::Suspended)) => self.metrics.stops.inc(),
-            Ok(Ok(Ended::Published)) => self.metrics.published.inc(),
-            Ok(Ok(Ended::Withdrawn(_))) => self.metrics.withdrawn.inc(),
-            Ok(
-                Ok(Ended::Cancelled | Ended::Reported(_) | Ended::Fenced(_) | Ended::Unknown)
-                | Err(StepError::Outdated),
-            ) => {}
-            Ok(Err(error)) => self.metrics.failed(error),
-            Err(_) => self.metrics.failed(&StepError::Broken),
-        }
-        if self
-            .world
-            .entries()
-            .get(&name)
-            .is_none_or(|entry| entry.seen.uuid != uuid)
-        {
-            return;
-        }
-        let now = self.clock.elapsed();
-        match result {
-            Ok(Ok(ended)) => self.succeeded(&name, ended),
-            Ok(Err(StepError::Outdated)) => {
-                // The feed is about to say how; then the plan is another.
-                debug!(
-                    name,
-                    "the assignment has changed while its address was published"
-                );
-                self.world.failed(&name, &StepError::Outdated, now);
-            }
-            Ok(Err(error)) => {
-                warn!(name, %error, "could not be done, trying again");
-                self.world.failed(&name, &error, now);
-            }
-            Err(error) => {
-                error!(name, %error, "a task of the agent has broken off: this is a bug");
-                self.world.failed(&name, &StepError::Broken, now);
-            }
-        }
-    }
-
-    fn succeeded(&mut self, name: &str, ended: Ended) {
-        if matches!(ended, Ended::Stopped) {
-            self.world.gone(name);
-            return;
-        }
-        let Some(entry) = self.world.done(name) else {
-            return;
-        };
-        match ended {
-            Ended::Started(status) => {
-                entry.started(status);
-                entry.unkept = self.edges.keeper.trouble(name);
-                if entry.unkept.is_some() {
-                    self.keep_again();
-                }
-            }
-            Ended::Loaded(status) => entry.loaded(status),
-            Ended::Cancelled | Ended::Stopped => {}
-            Ended::Suspended => {
-                entry.suspended();
-                self.tell(name, &Happened::Suspended);
-            }
-            Ended::Fenced(fenced) => entry.seen.fenced = fenced,
-            Ended::Unknown => entry.seen.published = Published::Unknown,
-            Ended::Published => {
-                entry.seen.published = Published::Yes;
-                entry.withdrawn = None;
-            }
-            Ended::Withdrawn(revision) => {
-                // Gone already and told so before a restart of the agent: that revision stays.
-                entry.withdrawn = entry
-                    .withdrawn
-                    .filter(|_| entry.seen.published == Published::Unknown)
-                    .or(Some(revision));
-                entry.seen.published = Published::No;
-            }
-            Ended::Reported(end) => {
-                entry.seen.reported = true;
-                if !end.log.is_empty() {
-                    entry.log.clone_from(&end.log);
-                }
-                entry.end = Some(end);
-            }
-        }
-    }
-
-    /// Keeps what was found running and is not in the cache: its file was damaged, or the disk was full.
-    fn keep_adopted(&mut self) {
-        let lacks = |(name, assigned): &(&String, &Assigned)| {
-            let uuid = assigned.assignment.uuid;
-            let runs = |entry: &&Entry| entry.seen.uuid == uuid && entry.seen.kind != Kind::Run;
-            let entry = self.world.entries().get(*name).filter(runs);
-            let saved = self.world.saved.get(*name);
-            assigned.assignment.desired == Desired::Run
-                && entry.is_some_and(|entry| entry.seen.started)
-                && saved.is_none_or(|saved| saved.assignment.uuid != uuid)
-        };
-        let job = |(name, assigned): (&String, &Assigned)| Job {
-            name: name.clone(),
-            assignment: assigned.assignment.clone(),
-            mod_revision: assigned.mod_revision,
-            port: self.world.ports.get(name),
-            saved: None,
-            texts: Arc::new(Texts::default()),
-        };
-        let jobs: Vec<Job> = self
-            .world
-            .assigned()
-            .iter()
-            .filter(lacks)
-            .map(job)
-            .collect();
-        if jobs.is_empty() {
-            return;
-        }
-        let (edges, events) = (self.edges.clone(), self.events.0.clone());
-        tokio::spawn(async move {
-            for job in jobs {
-                if let Err(error) = edges.keep_adopted(&job).await {
-                    warn!(name = job.name, %error, "it runs, and is not kept on this host's disk");
-                }
-            }
-            let _ = events.send(Event::Kept).await;
-        });
-    }
-
-    /// Tries to keep on disk what it has refused, until it takes it.
-    fn keep_again(&mut self) {
-        if self
-            .keeping
-            .as_ref()
-            .is_some_and(|task| !task.is_finished())
-        {
-            return;
-        }
-        let (edges, events) = (self.edges.clone(), self.events.0.clone());
-        let keeping = tokio::spawn(async move {
-            loop {
-                time::sleep(KEEP_RETRY).await;
-                let left = edges.keeper.try_again(&edges.paths).await;
-                if events.send(Event::Kept).await.is_err() || !left {
-                    return;
-                }
-            }
-        });
-        self.keeping = Some(AbortOnDropHandle::new(keeping));
-    }
-
-    /// Begins an action of the plan.
-    fn begin(&mut self, name: &str, action: Action, texts: &Arc<Texts>) {
-        let assigned = self.world.assigned().get(name).cloned();
-        if action == Action::Cancel {
-            for task in self.running.values().filter(|task| task.name == name) {
-                task.cancel.cancel();
-            }
-            if let Some(entry) = self.world.entry_mut(name) {
-                entry.seen.busy = Some(Busy::Cancelling);
-            }
-            return;
-        }
-        let (edges, owned) = (self.edges.clone(), name.to_owned());
-        let cancel = CancellationToken::new();
-        let spawned = match action {
-            Action::Cancel => return,
-            Action::Start => {
-                let Some(job) =
-                    assigned.and_then(|assigned| self.job(name, assigned, texts.clone()))
-                else {
-                    return;
-                };
-                let (events, cancel) = (self.events.0.clone(), cancel.clone());
-                let progress = move |progress| {
-                    // Only for people: one that does not fit is left out.
-                    let _ = events.try_send(Event::Progress(owned.clone(), progress));
-                };
-                let done = if job.assignment.desired == Desired::Load {
-                    Ended::Loaded
-                } else {
-                    Ended::Started
-                };
-                self.tasks.spawn(async move {
-                    let started = edges.start(job, cancel, progress).await?;
-                    Ok(started.map_or(Ended::Cancelled, done))
-                })
-            }
-            Action::Publish => {
-                let (Some(assigned), Some(port)) = (assigned, self.world.ports.get(name)) else {
-                    return;
-                };
-                let entry = self.world.entries().get(name);
-                let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
-                self.busy(name, Busy::Publishing);
-                let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
-                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
-                    publish.await.map(|()| Ended::Published)
-                }))
-            }
-            Action::Withdraw => {
-                self.busy(name, Busy::Publishing);
-                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
-                self.tasks.spawn(unless_cancelled(cancel.clone(), async {
-                    withdraw.await.map(Ended::Withdrawn)
-                }))
-            }
-            Action::Halt => {
-                let Some(uuid) = self.busy(name, Busy::Stopping) else {
-                    return;
-                };
-                self.tasks
-                    .spawn(async move { edges.halt(owned, uuid).await.map(Ended::Loaded) })
-            }
-            Action::Stop => {
-                let Some(uuid) = self.busy(name, Busy::Stopping) else {
-                    return;
-                };
-                self.tasks
-                    .spawn(async move { edges.stop(owned, uuid).await.map(|()| Ended::Stopped) })
-            }
-            Action::Suspend => {
-                self.busy(name, Busy::Stopping);
-                self.tasks
-                    .spawn(async move { edges.suspend(owned).await.map(|()| Ended::Suspended) })
-            }
-            Action::Fence | Action::Unfence => {
-                let Some(assigned) = assigned else { return };
-                self.busy(name, Busy::Fencing);
-                let fence = edges.fence(owned, assigned.assignment, assigned.mod_revision);
-                self.tasks
-                    .spawn(async move { fence.await.map(Ended::Fenced) })
-            }
-            Action::Report => {
-                self.busy(name, Busy::Reporting);
-                self.tasks
-                    .spawn(async move { edges.report(owned).await.map(Ended::Reported) })
-            }
-        };
-        let uuid = self
-            .world
-            .entries()
-            .get(name)
-            .map_or(Uuid::nil(), |entry| entry.seen.uuid);
-        self.running.insert(
-            spawned.id(),
-            Task {
-                name: name.to_owned(),
-                uuid,
-                begun: Instant::now(),
-                cancel,
-            },
-        );
-    }
-
-    /// What a start needs; none when there is no port to publish it on.
-    fn job(&mut self, name: &str, assigned: Assigned, texts: Arc<Texts>) -> Option<Job> {
-        let kind = kind_of(name, &assigned.assignment.work);
-        let entry = self
-            .world
-            .begin(name, assigned.assignment.uuid, kind, outside::now());
-        entry.seen.busy = Some(Busy::Starting);
-        entry.seen.fenced = is_single(&assigned.assignment.work);
-        entry.progress = Progress::Preparing;
-        let port = (kind == Kind::Routable).then(|| self.take_port(name));
-        if port == Some(None) {
-            self.world
-                .failed(name, &StepError::NoPort, self.clock.elapsed());
-            return None;
-        }
-        Some(Job {
-            name: name.to_owned(),
-            assignment: assigned.assignment,
-            mod_revision: assigned.mod_revision,
-            port: port.flatten(),
-            saved: self.world.saved.get(name).cloned(),
-            texts,
-        })
-    }
-
-    fn busy(&mut self, name: &str, busy: Busy) -> Option<Uuid> {
-        let entry = self.world.entry_mut(name)?;
-        entry.seen.busy = Some(busy);
-        Some(entry.seen.uuid)
-    }
-
-    fn take_port(&mut self, name: &str) -> Option<u16> {
-        let (address, runtime) = (self.edges.host.address, &self.edges.runtime);
-        self.world
-            .ports
-            .take(name, |port| runtime.port_is_free((address, port).into()))
-    }
 }
 
 /// The raw units that a plan starts.
@@ -815,33 +372,6 @@ fn raw_starts(plan: &Plan) -> Vec<UnitFileName> {
         .filter(|(_, action)| **action == Action::Start);
     // What is no unit's name is a process's, or refused when it comes to that.
     starts.filter_map(|(name, _)| name.parse().ok()).collect()
-}
-
-/// Work of a kind of which nothing else is known.
-fn work_of(kind: Kind) -> Work {
-    match kind {
-        Kind::Unit => Work::Unit {
-            hash: String::new(),
-        },
-        Kind::Routable | Kind::Plain | Kind::Run => Work::Process {
-            rollout: None,
-            memory_bytes: 0,
-            cpu_shares: 0,
-            single: false,
-        },
-    }
-}
-
-/// Does what may wait for etcd, unless there is no time for that any more.
-async fn unless_cancelled(
-    cancel: CancellationToken,
-    work: impl Future<Output = Result<Ended, StepError>>,
-) -> Result<Ended, StepError> {
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => Ok(Ended::Unknown),
-        done = work => done,
-    }
 }
 
 /// Waits until the lease is another.

@@ -132,7 +132,7 @@ impl Metrics {
             ),
             (
                 "bus_resyncs_total",
-                "Times that the system bus was lost, and every unit read again.",
+                "Times that every unit was read again: the system bus was lost, or systemd has reloaded.",
                 &self.bus_resyncs,
             ),
         ];

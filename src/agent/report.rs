@@ -1,19 +1,31 @@
 //! Writes the host's report, `/deis/state/<machine-id>`: on change only, the first change at once,
-//! then at most ten times a second.
+//! then at most ten times a second. While processes are on their way up or down, more is about to be
+//! said: after the first few reports the others then wait for each other, until all are there.
 
 use std::time::Duration;
 
-use tokio::{sync::watch, time};
+use jiff::{SignedDuration, Timestamp};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    model::{MachineId, MachineState, Revision},
+    model::{MachineId, MachineState, Phase, ProcessState, Revision},
+    outside,
     store::{CommitError, Store, StoreError, Txn, keys},
 };
 
 /// Shortest time between two writes.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The same on a host where more is about to be said.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// Reports of such a host that don't wait: enough for one process to come and another to go.
+const BURST: u32 = 3;
+/// How long a process may be on its way before nobody waits for it any more.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(15);
 /// Pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -31,8 +43,23 @@ pub async fn write_states(
     // Revision of what is in etcd; unknown before the first write and after a conflict.
     let mut at: Option<Revision> = None;
     let mut failing = false;
+    let mut pace = Pace(Instant::now());
     loop {
-        let state = states.borrow_and_update().clone();
+        let is_settled = {
+            let state = states.borrow_and_update();
+            let rests = |state: &MachineState| is_settled(state, outside::now());
+            state.as_ref().is_none_or(rests) || *state == written
+        };
+        if !is_settled && !pace.allows(Instant::now()) {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = time::sleep(PAUSE) => {}
+                () = settles(&mut states) => {}
+            }
+            continue;
+        }
+        let state = states.borrow().clone();
         let pause = match state {
             Some(state) if written.as_ref() != Some(&state) => {
                 let txn = match at {
@@ -57,6 +84,7 @@ pub async fn write_states(
                 match store.commit(txn.put(&key, &state)).await {
                     Ok(revision) => {
                         failing = false;
+                        pace.spend(Instant::now());
                         confirmed.send_replace(Some(state.clone()));
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
@@ -81,9 +109,51 @@ pub async fn write_states(
                 continue;
             }
         };
-        if pause_or_stop(pause, &stop).await {
-            return;
+        // Whoever waits for the last of what was on its way hears of it at once.
+        let more_comes = !is_settled && pause == PAUSE;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = time::sleep(pause) => {}
+            () = settles(&mut states), if more_comes => {}
         }
+    }
+}
+
+/// Waits until nothing is about to change any more.
+async fn settles(states: &mut watch::Receiver<Option<MachineState>>) {
+    let rests = |state: &Option<MachineState>| {
+        let state = state.as_ref();
+        state.is_some_and(|state| is_settled(state, outside::now()))
+    };
+    if states.wait_for(rests).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Whether nothing on this host is known to change in a moment.
+fn is_settled(state: &MachineState, now: Timestamp) -> bool {
+    let on_its_way = |process: &ProcessState| match process.phase {
+        Phase::Preparing | Phase::Starting | Phase::Stopping => true,
+        // Healthy, and about to be published.
+        Phase::Up => !process.ready && process.withdrawn.is_none(),
+        Phase::Crashed | Phase::Error | Phase::Idle => false,
+    };
+    let is_recent = |process: &ProcessState| now.duration_since(process.since) < PATIENCE;
+    let mut processes = state.processes.values();
+    !processes.any(|process| on_its_way(process) && is_recent(process))
+}
+
+/// Until when the reports so far are paid for, each with [`BUSY_PAUSE`].
+struct Pace(Instant);
+
+impl Pace {
+    fn allows(&self, now: Instant) -> bool {
+        self.0 <= now + BUSY_PAUSE * (BURST - 1)
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.0 = (self.0.max(now) + BUSY_PAUSE).min(now + BUSY_PAUSE * BURST);
     }
 }
 
@@ -107,20 +177,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::model::{Phase, ProcessState, SCHEMA};
+    use crate::model::SCHEMA;
 
-    fn state(restarts: u32) -> MachineState {
+    fn state(restarts: u32, phase: Phase) -> MachineState {
         let process = ProcessState {
             unit: None,
             uuid: uuid::Uuid::nil(),
-            phase: Phase::Up,
-            ready: true,
+            phase,
+            ready: phase == Phase::Up,
             port: None,
             withdrawn: None,
             restarts,
             exit: None,
             exit_code: None,
-            since: jiff::Timestamp::UNIX_EPOCH,
+            since: outside::now(),
             reason: None,
             log: Vec::new(),
         };
@@ -130,41 +200,108 @@ mod tests {
         }
     }
 
+    /// A reporter and what it has to tell.
+    struct Reporter {
+        store: Store,
+        machine: MachineId,
+        states: watch::Sender<Option<MachineState>>,
+        stop: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    impl Reporter {
+        fn start() -> Self {
+            let store = Store::memory();
+            let machine: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
+            let (states, receiver) = watch::channel(None);
+            let stop = CancellationToken::new();
+            let (confirmed, _) = watch::channel(None);
+            let task = write_states(
+                store.clone(),
+                machine.clone(),
+                receiver,
+                confirmed,
+                stop.clone(),
+            );
+            let task = tokio::spawn(task);
+            Self {
+                store,
+                machine,
+                states,
+                stop,
+                task,
+            }
+        }
+
+        fn say(&self, state: MachineState) {
+            self.states.send_replace(Some(state));
+        }
+
+        /// What stands in the store, and how many changes of the store that was.
+        async fn written(&self) -> (Option<MachineState>, Revision) {
+            let found = self
+                .store
+                .get(&keys::state(&self.machine))
+                .await
+                .expect("read");
+            let all = self.store.list(&keys::states()).await.expect("listed");
+            (found.map(|found| found.value), all.revision)
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_burst_of_changes_is_few_writes_and_the_last_one_stands() {
-        let store = Store::memory();
-        let machine: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
-        let (sender, receiver) = watch::channel(None);
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(write_states(
-            store.clone(),
-            machine.clone(),
-            receiver,
-            watch::channel(None).0,
-            stop.clone(),
-        ));
-        let key = keys::state(&machine);
-        let before = store.list(&keys::states()).await.expect("listed").revision;
+        let reporter = Reporter::start();
+        let (_, before) = reporter.written().await;
         for n in 0..100 {
-            sender.send_replace(Some(state(n)));
+            reporter.say(state(n, Phase::Up));
             time::sleep(Duration::from_millis(5)).await;
         }
         time::sleep(Duration::from_millis(300)).await;
-        let last = store.get(&key).await.expect("read").expect("there");
-        assert_eq!(last.value, state(99));
-        let writes = last.mod_revision - before;
+        let (last, after) = reporter.written().await;
+        let restarts = |state: &MachineState| state.processes["a_v1.web.1"].restarts;
+        assert_eq!(last.as_ref().map(restarts), Some(99));
+        let writes = after - before;
         assert!(
             (2..=8).contains(&writes),
             "{writes} writes in half a second"
         );
-        sender.send_replace(Some(state(99)));
+        reporter.say(last.expect("written"));
         time::sleep(Duration::from_secs(5)).await;
-        let same = store.get(&key).await.expect("read").expect("there");
+        let (_, same) = reporter.written().await;
+        assert_eq!(same, after, "nothing is written without a change");
+        reporter.stop.cancel();
+        reporter.task.await.expect("ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_on_its_way_is_told_together_and_its_end_at_once() {
+        let reporter = Reporter::start();
+        let (_, before) = reporter.written().await;
+        for n in 0..200 {
+            reporter.say(state(n, Phase::Starting));
+            time::sleep(Duration::from_millis(50)).await;
+        }
+        let (_, busy) = reporter.written().await;
+        let writes = busy - before;
+        assert!((6..=10).contains(&writes), "{writes} writes in ten seconds");
+        reporter.say(state(200, Phase::Up));
+        time::sleep(2 * PAUSE).await;
+        let (last, _) = reporter.written().await;
         assert_eq!(
-            same.mod_revision, last.mod_revision,
-            "nothing is written without a change"
+            last.map(|state| state.processes["a_v1.web.1"].ready),
+            Some(true)
         );
-        stop.cancel();
-        task.await.expect("ended");
+        // Quiet for a while: the first ones are told at once again.
+        time::sleep(2 * BUSY_PAUSE).await;
+        reporter.say(state(201, Phase::Starting));
+        time::sleep(PAUSE).await;
+        let (last, _) = reporter.written().await;
+        assert_eq!(
+            last.map(|state| state.processes["a_v1.web.1"].restarts),
+            Some(201)
+        );
+        reporter.stop.cancel();
+        reporter.task.await.expect("ended");
     }
 }

@@ -1,11 +1,16 @@
 //! The tasks that carry out the plan's actions, one per name at a time. They decide nothing: each
 //! does its work or says why not, and the plan is made anew.
 
+mod address;
+mod once;
+mod raw;
+mod single;
+
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Semaphore, watch},
-    time::{self, Instant},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -15,7 +20,7 @@ use super::{
     cache::{self, Records, Saved},
     files,
     keeper::Keeper,
-    lease, oneoff,
+    lease,
     paths::Paths,
     records::{RecordCache, RecordsError, open_values},
     runtime::{ImageError, Runtime},
@@ -25,22 +30,18 @@ use super::{
 };
 use crate::{
     logger::tell::Teller,
-    model::{
-        Assignment, Desired, MachineId, MachineState, ProcessName, ProcessType, Revision,
-        SealedValue, UnitFile, UnitFileName, Work,
-    },
-    outside,
+    model::{Assignment, MachineId, MachineState, ProcessName, Revision, UnitFile, Work},
     plan::units::Lease,
     render::{
         Environment, HostFacts, InvalidValue, ProcessSpec, RenderError, Templates,
-        unit::{Manner, announcer, log, log_socket, service},
+        unit::{announcer, log, log_socket, service},
     },
-    seal::{ClusterKey, SealError, order_context},
-    session::Order,
-    sidecar::run::Errand,
-    store::{CommitError, Store, StoreError, Txn, keys},
+    seal::{ClusterKey, SealError},
+    store::{Store, StoreError},
     systemd::{UnitError, UnitStatus, Units},
 };
+
+use raw::has_install_section;
 
 /// Containers started at once: more than the processors can do in parallel only makes each of them
 /// slower.
@@ -220,9 +221,9 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                     let records = self.records(&name, &job).await?;
                     let order = match order {
                         Some(order) => self.open_order(&job, order)?,
-                        None => order_of(&name, &records)?,
+                        None => once::order_of(&name, &records)?,
                     };
-                    let errand = errand(&job, order, attach.as_deref(), *memory_bytes)?;
+                    let errand = once::errand(&job, order, attach.as_deref(), *memory_bytes)?;
                     self.start_run(&job, &name, &records, &errand, &progress)
                         .await
                 }
@@ -336,74 +337,6 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         Ok(())
     }
 
-    /// Makes sure that a process of a single type may be started: nobody else starts it, and the fence
-    /// stands around it.
-    ///
-    /// The leader places another one only in a transaction that compares that this host is absent, or
-    /// once the host's report doesn't name this one any more. So the report names it first. If then the
-    /// assignment is still what it was, and this host is present, what the leader decides from now on
-    /// it decides on having seen that report.
-    async fn claim(&self, job: &Job) -> Result<(), StepError> {
-        let uuid = job.assignment.uuid;
-        let names_it = |state: &Option<MachineState>| {
-            let processes = state.as_ref().map(|state| &state.processes);
-            let process = processes.and_then(|processes| processes.get(&job.name));
-            process.is_some_and(|process| process.uuid == uuid)
-        };
-        let mut confirmed = self.standing.confirmed.subscribe();
-        match time::timeout(CLAIM_LIMIT, confirmed.wait_for(names_it)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(StepError::Unclaimed),
-        }
-        let unchanged = Txn::new()
-            .unchanged(
-                &keys::assignment(&self.machine, &job.name),
-                job.mod_revision,
-            )
-            .present(&keys::machine(&self.machine));
-        match self.store.commit(unchanged).await {
-            Ok(_) => {}
-            Err(CommitError::Conflict) => return Err(StepError::Outdated),
-            Err(CommitError::Store(error)) => return Err(error.into()),
-        }
-        lease::set_fenced(&self.paths, &job.name, true)?;
-        self.units.start(lease::FENCE_UNIT).await?;
-        match *self.standing.lease.borrow() {
-            Lease::Held => Ok(()),
-            Lease::Expired => Err(StepError::Lease),
-        }
-    }
-
-    /// Puts a process that runs behind the fence, or takes it out, as its assignment says now.
-    pub async fn fence(
-        self: Arc<Self>,
-        name: String,
-        assignment: Assignment,
-        mod_revision: Revision,
-    ) -> Result<bool, StepError> {
-        let fenced = is_single(&assignment.work);
-        lease::set_fenced(&self.paths, &name, fenced)?;
-        if fenced {
-            self.units.start(lease::FENCE_UNIT).await?;
-        }
-        let paths = self.paths.clone();
-        outside::blocking(move || cache::amend(&paths, &name, assignment, mod_revision))
-            .await
-            .map_err(io::Error::other)??;
-        Ok(fenced)
-    }
-
-    /// Stops a process's units and keeps all else of it.
-    pub async fn suspend(self: Arc<Self>, name: String) -> Result<(), StepError> {
-        let process = process_name(&name)?;
-        self.stop_units(&process).await?;
-        info!(
-            unit = service(&process),
-            "process stopped: its type is single, and the host's lease has run out"
-        );
-        Ok(())
-    }
-
     async fn stop_units(&self, process: &ProcessName) -> Result<(), StepError> {
         let begun = Instant::now();
         self.units.stop(&service(process)).await?;
@@ -419,147 +352,6 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             warn!(container = %process, %error, "a container was left behind");
         }
         Ok(())
-    }
-
-    /// What a one-off is told to do by whoever asked for it.
-    fn open_order(&self, job: &Job, order: &SealedValue) -> Result<Order, StepError> {
-        let opened = self.key.open(&order_context(job.assignment.uuid), order)?;
-        serde_json::from_slice(opened.expose()).map_err(|error| broken(job, error.to_string()))
-    }
-
-    async fn start_run(
-        &self,
-        job: &Job,
-        name: &ProcessName,
-        records: &Records,
-        errand: &Errand,
-        progress: &(impl Fn(Progress) + Sync),
-    ) -> Result<UnitStatus, StepError> {
-        let values = open_values(&self.key, records)?;
-        let environment = Environment::new(&values)?;
-        let spec = ProcessSpec {
-            name,
-            uuid: job.assignment.uuid,
-            release: &records.release,
-            build: &records.build,
-            config: &records.config,
-            values: &values,
-            environment: &environment,
-            port: None,
-        };
-        let manner = match (&errand.attach, &errand.order.terminal) {
-            (None, _) => Manner::Detached,
-            (Some(_), Some(terminal)) => Manner::Terminal(terminal.term.clone()),
-            (Some(_), None) => Manner::Pipes,
-        };
-        let units = self
-            .templates
-            .run(&spec, &self.host, errand.memory_bytes, &manner)?;
-        self.runtime.ensure_image(&records.build.image).await?;
-        let _slot = self.starts.containers.acquire().await;
-        files::write_errand(&self.paths, name, errand)?;
-        files::write_process(&self.paths, name, &units, &environment)?;
-        // From here on it counts as started, whatever happens to this host.
-        let unit = service(name);
-        if !oneoff::mark_started(&self.paths, job.assignment.uuid)? {
-            return Ok(self.units.status(&unit).await?);
-        }
-        progress(Progress::Starting);
-        let status = self.units.start(&unit).await?;
-        info!(unit, uuid = %job.assignment.uuid, "one-off started");
-        Ok(status)
-    }
-
-    /// A raw unit's file: the host's own, or etcd's.
-    async fn unit_file(
-        &self,
-        job: &Job,
-        unit: &UnitFileName,
-        hash: &str,
-    ) -> Result<UnitFile, StepError> {
-        let saved = job.saved.as_ref().and_then(|saved| saved.unit.clone());
-        if let Some(file) = saved.filter(|file| sha256(&file.text) == hash) {
-            return Ok(file);
-        }
-        match job.texts.get(&self.store, unit).await? {
-            None => Err(StepError::NoUnitFile {
-                unit: job.name.clone(),
-            }),
-            Some(file) if sha256(&file.text) != hash => Err(StepError::OtherHash {
-                unit: job.name.clone(),
-            }),
-            Some(file) => Ok(file),
-        }
-    }
-
-    async fn start_raw(&self, job: &Job, hash: &str) -> Result<UnitStatus, StepError> {
-        let unit: UnitFileName = job.name.parse().map_err(|_| StepError::Name {
-            name: job.name.clone(),
-        })?;
-        if files::is_hosts_own(&self.paths, &unit) {
-            return Err(StepError::HostsOwn {
-                unit: job.name.clone(),
-            });
-        }
-        let file = self.unit_file(job, &unit, hash).await?;
-        self.save(job, None, Some(file.clone())).await;
-        let _slot = self.starts.units.acquire().await;
-        let owned = files::Owned {
-            uuid: job.assignment.uuid,
-            loaded: job.assignment.desired == Desired::Load,
-        };
-        files::write_raw(&self.paths, &unit, owned, &file.text)?;
-        let name = unit.as_str();
-        if has_install_section(&file.text) && self.units.enable(name).await? {
-            info!(unit = name, "a raw unit is enabled: systemd reloads");
-            self.units.reload().await?;
-        }
-        if owned.loaded {
-            let mut status = self.units.load(name).await?;
-            if status.needs_reload {
-                self.reload_for(name).await?;
-                status = self.units.load(name).await?;
-            }
-            info!(unit = name, uuid = %owned.uuid, "unit loaded");
-            return Ok(status);
-        }
-        let started = match self.units.start(name).await {
-            Err(UnitError::OtherText { .. }) => {
-                self.reload_for(name).await?;
-                self.units.start(name).await
-            }
-            result => result,
-        };
-        match started {
-            Ok(status) => {
-                info!(unit = name, uuid = %owned.uuid, "unit started");
-                Ok(status)
-            }
-            // It was started, as was wanted, and has failed: systemd's words tell, and what is to
-            // follow is up to its Restart=.
-            Err(UnitError::Job { result, .. }) if result == "failed" || result == "timeout" => {
-                warn!(unit = name, uuid = %owned.uuid, result, "unit started, and has failed");
-                Ok(self.units.load(name).await?)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn reload_for(&self, unit: &str) -> Result<(), StepError> {
-        info!(unit, "a raw unit's text has changed: systemd reloads");
-        Ok(self.units.reload().await?)
-    }
-
-    /// Stops a raw unit that systemd is to know on.
-    pub async fn halt(self: Arc<Self>, name: String, uuid: Uuid) -> Result<UnitStatus, StepError> {
-        let unit: UnitFileName = name
-            .parse()
-            .map_err(|_| StepError::Name { name: name.clone() })?;
-        self.units.stop(&name).await?;
-        self.units.reset_failed(&name).await?;
-        files::write_owned(&self.paths, &unit, files::Owned { uuid, loaded: true })?;
-        info!(unit = name, %uuid, "unit stopped, and known on");
-        Ok(self.units.load(&name).await?)
     }
 
     /// Removes a name from the cache: a start without etcd must not bring back what is on its way out. A
@@ -599,139 +391,6 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         info!(unit = service(&process), %uuid, "process stopped");
         Ok(())
     }
-
-    /// Publishes a process's address, as long as its assignment is the one that we know; `is_there` when
-    /// a former life of the agent may have done so.
-    pub async fn publish(
-        self: Arc<Self>,
-        name: String,
-        mod_revision: Revision,
-        port: u16,
-        is_there: bool,
-    ) -> Result<(), StepError> {
-        let process = process_name(&name)?;
-        let key = keys::service(&process.app, &process);
-        let address = std::net::SocketAddr::new(self.host.address, port).to_string();
-        let assignment = keys::assignment(&self.machine, &name);
-        if is_there
-            && self
-                .store
-                .get(&key)
-                .await?
-                .is_some_and(|old| old.value == address)
-        {
-            return Ok(());
-        }
-        // Whatever stood there: as long as the assignment is ours, so is the name.
-        let txn = Txn::new()
-            .unchanged(&assignment, mod_revision)
-            .put(&key, &address);
-        match self.store.commit(txn).await {
-            Ok(revision) => {
-                info!(process = name, address, revision, "published");
-                Ok(())
-            }
-            Err(CommitError::Conflict) => Err(StepError::Outdated),
-            Err(CommitError::Store(error)) => Err(error.into()),
-        }
-    }
-
-    /// Withdraws a process's address if it is ours; says at which revision it was gone.
-    pub async fn withdraw(
-        self: Arc<Self>,
-        name: String,
-        port: Option<u16>,
-    ) -> Result<Revision, StepError> {
-        let process = process_name(&name)?;
-        let key = keys::service(&process.app, &process);
-        let ours = |address: &str| {
-            let address = address.parse::<std::net::SocketAddr>();
-            address.is_ok_and(|a| {
-                a.ip() == self.host.address && port.is_none_or(|port| a.port() == port)
-            })
-        };
-        loop {
-            let old = self.store.get(&key).await?;
-            let address = match old {
-                Some(old) if ours(&old.value) => old.value,
-                // Gone already, or another host's by now: a revision at which it was not ours.
-                _ => {
-                    return Ok(self
-                        .store
-                        .list(&keys::services_of(&process.app))
-                        .await?
-                        .revision);
-                }
-            };
-            match self
-                .store
-                .commit(Txn::new().value_is(&key, &address).delete(&key))
-                .await
-            {
-                Ok(revision) => {
-                    info!(process = name, address, revision, "withdrawn");
-                    return Ok(revision);
-                }
-                Err(CommitError::Conflict) => {}
-                Err(CommitError::Store(error)) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Reads how a one-off ended.
-    pub async fn report(self: Arc<Self>, name: String) -> Result<oneoff::End, StepError> {
-        let process = process_name(&name)?;
-        let mut end = oneoff::end_of(&self.paths, &process);
-        if end.exit_code != 0 && process.kind == ProcessType::release() {
-            end.log = self.units.last_lines(&name).await;
-        }
-        Ok(end)
-    }
-}
-
-fn broken(job: &Job, what: String) -> StepError {
-    StepError::Order {
-        name: job.name.clone(),
-        what,
-    }
-}
-
-/// What the Procfile says that processes of this type do.
-fn order_of(name: &ProcessName, records: &Records) -> Result<Order, StepError> {
-    let command = records.build.procfile.get(&name.kind);
-    let command = command.ok_or_else(|| StepError::Order {
-        name: name.to_string(),
-        what: format!("its Procfile has no {}", name.kind),
-    })?;
-    Ok(Order {
-        command: command.clone(),
-        terminal: None,
-        input: false,
-        token: None,
-    })
-}
-
-/// What the sidecar of a one-off is told.
-fn errand(
-    job: &Job,
-    order: Order,
-    attach: Option<&str>,
-    memory_bytes: u64,
-) -> Result<Errand, StepError> {
-    let parse = |text: &str| {
-        let address = text.parse::<std::net::SocketAddr>();
-        address.map_err(|_| broken(job, format!("{text:?} is no address")))
-    };
-    Ok(Errand {
-        order,
-        attach: attach.map(parse).transpose()?,
-        memory_bytes,
-    })
-}
-
-/// Whether a unit's text asks to be enabled.
-fn has_install_section(text: &str) -> bool {
-    text.lines().any(|line| line.trim() == "[Install]")
 }
 
 /// The unit that stands for a name: a process's own, or the raw unit itself.

@@ -15,7 +15,7 @@ use crate::{
         ProcessName, ProcessState, ProcessType, Username,
     },
     plan::{
-        schedule::{Closed, Labels, Pool, Resources, Room, Wanted},
+        schedule::{Closed, Pool, Resources, Room, Wanted, merged},
         settings::Placing,
     },
 };
@@ -168,7 +168,7 @@ impl Fleet {
             *reserved = reserved.plus(Resources::of(&assignment.work));
             *processes += 1;
         }
-        let room = |machine| self.room(machine, taken.get(&machine.id).copied(), placing);
+        let room = |machine: &Machine| self.room(machine, taken.get(&machine.id).copied(), placing);
         let rooms = self.machines.values().map(room).collect();
         let mut pool = Pool::new(rooms, &placing.domain_label);
         let peers = BTreeMap::new();
@@ -179,26 +179,21 @@ impl Fleet {
         };
         let chosen = pool.place(&wanted, 1);
         let machine = chosen.first().and_then(|id| self.machines.get(id));
-        machine.ok_or_else(|| NoPlace(pool.shortage(&wanted)))
+        machine.ok_or_else(|| NoPlace(pool.shortage(&wanted).to_string()))
     }
 
     /// A host as placement sees it.
-    fn room<'f>(
-        &'f self,
-        machine: &'f Machine,
-        taken: Option<(Resources, u32)>,
-        placing: &Placing,
-    ) -> Room<'f> {
+    fn room(&self, machine: &Machine, taken: Option<(Resources, u32)>, placing: &Placing) -> Room {
         let record = self.hosts.get(&machine.id);
         let (reserved, processes) = taken.unwrap_or_default();
         Room {
-            id: &machine.id,
-            name: &machine.hostname,
+            id: machine.id.clone(),
+            name: machine.hostname.clone(),
             offered: Resources::offered(machine, placing),
             reserved,
             processes,
             closed: record.and_then(Closed::of_record),
-            labels: Labels::new(record.map(|record| &record.labels), &machine.metadata),
+            labels: merged(record, machine),
         }
     }
 

@@ -55,6 +55,7 @@ use uuid::Uuid;
 
 use self::{attach::Attach, attempts::Attempts, auth::Passwords, images::Images, metrics::Metrics};
 use crate::{
+    acme,
     leader::{self, LeaderError},
     link::links,
     logger::tell::Teller,
@@ -203,7 +204,14 @@ pub async fn run(
     let api = server::serve(api, shared.clone(), stop.clone());
     let attach = attach::serve(attach, shared.clone(), stop.clone());
     let sweep = sweep::others(store.clone(), stop.clone());
-    // The scheduler and the rollouts, as long as this controller is elected.
+    // Automatic certificates, and the scheduler and the rollouts, as long as this controller is elected.
+    let certificates = acme::run(
+        store.clone(),
+        shared.key.clone(),
+        settings.address.to_string(),
+        shared.teller.clone(),
+        stop.clone(),
+    );
     let leader = leader::run(settings, store, scheduler, stop.clone());
     let leader = async {
         let ended = leader.await;
@@ -211,7 +219,7 @@ pub async fn run(
         stop.cancel();
         ended
     };
-    let ((), (), (), led) = tokio::join!(api, attach, sweep, leader);
+    let ((), (), (), (), led) = tokio::join!(api, attach, sweep, certificates, leader);
     presence.leave().await;
     let _ = making_key.await;
     shared.tasks.close();

@@ -2,7 +2,7 @@
 
 use crate::{
     metrics::{Counter, Gauge, Histogram, Labels, Page},
-    plan::{World, round::Plan, schedule::Waiting},
+    plan::{World, round::Plan, waiting::Reason},
 };
 
 /// Counted since the process's start.
@@ -24,24 +24,7 @@ pub struct Metrics {
 }
 
 /// Why things wait, in classes: what exactly is in the log, and in what `deisctl` and `deis` show.
-const REASONS: [&str; 5] = ["capacity", "host", "fault", "unit", "rollout"];
-
-/// The class of something that waits.
-fn class_of(waiting: &Waiting) -> &'static str {
-    if waiting.what == "lost hosts" {
-        "fault"
-    } else if waiting.what.starts_with("host ") {
-        "host"
-    } else if waiting.why.contains("no host can take it")
-        || waiting.why.contains("no host is there")
-    {
-        "capacity"
-    } else if waiting.what.contains('.') {
-        "unit"
-    } else {
-        "rollout"
-    }
-}
+const REASONS: [&str; 7] = Reason::CLASSES;
 
 impl Metrics {
     /// Whether this process leads now. What waits and what is lost, only the leader knows.
@@ -65,7 +48,7 @@ impl Metrics {
     /// A round was planned.
     pub(super) fn planned(&self, world: &World, plan: &Plan) {
         let mut counts = [0; REASONS.len()];
-        for class in plan.waiting.iter().map(class_of) {
+        for class in plan.waiting.iter().map(|waiting| waiting.why.class()) {
             for (count, _) in counts.iter_mut().zip(REASONS).filter(|(_, r)| *r == class) {
                 *count += 1;
             }
@@ -158,8 +141,8 @@ impl Metrics {
         let samples = reasons.iter().zip(&self.waiting);
         page.gauges(
             "waiting",
-            "What waits, by class of reason: for room, a host's return, a fault's end, a unit, a step \
-             of a rollout.",
+            "What waits, by class of reason: for room, a host's return, a fault's end, a record or \
+             setting that makes no sense, a unit, a step of a rollout.",
             samples.map(|(reason, gauge)| (reason as Labels<'_>, gauge.get())),
         );
     }
@@ -167,43 +150,10 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
-    use crate::{
-        metrics::strict,
-        plan::schedule::{Pool, Resources, Wanted},
-    };
-
-    #[test]
-    fn classes() {
-        let (tags, peers) = (BTreeMap::new(), BTreeMap::new());
-        let wanted = Wanted {
-            needs: Resources::default(),
-            tags: &tags,
-            peers: &peers,
-        };
-        let short = Pool::default().shortage(&wanted);
-        for (what, why, class) in [
-            ("blog", short.as_str(), "capacity"),
-            (
-                "blog",
-                "web.1: no host can take it: of 3, 3 lack 512 MiB of free memory",
-                "capacity",
-            ),
-            ("blog", "web.1: starting", "rollout"),
-            ("host a", "is away; it counts as lost after 3 s", "host"),
-            ("lost hosts", "2 of 3 hosts went away at once", "fault"),
-            ("deis-router@1.service", "no machine fits", "unit"),
-        ] {
-            let waiting = Waiting {
-                what: what.into(),
-                why: why.into(),
-            };
-            assert_eq!(class_of(&waiting), class, "{what}: {why}");
-            assert!(REASONS.contains(&class));
-        }
-    }
+    use crate::{metrics::strict, plan::waiting::Waiting};
 
     #[test]
     fn a_strict_reader_takes_them() {
@@ -211,7 +161,9 @@ mod tests {
         let mut plan = Plan::default();
         plan.waiting.push(Waiting {
             what: "host a".into(),
-            why: "is away".into(),
+            why: Reason::HostAway {
+                left: Duration::from_secs(2),
+            },
         });
         metrics.led(true);
         metrics.planned(&World::default(), &plan);

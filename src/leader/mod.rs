@@ -24,7 +24,7 @@ use crate::{
     plan::{
         World,
         round::{Act, Context, Memory, Policy, Saying, round},
-        schedule::Waiting,
+        waiting::Waiting,
     },
     settings::HostSettings,
     store::{CommitError, Feed, Store, StoreError, keys},
@@ -435,7 +435,7 @@ impl Engine {
     fn speak(&mut self, waiting: Vec<Waiting>) {
         let waiting: BTreeSet<Waiting> = waiting.into_iter().collect();
         for new in waiting.difference(&self.said) {
-            info!(what = new.what, why = new.why, "waiting");
+            info!(what = new.what, why = %new.why, "waiting");
         }
         self.said = waiting;
         let unreadable = self.world.unreadable();

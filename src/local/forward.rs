@@ -26,7 +26,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long a connection waits for a first healthy router.
 const GRACE: Duration = Duration::from_secs(2);
-/// Silent this often in a row: the host is gone, and so are its connections.
+/// Unreachable this often in a row: the host is gone, and so are its connections.
 const GONE_AFTER: u8 = 3;
 const CONNECTIONS: usize = 4096;
 const HEALTH_PORT: u16 = 9090;
@@ -110,18 +110,30 @@ enum Health {
     Healthy,
     /// Answers, and wants no new ones.
     Closing,
-    /// Doesn't answer; how often in a row.
+    /// Its host takes connections, and it says nothing in time: it is slow, on a machine that is busy.
+    Late,
+    /// Can't be reached; how often in a row.
     Silent(u8),
 }
 
+/// What came of one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Status(u16),
+    Late,
+    Unreachable,
+}
+
 impl Health {
-    /// After one more look: `answer` is the status, `None` when there was none in time.
-    fn next(self, answer: Option<u16>) -> Health {
+    /// After one more look. Only a host that can't be reached is gone, with all connections to it: one
+    /// that is slow gets no new ones, and keeps those that it has.
+    fn next(self, answer: Answer) -> Health {
         match (answer, self) {
-            (Some(200), _) => Health::Healthy,
-            (Some(_), _) => Health::Closing,
-            (None, Health::Silent(count)) => Health::Silent(count.saturating_add(1)),
-            (None, _) => Health::Silent(1),
+            (Answer::Status(200), _) => Health::Healthy,
+            (Answer::Status(_), _) => Health::Closing,
+            (Answer::Late, _) => Health::Late,
+            (Answer::Unreachable, Health::Silent(count)) => Health::Silent(count.saturating_add(1)),
+            (Answer::Unreachable, _) => Health::Silent(1),
         }
     }
 
@@ -145,7 +157,8 @@ struct Entry {
 
 impl Entry {
     /// The healthy routers. When there is none, all that are not gone: without etcd each of them
-    /// says that its table may be old, and an old table is better than no answer.
+    /// says that its table may be old, and an old table is better than no answer; and where all are
+    /// slow, one of them is.
     fn usable(&self) -> Vec<&Router> {
         let those = |wanted: fn(Health) -> bool| -> Vec<&Router> {
             let seen = self.routers.iter();
@@ -229,10 +242,15 @@ async fn watch_health(entry: Arc<Entry>, index: usize) {
     let router = &entry.routers[index];
     let address = SocketAddr::new(router.address, HEALTH_PORT);
     loop {
-        let answer = timeout(PATIENCE, ask_health(address))
-            .await
-            .ok()
-            .and_then(Result::ok);
+        let answer = match timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => match timeout(PATIENCE, ask_health(stream, address)).await {
+                Ok(Ok(status)) => Answer::Status(status),
+                // Hung up on: it ends, or begins.
+                Ok(Err(_)) => Answer::Unreachable,
+                Err(_) => Answer::Late,
+            },
+            Ok(Err(_)) | Err(_) => Answer::Unreachable,
+        };
         let before = *router.health.borrow();
         let now = before.next(answer);
         if now != before {
@@ -247,8 +265,7 @@ async fn watch_health(entry: Arc<Entry>, index: usize) {
     }
 }
 
-async fn ask_health(address: SocketAddr) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn ask_health(mut stream: TcpStream, address: SocketAddr) -> std::io::Result<u16> {
     let request =
         format!("GET /health-check HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -357,13 +374,23 @@ mod tests {
     fn a_router_is_gone_after_three_silent_looks_and_back_after_one_answer() {
         let mut health = Health::Healthy;
         for _ in 0..2 {
-            health = health.next(None);
+            health = health.next(Answer::Unreachable);
             assert!(!health.is_gone());
         }
-        assert!(health.next(None).is_gone());
-        assert_eq!(health.next(Some(200)), Health::Healthy);
-        assert_eq!(Health::Healthy.next(Some(503)), Health::Closing);
+        assert!(health.next(Answer::Unreachable).is_gone());
+        assert_eq!(health.next(Answer::Status(200)), Health::Healthy);
+        assert_eq!(Health::Healthy.next(Answer::Status(503)), Health::Closing);
         assert!(!Health::Closing.is_gone());
+    }
+
+    #[test]
+    fn a_router_that_is_slow_keeps_its_connections() {
+        let mut health = Health::Silent(2);
+        for _ in 0..10 {
+            health = health.next(Answer::Late);
+            assert_eq!((health, health.is_gone()), (Health::Late, false));
+        }
+        assert_eq!(health.next(Answer::Unreachable), Health::Silent(1));
     }
 
     fn entry(address: IpAddr) -> Entry {

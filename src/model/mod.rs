@@ -9,8 +9,8 @@ pub mod unit_text;
 pub mod whitelist;
 
 pub use name::{
-    AppName, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId, ProcessType,
-    TokenName, UNIT_SUFFIXES, UnitFileName, Username,
+    AppName, ChallengeToken, ConfigName, DomainName, Fingerprint, InvalidName, KeyName, MachineId,
+    ProcessType, TokenName, UNIT_SUFFIXES, UnitFileName, Username,
 };
 pub use process::{ProcessId, ProcessName, ReleaseNumber};
 pub use record::*;

@@ -313,6 +313,20 @@ name!(
 );
 
 name!(
+    /// Token of an ACME challenge (RFC 8555, 8.1): 1 to 128 of base64url's letters. Safe in an etcd key
+    /// and a path.
+    ChallengeToken,
+    |text| check(
+        "a challenge's token",
+        "use A-Z, a-z, 0-9, - and _",
+        &text,
+        (1, 128),
+        |c| c.is_ascii_alphanumeric() || "-_".contains(c),
+        |_, _| true,
+    )
+);
+
+name!(
     /// Fingerprint of an SSH key: MD5 as 16 colon-separated pairs of hexadecimal digits.
     Fingerprint,
     |text| check(

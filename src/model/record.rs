@@ -1,6 +1,7 @@
 //! What etcd holds, record by record. Values are JSON with one schema version each; unknown fields
 //! are ignored, so that an older reader survives a newer writer.
 
+mod acme;
 mod app;
 mod audit;
 mod fleet;
@@ -9,7 +10,7 @@ mod user;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{app::*, audit::*, fleet::*, rollout::*, user::*};
+pub use self::{acme::*, app::*, audit::*, fleet::*, rollout::*, user::*};
 
 /// The schema version that this program writes into every record.
 pub const SCHEMA: u16 = 1;
@@ -62,6 +63,9 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 }
 
 json_record!(
+    AcmeAccount,
+    AcmeChallenge,
+    AcmeOrder,
     App,
     Build,
     Config,

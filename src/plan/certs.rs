@@ -172,6 +172,7 @@ mod tests {
             key: SealedValue("sealed".into()),
             expires: jiff::Timestamp::UNIX_EPOCH,
             created: jiff::Timestamp::UNIX_EPOCH,
+            auto: false,
             name: name.clone(),
         };
         let value = String::from_utf8(record.encode()).expect("text");

@@ -5,38 +5,80 @@
 //! the others, go last. One-off processes are waited for. What is left when the deadline is over is
 //! withdrawn and stopped all the same.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
 use super::{
     round::{Context, Plan},
-    world::{HostView, World},
+    world::World,
 };
 use crate::model::*;
 
-/// The hosts that are being drained; asks to be called again when a deadline is over.
-pub(super) fn hosts<'w>(
-    world: &'w World,
-    cx: &Context<'_>,
-    plan: &mut Plan,
-) -> impl Iterator<Item = (&'w MachineId, &'w HostView)> {
-    let drained = || {
-        world
-            .hosts
-            .iter()
-            .filter(|(_, view)| view.drain().is_some())
-    };
-    for (_, view) in drained() {
-        let deadline = view.drain().and_then(|drain| drain.deadline);
-        let left = deadline.map(|deadline| cx.wall.duration_until(deadline));
-        if let Some(left) = left.filter(|left| left.is_positive()) {
-            plan.wake_at(cx.now + left.unsigned_abs());
-        }
-    }
-    drained()
+/// Until when drains have time, on the leader's monotonic clock.
+///
+/// A leader that sees a drain begin gives it the whole time that the operator did, whatever any wall
+/// clock says then. Only who comes to lead while it is under way has to ask the wall clock how much is
+/// left, once, and never finds more than the whole.
+#[derive(Debug, Default)]
+pub(super) struct DrainMemory {
+    /// None before the first look of a term.
+    ends: Option<BTreeMap<MachineId, (HostDrain, Option<Duration>)>>,
 }
 
-/// Whether a drain's deadline is over.
-pub(super) fn is_over(drain: Option<&HostDrain>, wall: jiff::Timestamp) -> bool {
-    let deadline = drain.and_then(|drain| drain.deadline);
-    deadline.is_some_and(|deadline| deadline <= wall)
+/// The hosts that have had the time for their drain; asks to be called again when one has.
+pub(super) fn overdue(
+    world: &World,
+    memory: &mut DrainMemory,
+    cx: &Context<'_>,
+    plan: &mut Plan,
+) -> BTreeSet<MachineId> {
+    let (is_first, mut before) = match memory.ends.take() {
+        Some(ends) => (false, ends),
+        None => (true, BTreeMap::new()),
+    };
+    let mut ends = BTreeMap::new();
+    let mut overdue = BTreeSet::new();
+    for id in &world.drained {
+        let Some(drain) = world.hosts.get(id).and_then(|view| view.drain()) else {
+            continue;
+        };
+        let end = match before.remove(id) {
+            Some((same, end)) if same == *drain => end,
+            _ => time_given(drain).map(|given| {
+                let left = if is_first {
+                    time_left(drain, cx.wall)
+                } else {
+                    given
+                };
+                cx.now + left.min(given)
+            }),
+        };
+        match end {
+            Some(end) if end <= cx.now => drop(overdue.insert(id.clone())),
+            Some(end) => plan.wake_at(end),
+            None => {}
+        }
+        ends.insert(id.clone(), (drain.clone(), end));
+    }
+    memory.ends = Some(ends);
+    overdue
+}
+
+/// How long an operator has given a drain.
+fn time_given(drain: &HostDrain) -> Option<Duration> {
+    drain.deadline?;
+    Some(time_left(drain, drain.since))
+}
+
+/// How long it is from a time of day until the deadline; nothing when that is past.
+fn time_left(drain: &HostDrain, from: Timestamp) -> Duration {
+    let left = drain.deadline.map(|deadline| deadline.duration_since(from));
+    left.and_then(|left| Duration::try_from(left).ok())
+        .unwrap_or_default()
 }
 
 /// What still has to leave a host.

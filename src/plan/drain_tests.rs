@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::{
+    World,
     actor_tests::Health,
+    drain::{self, DrainMemory},
+    round::{Context, Plan, Policy},
     sim_tests::{Sim, app, kind, machine, structure, wall},
 };
 use crate::{model::*, store::keys};
@@ -34,28 +37,6 @@ impl Sim {
         let prefix = format!("/deis/schedule/{}/", machine(n));
         let keys = self.kv.under(&prefix).map(|(key, _)| key);
         keys.map(|key| key[prefix.len()..].to_owned()).collect()
-    }
-
-    /// What the leader said last.
-    fn said(&self) -> String {
-        let lines = self.last.waiting.iter().map(ToString::to_string);
-        lines.collect::<Vec<_>>().join("\n")
-    }
-
-    /// Everybody acts for a while; of the routers only some.
-    fn pass(&mut self, seconds: u32, routers: &[&str]) {
-        for _ in 0..seconds {
-            self.now += Duration::from_secs(1);
-            self.lead();
-            for id in self.agents.keys().cloned().collect::<Vec<_>>() {
-                self.agent(&id);
-            }
-            for ip in routers {
-                self.route(ip);
-                self.finish_requests(ip);
-            }
-            self.check_floor();
-        }
     }
 
     /// As many as run now have to serve at all times.
@@ -106,15 +87,15 @@ fn a_cordoned_host_keeps_what_it_has_and_gets_nothing() {
 fn one_free_place_is_enough_to_begin_and_what_waits_is_said() {
     let mut sim = running(12, 0, 3, 6);
     sim.drain(3, None);
-    sim.pass(30, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(30, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(3).len(), 0, "twelve places elsewhere");
     // Twelve places elsewhere for sixteen, one of them free.
     let mut sim = running(16, 0, 3, 6);
     assert_eq!(sim.on(3).len(), 5);
     sim.drain(3, None);
-    sim.pass(30, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(30, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(3).len(), 4);
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(
         said.contains("2 lack 512 MiB of free memory, 1 is being drained"),
         "{said}"
@@ -132,7 +113,7 @@ fn moves_have_a_budget() {
     sim.lead();
     assert_eq!(sim.last.acts.len(), 1);
     assert_eq!(sim.on(1).len(), 6 + 4);
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(
         said.contains("2 have to leave their host; at most 4 move at once"),
         "{said}"
@@ -144,7 +125,7 @@ fn the_deadline_stops_what_is_left_after_the_barriers() {
     let mut sim = running(6, 2, 2, 4);
     let there = sim.on(2).len();
     sim.drain(2, Some(60));
-    sim.pass(50, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(50, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), there, "no place elsewhere: they run on");
     assert!(
         sim.last.wake.is_some(),
@@ -153,11 +134,66 @@ fn the_deadline_stops_what_is_left_after_the_barriers() {
     sim.floor.clear();
     sim.settle();
     assert_eq!(sim.on(2), Vec::<String>::new());
-    let said = sim.said();
+    let said = sim.waiting();
     assert!(said.contains("no host can take it"), "{said}");
     sim.undrain(2);
     sim.settle();
     sim.check_converged(2, &structure(6, 2), None);
+}
+
+#[test]
+fn a_clock_that_jumps_ends_no_drain_and_a_new_leader_knows_what_is_left() {
+    let overdue = |memory: &mut DrainMemory, world: &World, now: u64, wall: u64| {
+        let policy = Policy::default();
+        let cx = Context {
+            now: Duration::from_secs(now),
+            wall: self::wall(Duration::from_secs(wall)),
+            view_since: Duration::ZERO,
+            fence: 1,
+            policy: &policy,
+            counts: None,
+            new_id: &Uuid::nil,
+        };
+        let mut plan = Plan::default();
+        let overdue = drain::overdue(world, memory, &cx, &mut plan);
+        (!overdue.is_empty(), plan.wake.map(|wake| wake.as_secs()))
+    };
+    let mut sim = running(1, 0, 2, 4);
+    let mut memory = DrainMemory::default();
+    assert_eq!(overdue(&mut memory, &sim.world, 0, 0), (false, None));
+    let at = |secs| wall(Duration::from_secs(secs));
+    // The operator's clock is an hour behind this leader's; a minute is a minute.
+    let drain = HostDrain {
+        since: at(1_000),
+        deadline: Some(at(1_060)),
+    };
+    sim.record_of(2, |host| host.drain = Some(drain));
+    sim.lead();
+    for (now, wall, want) in [
+        (10, 4_600, (false, Some(70))),
+        (40, 999_999, (false, Some(70))),
+        (69, 0, (false, Some(70))),
+        (70, 1_000, (true, None)),
+    ] {
+        assert_eq!(
+            overdue(&mut memory, &sim.world, now, wall),
+            want,
+            "at {now} s"
+        );
+    }
+    // Who comes to lead meanwhile asks the clock, and gives no more than the whole.
+    for (wall, want) in [
+        (1_020, (false, Some(540))),
+        (1_060, (true, None)),
+        (0, (false, Some(560))),
+    ] {
+        let mut memory = DrainMemory::default();
+        assert_eq!(
+            overdue(&mut memory, &sim.world, 500, wall),
+            want,
+            "at {wall}"
+        );
+    }
 }
 
 #[test]
@@ -166,7 +202,7 @@ fn after_the_deadline_a_silent_router_is_waited_for_only_so_long() {
     sim.floor.clear();
     sim.drain(2, Some(1));
     // One router never lets go: its requests hold on, so the law of the stop can't be checked here.
-    sim.pass(20, &["10.0.0.1"]);
+    sim.go(20, &["10.0.0.1"]);
     assert_eq!(sim.on(2).len(), 2, "published no more, but up");
     sim.routers.remove("10.0.0.2");
     for _ in 0..40 {
@@ -209,9 +245,13 @@ fn a_single_type_stops_first_and_only_when_it_has_a_place() {
     sim.single = [kind("web")].into();
     sim.deploy_first(&structure(8, 0));
     sim.drain(2, None);
-    sim.pass(20, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(20, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), 4, "no place elsewhere: it runs on");
-    assert!(sim.said().contains("no host can take it"), "{}", sim.said());
+    assert!(
+        sim.waiting().contains("no host can take it"),
+        "{}",
+        sim.waiting()
+    );
 }
 
 #[test]
@@ -219,7 +259,7 @@ fn what_does_not_get_up_elsewhere_leaves_the_old_one_serving() {
     let mut sim = running(4, 0, 2, 8);
     sim.health.insert(ReleaseNumber(2), Health::Hangs);
     sim.drain(2, None);
-    sim.pass(200, &["10.0.0.1", "10.0.0.2"]);
+    sim.go(200, &["10.0.0.1", "10.0.0.2"]);
     assert_eq!(sim.on(2).len(), 2);
     // The drain is taken back: the old ones stay, the new ones that never served go.
     sim.undrain(2);
@@ -269,7 +309,7 @@ fn a_move_that_comes_to_nothing_is_taken_back_and_not_tried_again_at_once() {
     sim.join(4, 12);
     let mut moves = 0;
     for _ in 0..300 {
-        sim.pass(1, &["10.0.0.1", "10.0.0.2"]);
+        sim.go(1, &["10.0.0.1", "10.0.0.2"]);
         moves += sim
             .last
             .acts

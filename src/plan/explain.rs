@@ -197,7 +197,8 @@ fn process(world: &World, app: &AppName, slot: &ProcessId, wall: Timestamp) -> O
         .waiting
         .iter()
         .filter(|waiting| waiting.what == app.as_str());
-    let (about, rest): (Vec<_>, Vec<_>) = waits.partition(|waiting| own_words(&waiting.why));
+    let (about, rest): (Vec<_>, Vec<_>) =
+        waits.partition(|waiting| own_words(&waiting.why.to_string()));
     // What has no place and isn't named waits for what the app waits for.
     let waits = if about.is_empty() && places.is_empty() {
         rest
@@ -216,7 +217,7 @@ fn process(world: &World, app: &AppName, slot: &ProcessId, wall: Timestamp) -> O
             .collect(),
         waiting: waits
             .into_iter()
-            .map(|waiting| waiting.why.clone())
+            .map(|waiting| waiting.why.to_string())
             .collect(),
     })
 }
@@ -266,7 +267,7 @@ fn unit(world: &World, name: &UnitFileName, wall: Timestamp) -> Explanation {
         tags: BTreeMap::new(),
         hosts: fleet::verdicts(world, name),
         next: acts.map(|act| act.what.clone()).collect(),
-        waiting: waits.map(|waiting| waiting.why.clone()).collect(),
+        waiting: waits.map(|waiting| waiting.why.to_string()).collect(),
     }
 }
 

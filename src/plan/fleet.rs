@@ -20,7 +20,10 @@ pub mod pattern;
 mod place;
 mod verdicts;
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -38,6 +41,7 @@ use super::{
     hosts::Losses,
     round::{Batch, Context, Plan, fenced},
     schedule::labels,
+    waiting::Reason,
     world::World,
 };
 use crate::{model::*, store::keys};
@@ -63,10 +67,13 @@ fn wanted<'w>(world: &'w World, plan: &mut Plan) -> BTreeMap<&'w UnitFileName, &
         match world.texts.get(name).map(|text| &text.options) {
             Some(Ok(_)) if name.is_template() => {
                 let why = "it is a template, and runs only as its instances";
-                plan.wait(name.as_str(), why);
+                plan.wait(name.as_str(), Reason::Unit(why.to_owned()));
             }
             Some(Ok(options)) => drop(wanted.insert(name, options)),
-            Some(Err(error)) => plan.wait(name.as_str(), format!("its [X-Fleet] section: {error}")),
+            Some(Err(error)) => {
+                let why = format!("its [X-Fleet] section: {error}");
+                plan.wait(name.as_str(), Reason::Unit(why));
+            }
             None => {}
         }
     }
@@ -89,7 +96,7 @@ fn gather<'w>(
         .next();
     if let Some((key, why)) = unreadable.filter(|(key, _)| key.starts_with(prefix.as_str())) {
         let why = format!("{key} can't be read ({why}): what it runs is left alone");
-        plan.wait("units", why);
+        plan.wait("units", Reason::Unreadable(why));
     }
     let options = wanted(world, plan);
     let mut assigned = Assigned::new();
@@ -140,6 +147,7 @@ fn gather<'w>(
         circles,
         hosts,
         displaced: BTreeMap::new(),
+        moving: BTreeSet::new(),
     };
     (units, assigned, names.into_values().collect())
 }

@@ -1,6 +1,9 @@
 //! Where units run, under the names of fleet's own functional tests, and past them.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
@@ -390,6 +393,74 @@ fn a_drained_host_is_left_when_another_one_takes_it() {
     sim.start("pinned.service", &format!("MachineID={}", machine(1)));
     sim.amend(1, |host| host.drain = drain(Some(0)));
     sim.assert_waits("pinned.service", "is being drained");
+}
+
+/// Every host reports what it is to run as up, and nothing else.
+fn obey(sim: &mut Sim) {
+    let mut states: BTreeMap<MachineId, MachineState> = BTreeMap::new();
+    for (name, (host, assignment)) in sim.assignments() {
+        let state = states.entry(host).or_insert_with(|| MachineState {
+            schema: SCHEMA,
+            processes: BTreeMap::new(),
+        });
+        if assignment.desired != Desired::Stop {
+            let report = ProcessState {
+                unit: None,
+                uuid: assignment.uuid,
+                phase: Phase::Up,
+                ready: true,
+                port: None,
+                withdrawn: None,
+                exit: None,
+                exit_code: None,
+                restarts: 0,
+                since: Timestamp::UNIX_EPOCH,
+                reason: None,
+                log: Vec::new(),
+            };
+            state.processes.insert(name, report);
+        }
+    }
+    for (host, state) in states {
+        sim.kv.put(&keys::state(&host), &state);
+    }
+}
+
+#[test]
+fn of_the_instances_of_a_part_one_moves_at_a_time() {
+    let mut sim = Sim::new(4, 4, 0);
+    for n in 1..=2 {
+        let options = with("Conflicts=router@*.service");
+        sim.unit(&format!("router@{n}.service"), &options);
+    }
+    sim.rest();
+    obey(&mut sim);
+    let on = |sim: &Sim, n: usize| sim.hosts_of(&format!("router@{n}.service"));
+    assert_eq!([on(&sim, 1), on(&sim, 2)], [[1], [2]]);
+    for n in 1..=2 {
+        let key = keys::host(&machine(n));
+        let mut record = sim.kv.get(&key).expect("a host").0;
+        record.drain = Some(HostDrain {
+            since: Timestamp::UNIX_EPOCH,
+            deadline: None,
+        });
+        sim.kv.put(&key, &record);
+    }
+    let (mut both_stay, mut moves) = (false, 0);
+    for _ in 0..20 {
+        sim.lead();
+        let all = sim.assignments();
+        let runs = |(_, assignment): &&(MachineId, Assignment)| assignment.desired == Desired::Run;
+        let running = all.values().filter(runs).count();
+        assert!(running >= 1, "one of them is always there");
+        moves += usize::from(running == 1);
+        let why = "its turn comes when router@1.service is up elsewhere";
+        both_stay |= sim.waiting().contains(why);
+        obey(&mut sim);
+    }
+    assert!(both_stay && moves >= 2, "{moves}");
+    let both: BTreeSet<usize> = [on(&sim, 1), on(&sim, 2)].concat().into_iter().collect();
+    assert_eq!(both, BTreeSet::from([3, 4]));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::{
     round::{Context, Plan, fenced},
+    waiting::Reason,
     world::{Changed, HostView, RouterView, World},
 };
 use crate::{model::*, store::keys};
@@ -27,6 +28,8 @@ pub struct HostMemory {
     /// Absent hosts.
     absent: BTreeMap<MachineId, Absence>,
     lost: BTreeSet<MachineId>,
+    /// How many hosts there were when all of them were there, and all of their records said so.
+    complete: Option<usize>,
     routers: BTreeMap<String, RouterView>,
     /// Routers that went away, and when that was seen.
     pub(super) departed: BTreeMap<String, (RouterView, Duration)>,
@@ -72,24 +75,32 @@ pub struct Losses {
     pub new: bool,
     /// For each absent host: when its agent must have stopped all processes of single types.
     pub fenced: BTreeMap<MachineId, Duration>,
+    /// Hosts that are being drained and have had the time for it.
+    pub overdue: BTreeSet<MachineId>,
 }
 
-/// Finds out which hosts are lost, and writes it into their records.
+/// Finds out which hosts are lost, and writes it into their records. With `all`, it looks at every host,
+/// whatever changed.
 pub(super) fn assess(
     world: &World,
     changed: &Changed,
+    all: bool,
     memory: &mut HostMemory,
     cx: &Context<'_>,
     plan: &mut Plan,
 ) -> Losses {
     watch_routers(world, memory, cx, plan);
-    memory.begin(changed, cx);
+    let same_view = memory.begin(changed, cx);
+    if same_view && !changed.hosts && !all && memory.complete == Some(world.hosts.len()) {
+        return Losses::default();
+    }
     let counted = |view: &HostView| {
         view.record.is_some() || !view.processes.is_empty() || !view.units.is_empty()
     };
     let mut before = std::mem::take(&mut memory.absent);
     let (mut here, mut fresh, mut due) = (0_usize, Vec::new(), Vec::new());
     let mut known = Vec::new();
+    let acts = plan.acts.len();
     let mut losses = Losses::default();
     for (id, view) in &world.hosts {
         if !view.presence.is_absent() {
@@ -126,11 +137,8 @@ pub(super) fn assess(
         };
         if cx.now < at {
             plan.wake_at(at);
-            let why = format!(
-                "is away; it counts as lost after {} s",
-                (at - cx.now).as_secs() + 1
-            );
-            plan.wait(format!("host {}", view.name(id)), why);
+            let left = at - cx.now;
+            plan.wait(format!("host {}", view.name(id)), Reason::HostAway { left });
         } else {
             due.push((id, view));
         }
@@ -164,13 +172,15 @@ pub(super) fn assess(
             cx.policy.lost_percent,
             names(&fresh, " "),
         );
-        plan.wait("lost hosts", why);
+        plan.wait("lost hosts", Reason::ManyLost(why));
     } else {
         for (id, view) in due {
             losses.lost.insert(id.clone());
             mark(id, view, true, cx, plan);
         }
     }
+    let is_complete = here == world.hosts.len() && plan.acts.len() == acts;
+    memory.complete = is_complete.then_some(here);
     losses.new = losses.lost != memory.lost;
     memory.lost.clone_from(&losses.lost);
     losses
@@ -178,8 +188,10 @@ pub(super) fn assess(
 
 impl HostMemory {
     /// What was seen before the view broke, or before a host was there in between, counts no more.
-    fn begin(&mut self, changed: &Changed, cx: &Context<'_>) {
-        if self.view != cx.view_since {
+    /// Whether the view is that of the last round.
+    fn begin(&mut self, changed: &Changed, cx: &Context<'_>) -> bool {
+        let is_same = self.view == cx.view_since;
+        if !is_same {
             self.view = cx.view_since;
             self.seen.clear();
             for absence in self.absent.values_mut() {
@@ -192,6 +204,7 @@ impl HostMemory {
         for id in &changed.left {
             self.absent.remove(id);
         }
+        is_same
     }
 }
 

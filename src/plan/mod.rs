@@ -3,6 +3,7 @@
 //! Nothing here does IO, reads a clock or draws a random number: time and ids are arguments, and the
 //! answer is data (transactions to commit, actions to take, and a reason for each thing that waits).
 
+pub mod acme;
 #[cfg(test)]
 mod actor_tests;
 pub mod admission;
@@ -44,6 +45,7 @@ mod story_tests;
 #[cfg(test)]
 mod switch_tests;
 pub mod units;
+pub mod waiting;
 pub mod world;
 
 pub use world::World;

@@ -15,7 +15,8 @@ use super::{
     fleet,
     hosts::Losses,
     round::{Context, Memory, Plan, Policy, round},
-    schedule::{Pool, Resources, Waiting, Wanted},
+    schedule::{Pool, Resources, Wanted},
+    waiting::Waiting,
     world::World,
 };
 use crate::model::*;
@@ -73,7 +74,10 @@ pub struct Homeless {
 
 impl From<Waiting> for Homeless {
     fn from(Waiting { what, why }: Waiting) -> Self {
-        Self { what, why }
+        Self {
+            what,
+            why: why.to_string(),
+        }
     }
 }
 
@@ -146,7 +150,7 @@ fn move_app(
     world: &World,
     app: &AppName,
     lost: &BTreeSet<MachineId>,
-    pool: &mut Pool<'_>,
+    pool: &mut Pool,
     survival: &mut Survival,
 ) {
     let Some(view) = world.apps.get(app) else {
@@ -186,7 +190,7 @@ fn move_app(
         };
         let placed = pool.place(&wanted, numbers.len()).len();
         survival.moved += numbers.len();
-        let why = (placed < numbers.len()).then(|| pool.shortage(&wanted));
+        let why = (placed < numbers.len()).then(|| pool.shortage(&wanted).to_string());
         let homeless = numbers.iter().skip(placed).zip(why.iter().cycle());
         survival
             .homeless

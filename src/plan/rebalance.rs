@@ -92,7 +92,7 @@ pub(super) fn choose(
 }
 
 /// A process of an app at rest that ought to be elsewhere.
-fn of_app(world: &World, view: &AppView, pool: &mut Pool<'_>) -> Option<ProcessName> {
+fn of_app(world: &World, view: &AppView, pool: &mut Pool) -> Option<ProcessName> {
     let record = &view.record.as_ref()?.value;
     if view.rollout.is_some() || record.destroying || !view.unreadable.is_empty() {
         return None;
@@ -132,7 +132,7 @@ fn of_app(world: &World, view: &AppView, pool: &mut Pool<'_>) -> Option<ProcessN
 }
 
 /// The move of one of `wanted.peers` that makes the spread clearly better: from where, and where to.
-pub(super) fn better(pool: &mut Pool<'_>, wanted: &Wanted<'_>) -> Option<(MachineId, MachineId)> {
+pub(super) fn better(pool: &mut Pool, wanted: &Wanted<'_>) -> Option<(MachineId, MachineId)> {
     let mut domains: BTreeMap<u32, u32> = BTreeMap::new();
     for (host, number) in wanted.peers {
         *domains.entry(pool.standing(host)?.domain).or_default() += number;
@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::schedule::{Labels, Resources, Room};
+    use crate::plan::schedule::{Resources, Room};
 
     type Labelled = (MachineId, BTreeMap<String, String>, u64);
 
@@ -205,19 +205,19 @@ mod tests {
     }
 
     impl Cluster {
-        fn pool(&self) -> Pool<'_> {
+        fn pool(&self) -> Pool {
             let rooms = self.hosts.iter().map(|(id, labels, memory)| {
                 let on = |(need, hosts): &(u64, BTreeMap<MachineId, u32>)| {
                     need * u64::from(hosts.get(id).copied().unwrap_or(0))
                 };
                 Room {
-                    id,
-                    name: id.as_str(),
+                    id: id.clone(),
+                    name: id.to_string(),
                     offered: needs(*memory),
                     reserved: needs(self.apps.iter().map(on).sum()),
                     processes: 0,
                     closed: None,
-                    labels: Labels::new(None, labels),
+                    labels: labels.clone(),
                 }
             });
             Pool::new(rooms.collect(), "zone")

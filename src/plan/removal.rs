@@ -4,6 +4,7 @@ use super::{
     hosts::HostMemory,
     round::{Batch, Context, Plan, fenced},
     standing::{Hold, Proc},
+    waiting::Reasons,
     world::{AppView, Said, World},
 };
 use crate::{
@@ -39,7 +40,7 @@ pub(super) fn retire(
     hold: Option<Hold>,
     cx: &Context<'_>,
     batch: &mut Batch,
-    waiting: &mut Vec<String>,
+    waiting: &mut Reasons,
 ) {
     if proc.host.presence.is_absent() {
         let grace = cx.policy.host_grace.as_secs();
@@ -119,7 +120,7 @@ pub(super) fn take_away(
         None => fenced(cx).absent(&key),
     };
     if !procs.is_empty() {
-        let (mut batch, mut waiting) = (Batch::default(), Vec::new());
+        let (mut batch, mut waiting) = (Batch::default(), Reasons::default());
         for proc in procs {
             if proc.lost {
                 forget_lost(proc, view, &mut batch);
@@ -129,7 +130,7 @@ pub(super) fn take_away(
             }
         }
         batch.pack(app.as_str(), world, &base, plan);
-        for why in waiting {
+        for why in waiting.iter() {
             plan.wait(app.as_str(), format!("being destroyed: {why}"));
         }
         return;

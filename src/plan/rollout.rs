@@ -27,6 +27,7 @@ use super::{
     removal,
     round::{Batch, Context, LazyPool, Memory, Plan},
     standing::{Hold, Lag, Proc},
+    waiting::{Reason, Reasons},
     world::{AppView, World},
 };
 use crate::{
@@ -81,7 +82,7 @@ struct Step<'s, 'w> {
     timers: BTreeMap<Timer, Duration>,
     next_timers: BTreeMap<Timer, Duration>,
     batch: Batch,
-    waiting: Vec<String>,
+    waiting: Reasons,
     failure: Option<(String, Vec<String>)>,
     /// The rollout's own next step: its record, with what goes along with that.
     turn: Option<(String, Txn, Rollout)>,
@@ -109,7 +110,7 @@ pub(super) fn step(
         let why = world.unreadable().get(key).map_or("", String::as_str);
         plan.wait(
             app.as_str(),
-            format!("left alone: {key} can't be read ({why})"),
+            Reason::Unreadable(format!("left alone: {key} can't be read ({why})")),
         );
         return;
     }
@@ -152,7 +153,7 @@ pub(super) fn step(
         timers: std::mem::take(&mut own.timers),
         next_timers: BTreeMap::new(),
         batch: Batch::default(),
-        waiting: Vec::new(),
+        waiting: Reasons::default(),
         failure: None,
         turn: None,
     };

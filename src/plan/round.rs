@@ -4,6 +4,7 @@
 //! what it was based on, and each is fenced by the leader's key.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     ops::Bound::Excluded,
     time::Duration,
@@ -13,19 +14,21 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::{
-    drain, fleet,
-    hosts::{self, HostMemory, Losses},
+    drain::{self, DrainMemory},
+    fleet,
+    hosts::{self, HostMemory},
     rebalance::{self, RebalanceMemory},
     receipt::Gathered,
     rollout::{self, AppMemory},
-    schedule::{Pool, Waiting},
+    schedule::Pool,
     settings::Placing,
+    waiting::{Reason, Waiting},
     world::{Changed, World},
 };
 use crate::{
     model::*,
     render::unit::STOP_GRACE_SECS,
-    store::{Compare, MAX_TXN_OPS, Op, Txn, keys},
+    store::{Compare, MAX_TXN_OPS, Op, Txn, compacted, keys},
 };
 
 /// Most changes in one transaction; etcd's default limit is 128, of comparisons as well.
@@ -186,7 +189,7 @@ pub struct Plan {
 
 impl Plan {
     /// Notes that something waits.
-    pub(super) fn wait(&mut self, what: impl Into<String>, why: impl Into<String>) {
+    pub(super) fn wait(&mut self, what: impl Into<String>, why: impl Into<Reason>) {
         self.waiting.push(Waiting {
             what: what.into(),
             why: why.into(),
@@ -257,12 +260,32 @@ impl Batch {
 
     /// Packs all of it; `base` holds the comparisons that every transaction makes.
     pub fn pack(self, about: &str, world: &World, base: &Txn, plan: &mut Plan) {
-        let ops = self.items.iter().flat_map(|(_, txn, _)| txn.ops());
-        let planned: BTreeSet<String> = ops.map(|op| op_key(op).to_owned()).collect();
+        let cuts = self.cuts(world, base);
+        let mut items = self.items.into_iter();
+        for (number, compares) in cuts {
+            let (mut whats, mut ops, mut sayings) = (Vec::new(), Vec::new(), Vec::new());
+            for (what, txn, saying) in items.by_ref().take(number) {
+                whats.push(what);
+                ops.extend(txn.into_ops());
+                sayings.extend(saying);
+            }
+            plan.act(about, whats.join(", "), Txn::of(compares, ops));
+            plan.tell(sayings);
+        }
+    }
+
+    /// How many of the changes, in order, are one transaction each, and what those compare.
+    fn cuts(&self, world: &World, base: &Txn) -> Vec<(usize, Vec<Compare>)> {
+        // Few batches have two new keys beside each other.
+        let planned = LazyCell::new(|| -> BTreeSet<&str> {
+            let ops = self.items.iter().flat_map(|(_, txn, _)| txn.ops());
+            ops.map(op_key).collect()
+        });
         let is_gap = |from: &str, to: &str| {
-            let mut between = planned.range::<str, _>((Excluded(from), Excluded(to)));
-            between.next().is_none() && world.is_gap(from, to)
+            let between = (Excluded(from), Excluded(to));
+            world.is_gap(from, to) && planned.range::<str, _>(between).next().is_none()
         };
+        let mut cuts = Vec::new();
         let mut rest = &self.items[..];
         while !rest.is_empty() {
             let mut ops = 0;
@@ -272,31 +295,30 @@ impl Batch {
             };
             let fit = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(fit);
-            pack_into_one(now, about, base, &is_gap, plan);
+            cut(now, base, &is_gap, &mut cuts);
             rest = later;
         }
+        cuts
     }
 }
 
-/// Makes one transaction of `items`, or more when it compares too much.
-fn pack_into_one(
+/// How many of `items` become one transaction, and what that compares: all, or fewer at a time when they
+/// compare too much.
+fn cut(
     items: &[Item],
-    about: &str,
     base: &Txn,
     is_gap: &impl Fn(&str, &str) -> bool,
-    plan: &mut Plan,
+    cuts: &mut Vec<(usize, Vec<Compare>)>,
 ) {
-    let all = items.iter().map(|(_, txn, _)| txn.clone());
-    let txn = all.fold(base.clone(), Txn::and).compacted(is_gap);
-    if txn.compares().len() > MAX_TXN_OPS && items.len() > 1 {
+    let own = items.iter().flat_map(|(_, txn, _)| txn.compares());
+    let compares = compacted(base.compares().iter().chain(own), is_gap);
+    if compares.len() > MAX_TXN_OPS && items.len() > 1 {
         let (first, second) = items.split_at(items.len() / 2);
-        pack_into_one(first, about, base, is_gap, plan);
-        pack_into_one(second, about, base, is_gap, plan);
-        return;
+        cut(first, base, is_gap, cuts);
+        cut(second, base, is_gap, cuts);
+    } else {
+        cuts.push((items.len(), compares));
     }
-    let what: Vec<&str> = items.iter().map(|(what, ..)| what.as_str()).collect();
-    plan.act(about, what.join(", "), txn);
-    plan.tell(items.iter().filter_map(|(_, _, saying)| saying.clone()));
 }
 
 /// What the rounds remember; lost with the leader, and nothing but timers and caution.
@@ -307,6 +329,8 @@ pub struct Memory {
     /// The process that this round is to move, so that its app is spread better.
     pub(super) mover: Option<ProcessName>,
     rebalance: RebalanceMemory,
+    drains: DrainMemory,
+    pool: KeptPool,
     /// Apps that wait for something other than a change of their own keys.
     busy: BTreeSet<AppName>,
     units_busy: bool,
@@ -344,8 +368,10 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
         ..Plan::default()
     };
     let first = !std::mem::replace(&mut memory.started, true);
-    let losses = hosts::assess(world, changed, &mut memory.hosts, cx, &mut plan);
-    let mut pool = LazyPool::new(world, &losses, cx.policy);
+    let mut losses = hosts::assess(world, changed, first, &mut memory.hosts, cx, &mut plan);
+    losses.overdue = drain::overdue(world, &mut memory.drains, cx, &mut plan);
+    let kept = std::mem::take(&mut memory.pool);
+    let mut pool = kept.resume(world, changed, &losses.lost, &cx.policy.placing);
 
     if first || changed.units || changed.hosts || losses.new || memory.units_busy {
         let before = (plan.acts.len(), plan.waiting.len());
@@ -361,7 +387,7 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
     for lost in losses.lost.iter().filter_map(|id| world.hosts.get(id)) {
         apps.extend(lost.processes.iter().map(|process| process.app.clone()));
     }
-    for (_, host) in drain::hosts(world, cx, &mut plan) {
+    for host in world.drained.iter().filter_map(|id| world.hosts.get(id)) {
         apps.extend(host.processes.iter().map(|process| process.app.clone()));
     }
     let rebalance = &mut memory.rebalance;
@@ -381,30 +407,66 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
         }
     }
     memory.mover = None;
+    memory.pool = pool.kept;
     plan
 }
 
-/// The hosts of a round, put in order only when something is to be placed.
-pub(super) struct LazyPool<'w> {
-    world: &'w World,
-    losses: &'w Losses,
-    placing: &'w Placing,
-    pool: Option<Pool<'w>>,
+/// The hosts in order, kept from round to round: a round brings up to date what has changed of them.
+#[derive(Debug, Default)]
+struct KeptPool {
+    pool: Option<Pool>,
+    /// What it was made for.
+    lost: BTreeSet<MachineId>,
+    placing: Placing,
+    /// Hosts of which something has changed since it was looked at last.
+    stale: BTreeSet<MachineId>,
 }
 
-impl<'w> LazyPool<'w> {
-    pub const fn new(world: &'w World, losses: &'w Losses, policy: &'w Policy) -> Self {
-        Self {
+impl KeptPool {
+    /// Takes note of what has changed. A host that came or went, or that has another record, has all
+    /// hosts put in order anew; so have other settings.
+    fn resume<'w>(
+        mut self,
+        world: &'w World,
+        changed: &Changed,
+        lost: &BTreeSet<MachineId>,
+        placing: &Placing,
+    ) -> LazyPool<'w> {
+        if changed.hosts || self.lost != *lost || self.placing != *placing {
+            self.pool = None;
+            self.lost.clone_from(lost);
+            self.placing.clone_from(placing);
+        }
+        if self.pool.is_some() {
+            self.stale.extend(changed.rooms.iter().cloned());
+        }
+        LazyPool {
             world,
-            losses,
-            placing: &policy.placing,
-            pool: None,
+            kept: self,
+            is_fresh: false,
         }
     }
+}
 
-    pub fn get(&mut self) -> &mut Pool<'w> {
-        self.pool
-            .get_or_insert_with(|| Pool::of(self.world, self.placing, &self.losses.lost))
+/// The hosts of a round, put in order only when something is to be placed.
+#[derive(Debug)]
+pub(super) struct LazyPool<'w> {
+    world: &'w World,
+    kept: KeptPool,
+    is_fresh: bool,
+}
+
+impl LazyPool<'_> {
+    pub fn get(&mut self) -> &mut Pool {
+        let kept = &mut self.kept;
+        let stale = std::mem::take(&mut kept.stale);
+        if !std::mem::replace(&mut self.is_fresh, true)
+            && let Some(pool) = &mut kept.pool
+        {
+            pool.refresh(self.world, &stale);
+        }
+        kept.pool
+            .get_or_insert_with(|| Pool::of(self.world, &kept.placing, &kept.lost))
     }
 }
 

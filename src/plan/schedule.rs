@@ -30,23 +30,8 @@ pub(super) const PPM: u64 = 1_000_000;
 /// Shares of one CPU.
 pub const CPU_SHARES: u64 = 1024;
 
-/// Something that waits, and why.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Waiting {
-    /// What waits: an app's process, a unit, a host.
-    pub what: String,
-    /// Why, in words for people.
-    pub why: String,
-}
-
-impl std::fmt::Display for Waiting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.what, self.why)
-    }
-}
-
 /// What a process reserves, or a host has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Resources {
     /// Memory in bytes.
     pub memory_bytes: u64,
@@ -136,57 +121,35 @@ impl Closed {
     }
 }
 
-/// What people call a host's labels: those of its durable record win over those of its presence.
-#[derive(Debug, Clone, Copy)]
-pub struct Labels<'w> {
-    durable: Option<&'w BTreeMap<String, String>>,
-    presence: &'w BTreeMap<String, String>,
-}
-
-impl<'w> Labels<'w> {
-    /// Of a durable record and a presence.
-    #[must_use]
-    pub const fn new(
-        durable: Option<&'w BTreeMap<String, String>>,
-        presence: &'w BTreeMap<String, String>,
-    ) -> Self {
-        Self { durable, presence }
-    }
-
-    /// The value of one.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&'w str> {
-        let durable = self.durable.and_then(|labels| labels.get(key));
-        durable
-            .or_else(|| self.presence.get(key))
-            .map(String::as_str)
-    }
-
-    /// Whether it has all of them.
-    #[must_use]
-    pub fn have(&self, tags: &BTreeMap<String, String>) -> bool {
-        tags.iter()
-            .all(|(key, value)| self.get(key) == Some(value.as_str()))
-    }
-}
-
-/// All labels of a host.
+/// All labels of a host: those of its durable record win over those of its presence.
 #[must_use]
 pub fn labels(view: &HostView, machine: &Machine) -> BTreeMap<String, String> {
+    let record = view.record.as_ref().map(|record| &record.value);
+    merged(record, machine)
+}
+
+/// The same of the two records.
+#[must_use]
+pub fn merged(record: Option<&HostRecord>, machine: &Machine) -> BTreeMap<String, String> {
     let mut labels = machine.metadata.clone();
-    if let Some(record) = &view.record {
-        labels.extend(record.value.labels.clone());
+    if let Some(record) = record {
+        labels.extend(record.labels.clone());
     }
     labels
 }
 
+/// How many processes are assigned to a host.
+fn count(view: &HostView) -> u32 {
+    u32::try_from(view.processes.len()).unwrap_or(u32::MAX)
+}
+
 /// A host as placement sees it.
 #[derive(Debug, Clone)]
-pub struct Room<'w> {
+pub struct Room {
     /// Its id.
-    pub id: &'w MachineId,
+    pub id: MachineId,
     /// Its name for people.
-    pub name: &'w str,
+    pub name: String,
     /// What it offers.
     pub offered: Resources,
     /// What of that is reserved.
@@ -195,14 +158,27 @@ pub struct Room<'w> {
     pub processes: u32,
     /// Why it takes nothing new.
     pub closed: Option<Closed>,
-    /// Its labels.
-    pub labels: Labels<'w>,
+    /// Its labels: those of its durable record win over those of its presence.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How full a host is: parts per million reserved of what it is shortest of, then number of processes.
 type Load = (u64, u32);
 
-impl Room<'_> {
+impl Room {
+    /// A host that is there.
+    fn of(id: &MachineId, view: &HostView, machine: &Machine, placing: &Placing) -> Self {
+        Self {
+            id: id.clone(),
+            name: view.name(id).to_owned(),
+            offered: Resources::offered(machine, placing),
+            reserved: view.reserved,
+            processes: count(view),
+            closed: Closed::of(view),
+            labels: labels(view, machine),
+        }
+    }
+
     fn load(&self) -> Load {
         let parts = |reserved: u64, offered: u64| {
             let parts = u128::from(reserved) * u128::from(PPM) / u128::from(offered.max(1));
@@ -211,6 +187,12 @@ impl Room<'_> {
         let memory = parts(self.reserved.memory_bytes, self.offered.memory_bytes);
         let cpu = parts(self.reserved.cpu_shares, self.offered.cpu_shares);
         (memory.max(cpu), self.processes)
+    }
+
+    /// Whether it has all of these labels.
+    fn has(&self, tags: &BTreeMap<String, String>) -> bool {
+        tags.iter()
+            .all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
     /// What is free.
@@ -223,7 +205,7 @@ impl Room<'_> {
         if let Some(closed) = self.closed {
             return Some(Refusal::Closed(closed));
         }
-        if !wanted.tags.is_empty() && !self.labels.have(wanted.tags) {
+        if !self.has(wanted.tags) {
             return Some(Refusal::Tags);
         }
         let free = self.free();
@@ -238,8 +220,8 @@ impl Room<'_> {
 }
 
 #[derive(Debug, Clone)]
-struct Host<'w> {
-    room: Room<'w>,
+struct Host {
+    room: Room,
     domain: u32,
     load: Load,
 }
@@ -255,9 +237,9 @@ pub(super) struct Standing {
 
 /// The hosts of one failure domain.
 #[derive(Debug, Clone, Default)]
-struct Domain<'w> {
+struct Domain {
     /// Its name; none for a host that is a domain by itself.
-    name: Option<&'w str>,
+    name: Option<String>,
     /// Its hosts, the least loaded first.
     order: BTreeSet<(Load, u32)>,
 }
@@ -273,36 +255,29 @@ pub struct Wanted<'a> {
     pub peers: &'a BTreeMap<MachineId, u32>,
 }
 
-/// The hosts of one planning round.
+/// The hosts in the order in which they are to be taken.
 #[derive(Debug, Clone, Default)]
-pub struct Pool<'w> {
+pub struct Pool {
     /// By id.
-    hosts: Vec<Host<'w>>,
-    domains: Vec<Domain<'w>>,
+    hosts: Vec<Host>,
+    domains: Vec<Domain>,
     /// Each domain's least loaded host.
     fronts: BTreeSet<(Load, u32)>,
     /// A host is known of that isn't there, or can't be read: what it could take is not known.
     incomplete: bool,
+    /// Hosts on which it has given places, or taken them back, since it was like the world.
+    touched: Vec<u32>,
 }
 
-impl<'w> Pool<'w> {
+impl Pool {
     /// The hosts that are there, but for those that are lost.
     #[must_use]
-    pub fn of(world: &'w World, placing: &Placing, lost: &BTreeSet<MachineId>) -> Self {
+    pub fn of(world: &World, placing: &Placing, lost: &BTreeSet<MachineId>) -> Self {
         let (mut rooms, mut incomplete) = (Vec::with_capacity(world.hosts().len()), false);
         for (id, view) in world.hosts() {
             match view.presence.machine() {
                 Some(machine) if !lost.contains(id) => {
-                    let durable = view.record.as_ref().map(|record| &record.value.labels);
-                    rooms.push(Room {
-                        id,
-                        name: view.name(id),
-                        offered: Resources::offered(machine, placing),
-                        reserved: view.reserved,
-                        processes: u32::try_from(view.processes.len()).unwrap_or(u32::MAX),
-                        closed: Closed::of(view),
-                        labels: Labels::new(durable, &machine.metadata),
-                    });
+                    rooms.push(Room::of(id, view, machine, placing));
                 }
                 Some(_) | None => incomplete = true,
             }
@@ -313,27 +288,50 @@ impl<'w> Pool<'w> {
         }
     }
 
+    /// Makes it like the world again, of which nothing has changed but what is assigned to the hosts
+    /// `changed`: as if it were made anew, without looking at the other hosts.
+    pub(super) fn refresh(&mut self, world: &World, changed: &BTreeSet<MachineId>) {
+        let mut stale = std::mem::take(&mut self.touched);
+        stale.extend(changed.iter().filter_map(|id| self.find(id)));
+        stale.sort_unstable();
+        stale.dedup();
+        for at in stale {
+            let Some(view) = world.hosts().get(&self.hosts[at as usize].room.id) else {
+                continue;
+            };
+            self.change(at, |room| {
+                room.reserved = view.reserved;
+                room.processes = count(view);
+                room.closed = Closed::of(view);
+            });
+        }
+        self.touched.clear();
+    }
+
     /// These hosts; those with the same value of the label `domain` are one failure domain, those
     /// without it are one each.
     #[must_use]
-    pub fn new(mut rooms: Vec<Room<'w>>, domain: &str) -> Self {
-        rooms.sort_by_key(|room| room.id);
+    pub fn new(mut rooms: Vec<Room>, domain: &str) -> Self {
+        rooms.sort_by(|one, other| one.id.cmp(&other.id));
         let mut pool = Self::default();
-        let mut named: HashMap<&str, u32> = HashMap::new();
+        let mut named: HashMap<String, u32> = HashMap::new();
         let mut orders: Vec<Vec<(Load, u32)>> = Vec::new();
         for (at, room) in rooms.into_iter().enumerate() {
             let at = u32::try_from(at).expect("invariant: fewer than 2^32 hosts");
             let name = room.labels.get(domain);
             let mut fresh = || {
                 pool.domains.push(Domain {
-                    name,
+                    name: name.cloned(),
                     ..Domain::default()
                 });
                 orders.push(Vec::new());
                 u32::try_from(orders.len() - 1).expect("invariant: no more domains than hosts")
             };
             let domain = match name {
-                Some(name) => *named.entry(name).or_insert_with(fresh),
+                Some(name) => match named.get(name).copied() {
+                    Some(domain) => domain,
+                    None => *named.entry(name.clone()).or_insert_with(fresh),
+                },
                 None => fresh(),
             };
             let load = room.load();
@@ -379,6 +377,13 @@ impl<'w> Pool<'w> {
         }
     }
 
+    /// Reserves again what was [given back](Self::release).
+    pub(super) fn take_back(&mut self, id: &MachineId, needs: Resources) {
+        if let Some(at) = self.find(id) {
+            self.reserve(at, needs);
+        }
+    }
+
     /// Where a host stands.
     pub(super) fn standing(&self, id: &MachineId) -> Option<Standing> {
         let host = &self.hosts[self.find(id)? as usize];
@@ -406,13 +411,14 @@ impl<'w> Pool<'w> {
     }
 
     /// Changes a host, and its place in the order.
-    fn change(&mut self, at: u32, change: impl FnOnce(&mut Room<'w>)) {
+    fn change(&mut self, at: u32, change: impl FnOnce(&mut Room)) {
         let host = &mut self.hosts[at as usize];
         let domain = &mut self.domains[host.domain as usize];
         let before = domain.order.first().copied();
         domain.order.remove(&(host.load, at));
         change(&mut host.room);
         host.load = host.room.load();
+        self.touched.push(at);
         domain.order.insert((host.load, at));
         let after = domain.order.first().copied();
         if before != after {
@@ -422,7 +428,7 @@ impl<'w> Pool<'w> {
     }
 
     fn find(&self, id: &MachineId) -> Option<u32> {
-        let found = self.hosts.binary_search_by_key(&id, |host| host.room.id);
+        let found = self.hosts.binary_search_by(|host| host.room.id.cmp(id));
         found.ok().and_then(|at| u32::try_from(at).ok())
     }
 }

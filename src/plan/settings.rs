@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::schedule::Waiting;
+use super::waiting::{Reason, Waiting};
 
 /// The label that names failure domains when nobody says otherwise.
 pub const DEFAULT_DOMAIN_LABEL: &str = "zone";
@@ -85,9 +85,10 @@ impl Placing {
                 continue;
             };
             if (setting.set)(&mut placing, text.trim()).is_none() {
+                let words = format!("{text:?} is ignored: it has to be {}", setting.rule);
                 faults.push(Waiting {
                     what: format!("setting {}", setting.name),
-                    why: format!("{text:?} is ignored: it has to be {}", setting.rule),
+                    why: Reason::Setting(words),
                 });
             }
         }
@@ -142,7 +143,7 @@ mod tests {
             assert_eq!(said.is_some(), fault.is_some(), "{name}");
             assert_eq!(check(name, value).is_err(), fault.is_some(), "{name}");
             if let (Some(said), Some(fault)) = (said, fault) {
-                assert!(said.why.contains(fault), "{said}");
+                assert!(said.why.to_string().contains(fault), "{said}");
             }
         }
         assert_eq!(check("domain", "anything"), Ok(()));

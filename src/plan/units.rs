@@ -326,7 +326,11 @@ fn leave(knowledge: Knowledge, seen: &Seen) -> Step {
 fn run_once(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Step {
     match (seen.started, seen.running, seen.reported) {
         (_, _, true) => Step::Nothing,
-        (false, Running::No, _) => start(knowledge, lease, wanted),
+        (false, Running::No, _) if wanted.desired == Desired::Run => {
+            start(knowledge, lease, wanted)
+        }
+        // It is not wanted any more before it began.
+        (false, Running::No, _) => Step::Nothing,
         (true, Running::No, _) => Step::Do(Action::Report),
         _ => Step::Wait(Waiting::End),
     }

@@ -30,6 +30,8 @@ pub struct World {
     pub(super) revision: Revision,
     pub(super) apps: BTreeMap<AppName, AppView>,
     pub(super) hosts: BTreeMap<MachineId, HostView>,
+    /// The hosts whose records ask for a drain.
+    pub(super) drained: BTreeSet<MachineId>,
     pub(super) routers: BTreeMap<String, RouterView>,
     pub(super) units: BTreeMap<UnitFileName, Versioned<UnitFile>>,
     pub(super) texts: BTreeMap<UnitFileName, UnitText>,
@@ -58,6 +60,8 @@ pub struct Changed {
     pub hosts: bool,
     /// Hosts whose presence went, also those that are there again.
     pub left: BTreeSet<MachineId>,
+    /// Hosts of which an assignment changed.
+    pub rooms: BTreeSet<MachineId>,
     /// A router came, went or acknowledged something.
     pub routers: bool,
     /// A unit file, or where one is assigned or reported.
@@ -76,6 +80,7 @@ impl Changed {
         self.apps.extend(other.apps);
         self.hosts |= other.hosts;
         self.left.extend(other.left);
+        self.rooms.extend(other.rooms);
         self.routers |= other.routers;
         self.units |= other.units;
     }
@@ -126,7 +131,7 @@ impl World {
     /// Whether nothing is assigned between two keys of assignments on one host.
     pub(super) fn is_gap(&self, from: &str, to: &str) -> bool {
         let (Some((host, from)), Some((other, to))) =
-            (keys::parse_assignment(from), keys::parse_assignment(to))
+            (keys::split_assignment(from), keys::split_assignment(to))
         else {
             return false;
         };
@@ -134,7 +139,7 @@ impl World {
             let mut between = host.names.range::<str, _>((Excluded(from), Excluded(to)));
             between.next().is_none()
         };
-        host == other && from < to && self.hosts.get(&host).is_none_or(is_free)
+        host == other && from < to && self.hosts.get(host).is_none_or(is_free)
     }
 
     /// Takes what has changed since the last call.
@@ -229,6 +234,7 @@ impl World {
 
     fn assignment(&mut self, machine: &str, name: &str, change: &Change) -> Result<(), String> {
         let id: MachineId = parse(machine)?;
+        self.changed.rooms.insert(id.clone());
         let host = self.hosts.entry(id.clone()).or_default();
         match change.entry {
             Some(_) => drop(host.names.insert(name.to_owned())),
@@ -339,7 +345,9 @@ impl World {
                 continue;
             }
             let Ok(process) = name.parse::<ProcessName>() else {
-                self.changed.units = true;
+                // Units are planned by where they are; how they fare there is systemd's business.
+                let uuid = |state: Option<&ProcessState>| state.map(|state| state.uuid);
+                self.changed.units |= uuid(was) != uuid(is);
                 continue;
             };
             let app = process.app.clone();
@@ -386,6 +394,11 @@ impl World {
         let result = decode(change).map(|record| host.record = record);
         if result.is_err() {
             host.unreadable.insert(change.key.clone());
+        }
+        if host.drain().is_some() {
+            self.drained.insert(id.clone());
+        } else {
+            self.drained.remove(&id);
         }
         self.forget_empty_host(&id);
         result

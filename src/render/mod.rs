@@ -3,6 +3,7 @@
 //! Pure. Whatever a tenant wrote reaches such a text through [`escape`] or [`env`], so that it
 //! arrives byte for byte and can't break out.
 
+mod arguments;
 pub mod env;
 pub mod escape;
 pub mod names;

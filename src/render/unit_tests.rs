@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{AppName, ReleaseNumber, SCHEMA},
+    model::{AppName, ImageKind, ReleaseNumber, SCHEMA},
     render::escape::lexer,
 };
 

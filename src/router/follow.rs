@@ -20,11 +20,12 @@ use crate::store::{Feed, Store, keys};
 const LONGEST_DRAIN: Duration = Duration::from_secs(20 * 60);
 
 /// What the table is made of besides `/deis/services/`.
-fn other_prefixes() -> [String; 6] {
+fn other_prefixes() -> [String; 7] {
     [
         keys::routes().as_str().to_owned(),
         keys::domains().as_str().to_owned(),
         keys::certs().as_str().to_owned(),
+        keys::acme_challenges().as_str().to_owned(),
         keys::platform("domain").as_str().to_owned(),
         keys::parts("controller").as_str().to_owned(),
         keys::parts("builder").as_str().to_owned(),

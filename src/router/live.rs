@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::{
     backend::{Backend, Held},
     certs::Certs,
+    challenges::Challenges,
     tally::{AppTally, Tallies},
 };
 use crate::{
@@ -58,6 +59,8 @@ pub struct Live {
     pub(super) certs: Arc<Certs>,
     /// What is counted of each release.
     pub(super) tallies: Tallies,
+    /// What authorities are answered.
+    pub(super) challenges: Challenges,
     workers: usize,
     started: Instant,
     /// Told when the last holder of a withdrawn backend is gone.
@@ -74,6 +77,7 @@ impl Live {
             table: RwLock::default(),
             certs: Arc::new(certs),
             tallies: Tallies::default(),
+            challenges: Challenges::default(),
             workers,
             started: Instant::now(),
             released: Arc::default(),
@@ -103,7 +107,10 @@ impl Live {
             revision: change.mod_revision,
             value: change.entry.as_ref().map(|entry| entry.value.as_slice()),
         });
-        if prefix == keys::certs().as_str() {
+        if prefix == keys::acme_challenges().as_str() {
+            self.challenges.update(update);
+            Vec::new()
+        } else if prefix == keys::certs().as_str() {
             self.certs
                 .update(&records.collect::<Vec<_>>(), update.first);
             self.version.send_modify(|version| *version += 1);

@@ -6,13 +6,15 @@
 //!   and tunnels (`upgrade`); an `exchange` is what one request holds, measures and logs;
 //! - `tally` counts what became of each release's requests, and is where they wait for a process;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
-//! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS.
+//! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS,
+//!   `challenges` what authorities are answered that look for proof of a domain.
 //!
 //! The router never empties a route because etcd is away, and writes nothing but its own presence.
 
 mod backend;
 mod body;
 mod certs;
+mod challenges;
 mod exchange;
 mod follow;
 mod front;

@@ -153,6 +153,9 @@ async fn answer(client: &Client, request: Request<Incoming>) -> Response<ReplyBo
     if !headers::is_framing_plain(&parts.headers) {
         return refuse(Refusal::BadFraming, exchange);
     }
+    if let Some(proof) = client.proxy.live.challenges.answer(parts.uri.path()) {
+        return say(StatusCode::OK, proof, exchange);
+    }
     let body = if body.is_end_stream() {
         RequestBody::Empty
     } else {
@@ -365,27 +368,40 @@ fn pass(response: Response<Incoming>, mut exchange: Exchange) -> Response<ReplyB
     Response::from_parts(parts, ReplyBody::backend(body, exchange))
 }
 
-/// The router's own answer.
-fn refuse(refusal: Refusal, mut exchange: Exchange) -> Response<ReplyBody> {
-    let status = refusal.status();
-    let retry_after = refusal.retry_after();
-    let (kind, text) = match refusal {
-        Refusal::Maintenance(Some(page)) => ("text/html; charset=utf-8", Bytes::from(page)),
-        refusal => (
-            "text/plain; charset=utf-8",
-            Bytes::from_static(refusal.text().as_bytes()),
-        ),
+/// The router's own answer to what it does not pass.
+fn refuse(refusal: Refusal, exchange: Exchange) -> Response<ReplyBody> {
+    let (status, retry_after) = (refusal.status(), refusal.retry_after());
+    let mut response = match refusal {
+        Refusal::Maintenance(Some(page)) => {
+            let mut response = say(status, Bytes::from(page), exchange);
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, html);
+            response
+        }
+        refusal => {
+            let text = Bytes::from_static(refusal.text().as_bytes());
+            say(status, text, exchange)
+        }
     };
+    if let Some(seconds) = retry_after {
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// An answer of the router's own.
+fn say(status: StatusCode, text: Bytes, mut exchange: Exchange) -> Response<ReplyBody> {
     exchange.status = Some(status);
     let id = exchange.id.clone();
     let length = HeaderValue::from(text.len());
     let mut response = Response::new(ReplyBody::text(text, exchange));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    if let Some(seconds) = retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     headers.insert(CONTENT_LENGTH, length);
     headers.insert(X_REQUEST_ID, id);
     response

@@ -110,6 +110,12 @@ keys! {
     domain(domain: &DomainName) -> Domain = "/deis/domains/{domain}";
     /// A certificate.
     cert(name: &DomainName) -> Certificate = "/deis/certs/{name}";
+    /// The platform's account with a certificate authority.
+    acme_account() -> AcmeAccount = "/deis/acme/account";
+    /// What routers answer the authority that asks for this token.
+    acme_challenge(token: &ChallengeToken) -> AcmeChallenge = "/deis/acme/challenges/{token}";
+    /// A domain's orders that failed.
+    acme_order(domain: &DomainName) -> AcmeOrder = "/deis/acme/orders/{domain}";
     /// A host's durable record.
     host(id: &MachineId) -> HostRecord = "/deis/hosts/{id}";
     /// A host's presence.
@@ -167,6 +173,10 @@ prefixes! {
     domains() -> Domain = "/deis/domains/";
     /// All certificates.
     certs() -> Certificate = "/deis/certs/";
+    /// All that routers answer certificate authorities.
+    acme_challenges() -> AcmeChallenge = "/deis/acme/challenges/";
+    /// All domains' orders that failed.
+    acme_orders() -> AcmeOrder = "/deis/acme/orders/";
     /// All hosts' durable records.
     hosts() -> HostRecord = "/deis/hosts/";
     /// All hosts that are present.
@@ -198,8 +208,14 @@ pub fn last_part<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
 /// The machine and name in an assignment's key.
 #[must_use]
 pub fn parse_assignment(key: &str) -> Option<(MachineId, &str)> {
-    let (machine, name) = key.strip_prefix("/deis/schedule/")?.split_once('/')?;
+    let (machine, name) = split_assignment(key)?;
     Some((machine.parse().ok()?, name))
+}
+
+/// The same, not parsed: to compare and to look up.
+#[must_use]
+pub fn split_assignment(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix("/deis/schedule/")?.split_once('/')
 }
 
 /// The app and process in a service's key.

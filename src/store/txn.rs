@@ -117,6 +117,17 @@ impl Txn {
         self
     }
 
+    /// A transaction of these parts.
+    pub const fn of(compares: Vec<Compare>, ops: Vec<Op>) -> Self {
+        Self { compares, ops }
+    }
+
+    /// Its changes.
+    #[must_use]
+    pub fn into_ops(self) -> Vec<Op> {
+        self.ops
+    }
+
     /// Appends another transaction's comparisons and changes.
     pub fn and(mut self, other: Self) -> Self {
         self.compares.extend(other.compares);
@@ -124,34 +135,9 @@ impl Txn {
         self
     }
 
-    /// Says the same with fewer comparisons, each of which costs the store a read: none twice, and
-    /// keys that have to be absent as one gap, where `is_gap` says that nothing is between two of them.
+    /// The same with fewer comparisons: see [`compacted`].
     pub fn compacted(mut self, is_gap: impl Fn(&str, &str) -> bool) -> Self {
-        let mut seen = HashSet::new();
-        let mut absent = BTreeSet::new();
-        let mut kept = Vec::with_capacity(self.compares.len());
-        for compare in self.compares {
-            match compare {
-                Compare::Absent(key) => drop(absent.insert(key)),
-                other => {
-                    if seen.insert(other.clone()) {
-                        kept.push(other);
-                    }
-                }
-            }
-        }
-        let mut gap: Option<(String, String)> = None;
-        for key in absent {
-            gap = match gap {
-                Some((first, last)) if is_gap(&last, &key) => Some((first, key)),
-                closed => {
-                    kept.extend(closed.map(none_between));
-                    Some((key.clone(), key))
-                }
-            };
-        }
-        kept.extend(gap.map(none_between));
-        self.compares = kept;
+        self.compares = compacted(&self.compares, is_gap);
         self
     }
 
@@ -174,11 +160,44 @@ impl Txn {
     }
 }
 
-fn none_between((first, last): (String, String)) -> Compare {
+/// The same said with fewer comparisons, each of which costs the store a read: none twice, and keys
+/// that have to be absent as one gap, where `is_gap` says that nothing is between two of them.
+pub fn compacted<'c>(
+    compares: impl IntoIterator<Item = &'c Compare>,
+    is_gap: impl Fn(&str, &str) -> bool,
+) -> Vec<Compare> {
+    let mut seen = HashSet::new();
+    let mut absent: BTreeSet<&str> = BTreeSet::new();
+    let mut kept = Vec::new();
+    for compare in compares {
+        match compare {
+            Compare::Absent(key) => drop(absent.insert(key)),
+            other => {
+                if seen.insert(other) {
+                    kept.push(other.clone());
+                }
+            }
+        }
+    }
+    let mut gap: Option<(&str, &str)> = None;
+    for key in absent {
+        gap = match gap {
+            Some((first, last)) if is_gap(last, key) => Some((first, key)),
+            closed => {
+                kept.extend(closed.map(none_between));
+                Some((key, key))
+            }
+        };
+    }
+    kept.extend(gap.map(none_between));
+    kept
+}
+
+fn none_between((first, last): (&str, &str)) -> Compare {
     if first == last {
-        Compare::Absent(first)
+        Compare::Absent(first.to_owned())
     } else {
-        Compare::NoneBetween(first, last)
+        Compare::NoneBetween(first.to_owned(), last.to_owned())
     }
 }
 
@@ -190,23 +209,20 @@ mod tests {
     fn fewer_comparisons_say_the_same() {
         let absent = |key: &str| Compare::Absent(key.to_owned());
         let present = Compare::Present("p".to_owned());
-        let txn = Txn {
-            compares: vec![
-                absent("a/3"),
-                present.clone(),
-                absent("a/1"),
-                absent("b/1"),
-                present.clone(),
-                absent("a/2"),
-                absent("a/5"),
-            ],
-            ops: vec![],
-        };
+        let compares = [
+            absent("a/3"),
+            present.clone(),
+            absent("a/1"),
+            absent("b/1"),
+            present.clone(),
+            absent("a/2"),
+            absent("a/5"),
+        ];
         // a/4 is there, and another folder is another gap.
         let is_gap = |from: &str, to: &str| from[..1] == to[..1] && !(from < "a/4" && "a/4" < to);
         let between = Compare::NoneBetween("a/1".to_owned(), "a/3".to_owned());
         assert_eq!(
-            txn.compacted(is_gap).compares(),
+            compacted(&compares, is_gap),
             [present, between, absent("a/5"), absent("b/1")]
         );
     }

@@ -20,7 +20,7 @@ use zbus::{Connection, MatchRule, Message, MessageStream, message};
 use super::{
     Active, Inbox, UnitChange, UnitError, UnitStatus, Units, Words, journal,
     proxies::{self, ManagerProxy},
-    signals::{self, Properties, Signal},
+    signals::{self, Ear, Heard, Properties},
 };
 
 /// How long a method call may take: PID 1 answers in milliseconds, or is reloading.
@@ -35,6 +35,8 @@ const JOBS_MAX: usize = 128;
 const SIGNALS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not 0");
 /// Properties asked for at once.
 const QUESTIONS_MAX: usize = 32;
+/// Calls whose answers are awaited at once: the bus allows a connection 128, and refuses one more.
+const CALLS_MAX: usize = 96;
 /// Results of jobs kept for a caller that asks a moment later.
 const RESULTS_KEPT: usize = 256;
 /// Longest pause between two tries to reach the bus.
@@ -275,18 +277,12 @@ async fn property<T: TryFrom<zbus::OwnedVariant>>(
     name: &str,
 ) -> Result<Option<T>, UnitError> {
     let path = proxies::unit_path(unit);
-    let body = (interface, name);
-    let call = connection.call_method(
-        Some(proxies::SERVICE),
-        path.as_str(),
-        Some(proxies::PROPERTIES),
-        "Get",
-        &body,
-    );
-    let reply = bounded("Get", unit, call).await?;
-    let value = reply.body().deserialize::<zbus::OwnedVariant>().ok();
-    Ok(value.and_then(|value| T::try_from(value).ok()))
+    let read = proxies::property(connection, &path, interface, name);
+    bounded("Get", unit, read).await
 }
+
+/// The one connection's calls.
+static CALLS: Semaphore = Semaphore::const_new(CALLS_MAX);
 
 /// Puts a bound on a method call and words its error.
 async fn bounded<T>(
@@ -294,6 +290,10 @@ async fn bounded<T>(
     unit: &str,
     work: impl Future<Output = zbus::Result<T>>,
 ) -> Result<T, UnitError> {
+    let work = async {
+        let _slot = CALLS.acquire().await;
+        work.await
+    };
     match time::timeout(CALL_LIMIT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(zbus::Error::InputOutput(_))) => Err(UnitError::NoBus),
@@ -482,9 +482,13 @@ async fn open() -> Result<(Connection, Signals), zbus::Error> {
     let stream = |rule| MessageStream::for_match_rule(rule, &connection, Some(SIGNALS_MAX));
     let jobs = stream(manager_signal("JobRemoved")?).await?;
     let removed = stream(manager_signal("UnitRemoved")?).await?;
+    let reloading = stream(manager_signal("Reloading")?).await?;
     let properties = stream(properties).await?;
     ManagerProxy::new(&connection).await?.subscribe().await?;
-    let signals = ordered_stream::join(ordered_stream::join(jobs, removed), properties);
+    let signals = ordered_stream::join(
+        ordered_stream::join(jobs, properties),
+        ordered_stream::join(removed, reloading),
+    );
     Ok((connection, Box::pin(signals)))
 }
 
@@ -529,17 +533,42 @@ async fn listen(
 /// Passes signals on until the connection ends. Never calls a method: a full queue of signals would
 /// then hold back its own answer.
 async fn pump(shared: &Shared, signals: &mut Signals) {
+    let mut ear = Ear::default();
     while let Some(Ok(message)) = signals.next().await {
-        match signals::read(&message) {
-            Some(Signal::Job { path, result }) => {
+        match signals::read(&message).and_then(|signal| ear.hear(signal)) {
+            Some(Heard::Job { path, result }) => {
                 shared
                     .jobs
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .finish(path, result);
             }
-            Some(Signal::Unit { name, change }) => shared.changed(&name, change),
+            Some(Heard::Unit { name, change }) => shared.changed(&name, change),
+            Some(Heard::Resync) => shared.inbox.resync(),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn hundreds_of_calls_are_never_more_than_the_bus_allows() {
+        let (now, most) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
+        let call = async || {
+            most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            time::sleep(Duration::from_millis(5)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let calls = (0..500).map(|_| bounded("stop", "a.service", call()));
+        for done in futures_util::future::join_all(calls).await {
+            done.expect("done");
+        }
+        assert_eq!(most.load(Ordering::Relaxed), CALLS_MAX);
     }
 }

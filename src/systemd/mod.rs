@@ -7,7 +7,7 @@
 mod fake;
 mod journal;
 mod manager;
-mod proxies;
+pub mod proxies;
 mod signals;
 
 use std::{collections::BTreeMap, future::Future, sync::Mutex, time::Duration};
@@ -204,7 +204,7 @@ impl UnitChange {
 /// host's units however slow the reader is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct News {
-    /// The bus was lost and is back: signals are missing, every unit has to be read again.
+    /// Signals are missing, as the bus was lost or systemd has reloaded: every unit has to be read again.
     pub resync: bool,
     /// Merged changes by unit.
     pub units: BTreeMap<String, UnitChange>,
@@ -228,7 +228,8 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    fn resync(&self) {
+    /// Has the reader read every unit again.
+    pub(crate) fn resync(&self) {
         self.news
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)

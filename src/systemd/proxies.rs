@@ -1,6 +1,6 @@
 //! The members of org.freedesktop.systemd1 that we use.
 
-use zbus::OwnedObjectPath;
+use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
 /// systemd's D-Bus name.
 pub const SERVICE: &str = "org.freedesktop.systemd1";
@@ -32,20 +32,30 @@ pub type ListedUnit = (
     OwnedObjectPath,
 );
 
+/// systemd itself.
 #[zbus::proxy(
     default_service = "org.freedesktop.systemd1",
     default_path = "/org/freedesktop/systemd1",
     interface = "org.freedesktop.systemd1.Manager"
 )]
 pub trait Manager {
+    /// Has systemd send signals to us.
     fn subscribe(&self) -> zbus::Result<()>;
+    /// Starts a unit; the job's path.
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Stops a unit; the job's path.
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// The path of a unit that is loaded.
     fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// What is known of units, loaded or not.
     fn list_units_by_names(&self, names: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+    /// Forgets that a unit has failed.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Reads all unit files again.
     fn reload(&self) -> zbus::Result<()>;
+    /// Reads a unit's file if it is not loaded; its path.
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Does what `[Install]` sections say; whether there were any, and the links that were made.
     #[allow(clippy::type_complexity, reason = "it is the bus's own type")]
     fn enable_unit_files(
         &self,
@@ -53,11 +63,28 @@ pub trait Manager {
         runtime: bool,
         force: bool,
     ) -> zbus::Result<(bool, Vec<(String, String, String)>)>;
+    /// Takes that back; the links that were removed.
     fn disable_unit_files(
         &self,
         files: &[&str],
         runtime: bool,
     ) -> zbus::Result<Vec<(String, String, String)>>;
+}
+
+/// Reads one property of an object; none when it is of another type.
+///
+/// # Errors
+/// When the bus or systemd refuses.
+pub async fn property<T: TryFrom<OwnedVariant>>(
+    connection: &Connection,
+    path: &str,
+    interface: &str,
+    name: &str,
+) -> zbus::Result<Option<T>> {
+    let body = (interface, name);
+    let call = connection.call_method(Some(SERVICE), path, Some(PROPERTIES), "Get", &body);
+    let value = call.await?.body().deserialize::<OwnedVariant>().ok();
+    Ok(value.and_then(|value| T::try_from(value).ok()))
 }
 
 /// Object path of a unit: every byte but letters and digits (and a digit in front) as `_xx`.

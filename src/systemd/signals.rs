@@ -24,6 +24,63 @@ pub enum Signal {
         /// How.
         change: UnitChange,
     },
+    /// systemd knows a unit no more.
+    Removed {
+        /// Its name.
+        name: String,
+    },
+    /// systemd reads all its units anew: that begins, or has ended.
+    Reloading(bool),
+}
+
+/// What is to be done about a signal.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A job ended so.
+    Job {
+        /// Its object path.
+        path: String,
+        /// How.
+        result: String,
+    },
+    /// A unit changed so.
+    Unit {
+        /// Its name.
+        name: String,
+        /// How.
+        change: UnitChange,
+    },
+    /// Every unit is to be read again.
+    Resync,
+}
+
+/// Makes sense of signals in their order: a reload (`systemctl daemon-reload`, by whomever) removes every
+/// unit and makes it anew, whatever runs, so that meanwhile a removal means nothing.
+#[derive(Debug, Default)]
+pub struct Ear {
+    reloading: bool,
+}
+
+impl Ear {
+    /// Takes the next signal.
+    pub fn hear(&mut self, signal: Signal) -> Option<Heard> {
+        match signal {
+            Signal::Job { path, result } => Some(Heard::Job { path, result }),
+            Signal::Unit { name, change } => Some(Heard::Unit { name, change }),
+            Signal::Removed { .. } if self.reloading => None,
+            Signal::Removed { name } => Some(Heard::Unit {
+                name,
+                change: UnitChange {
+                    active: Some(Active::Inactive),
+                    ..UnitChange::default()
+                },
+            }),
+            Signal::Reloading(begins) => {
+                let ends = std::mem::replace(&mut self.reloading, begins) && !begins;
+                ends.then_some(Heard::Resync)
+            }
+        }
+    }
 }
 
 /// The property that says since when a unit is up.
@@ -90,14 +147,9 @@ pub fn read(message: &Message) -> Option<Signal> {
         }
         "UnitRemoved" => {
             let (name, _): (String, OwnedObjectPath) = message.body().deserialize().ok()?;
-            Some(Signal::Unit {
-                name,
-                change: UnitChange {
-                    active: Some(Active::Inactive),
-                    ..UnitChange::default()
-                },
-            })
+            Some(Signal::Removed { name })
         }
+        "Reloading" => Some(Signal::Reloading(message.body().deserialize().ok()?)),
         "PropertiesChanged" => {
             let name = proxies::unit_of_path(header.path()?.as_str())?;
             if !UNIT_SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
@@ -125,5 +177,37 @@ pub fn read(message: &Message) -> Option<Signal> {
             Some(Signal::Unit { name, change })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reload_removes_still_runs() {
+        let removed = |name: &str| Signal::Removed { name: name.into() };
+        let inactive = |name: &str| {
+            let change = UnitChange {
+                active: Some(Active::Inactive),
+                ..UnitChange::default()
+            };
+            let name = name.to_owned();
+            Some(Heard::Unit { name, change })
+        };
+        let mut ear = Ear::default();
+        for (signal, want) in [
+            (removed("a.service"), inactive("a.service")),
+            (Signal::Reloading(true), None),
+            (removed("a.service"), None),
+            (removed("b.service"), None),
+            (Signal::Reloading(false), Some(Heard::Resync)),
+            (removed("b.service"), inactive("b.service")),
+            // The end of a reload whose beginning was before the connection's: it was read since.
+            (Signal::Reloading(false), None),
+        ] {
+            let said = format!("{signal:?}");
+            assert_eq!(ear.hear(signal), want, "{said}");
+        }
     }
 }

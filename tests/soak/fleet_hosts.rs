@@ -405,3 +405,43 @@ pub fn fleet_dynamic_cluster_new_member_unit_migration(ground: &Ground, notes: &
     ));
     only_in_flight(&loaded, gone);
 }
+
+/// Not one of fleet's: what `[Install]` of a unit does to a host, and every operator and package.
+pub fn hosts_reload_systemd(ground: &Ground, notes: &mut Notes) {
+    let app = ground.steady();
+    let cluster = &ground.cluster;
+    let (lives, places) = (cluster.lives(APP), ground.places(APP));
+    let load = Load::start(APP, 50);
+    let mut reloads = 0;
+    for round in 0..5 {
+        for _ in 0..3 {
+            for ran in cluster.on_all("systemctl daemon-reload").into_values() {
+                ran.ok();
+                reloads += 1;
+            }
+        }
+        ground.wait_platform(Duration::from_secs(10));
+        ground.wait_settled(Duration::from_secs(10));
+        assert_eq!(cluster.lives(APP), lives, "round {round}");
+        assert_eq!(ground.places(APP), places, "round {round}");
+        // Something that starts and stops while systemd reads its units anew.
+        let busy = "for n in 1 2 3 4 5 6 7 8; do systemctl daemon-reload; sleep 0.5; done";
+        thread::scope(|scope| {
+            for host in &cluster.hosts {
+                scope.spawn(move || cluster.sh(host, busy).ok());
+            }
+            app.deis(&["scale", "web=5"]).ok();
+            app.deis(&["scale", "web=3"]).ok();
+        });
+        reloads += 8 * cluster.hosts.len();
+    }
+    ground.wait_settled(MINUTE);
+    assert_eq!(cluster.lives(APP), lives, "in the end");
+    let loaded = load.finish();
+    notes.figure(format!(
+        "{reloads} reloads; {} requests, {} failed",
+        loaded.sent,
+        loaded.failures.len()
+    ));
+    none_failed(&loaded);
+}

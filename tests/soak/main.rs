@@ -15,12 +15,14 @@ mod clock;
 mod controllers;
 mod disk;
 mod etcd;
+mod fleet_api;
 mod fleet_hosts;
 mod fleet_units;
 mod ground;
 mod network;
 mod power;
 mod records;
+mod single;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -92,6 +94,8 @@ const TRIALS: &[Trial] = trials![
         "`cat` shows the text as it was submitted.",
     fleet_units::fleet_unit_status:
         "`status` shows systemd's word from the unit's host, and refuses a unit that is none.",
+    fleet_units::fleet_systemd_unit_flow:
+        "load, start, stop, unload and destroy, each seen on the host when the command is over; nothing of the unit is left.",
     fleet_units::fleet_list_unit_files_order:
         "`list-unit-files` is in the order of names.",
     fleet_units::fleet_unit_batches:
@@ -107,15 +111,25 @@ const TRIALS: &[Trial] = trials![
     fleet_units::fleet_schedule_multiple_conflicts:
         "Several conflicts all hold, until the last one is gone.",
     fleet_units::fleet_schedule_replace:
-        "Replaces: it runs in the other's place, which goes elsewhere.",
+        "Replaces: where there is but the other's place it runs there, and the other one goes elsewhere.",
     fleet_units::fleet_schedule_circular_replace:
-        "Two that replace each other never run on one host, and one does run.",
+        "Of two that replace each other one runs.",
     fleet_units::fleet_schedule_condition_machine_id:
         "MachineID: it runs there.",
     fleet_units::fleet_schedule_global_units:
         "Global: it runs on each host.",
     fleet_units::fleet_schedule_global_conflicts:
         "A global unit stays off a host where a unit conflicts with it.",
+    fleet_api::fleet_machines_api_list:
+        "fleet's API at its socket tells every host's id, address and metadata; a bad page token is refused, 120 units come in two pages.",
+    fleet_api::fleet_machines_api_patch:
+        "PATCH of machines adds, changes and removes metadata, seen by `list-machines`; a bad one is refused and changes nothing.",
+    fleet_api::fleet_templates_with_specifiers_in_metadata:
+        "Instances whose MachineMetadata names %i run where that metadata is.",
+    fleet_api::fleet_reconfigure_server:
+        "New settings and SIGHUP: the API is served again at once, with what is new, and no unit is touched.",
+    fleet_api::fleet_tunnel_schedule_batch_units:
+        "Thirty units submitted, started and listed through `--tunnel`, by way of one host's sshd.",
     etcd::etcd_leader_changes:
         "etcd's leader changes every five seconds: nothing restarts, nothing moves, no request fails.",
     etcd::etcd_killed_everywhere:
@@ -128,6 +142,10 @@ const TRIALS: &[Trial] = trials![
         "A host is cut off from etcd only: its processes run on, its router serves its last table, no request fails; they are moved after lease and grace, and after the return only they are stopped.",
     network::partition_from_hosts:
         "A host is cut off from all other hosts: the same, and only requests in flight across the cut may fail.",
+    single::single_never_twice:
+        "A process of a single type says ten times a second that it lives; its host is cut off from etcd, then from all hosts, then loses power, then etcd is stopped: there is one again each time, and never two.",
+    fleet_hosts::hosts_reload_systemd:
+        "`systemctl daemon-reload` on all hosts, again and again, and changes meanwhile: nothing restarts, no request fails, all that runs is known to run.",
     records::records_that_are_corrupt:
         "A record that can't be read, of each kind below /deis, stops nothing and keeps no other app from changes; mended, its own app changes again.",
     controllers::controllers_leader_killed:

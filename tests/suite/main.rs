@@ -24,4 +24,5 @@ mod t15_features;
 mod t16_stable;
 mod t17_units;
 mod t18_loss;
+mod t19_drain;
 mod t21_rollout;

@@ -18,6 +18,8 @@ pub struct Host {
 #[derive(Debug, Deserialize)]
 pub struct Cluster {
     pub name: String,
+    /// This machine, as the hosts see it.
+    pub gateway: String,
     pub hosts: Vec<Host>,
 }
 

@@ -147,3 +147,46 @@ async fn a_new_text_is_written_when_the_old_unit_has_stopped() {
     assert_eq!(written, new);
     host.end().await;
 }
+
+#[test]
+fn what_was_read_before_a_signal_is_old() {
+    use super::super::world::World;
+    use crate::systemd::{Active, UnitChange, UnitStatus};
+
+    let now = std::time::Duration::from_secs(1);
+    let of = |active| UnitStatus {
+        active,
+        ..UnitStatus::default()
+    };
+    // What systemd tells while the unit is read as `read`, and what it is then.
+    for (told, read, want) in [
+        (None, Active::Active, Active::Active),
+        (Some(Active::Active), Active::Activating, Active::Active),
+        (Some(Active::Failed), Active::Active, Active::Failed),
+    ] {
+        let mut world = World::new();
+        let name = "a.service";
+        world.adopt(
+            name,
+            Uuid::nil(),
+            None,
+            false,
+            of(Active::Inactive),
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let before = world.entries()[name].told;
+        if let Some(active) = told {
+            let change = UnitChange {
+                active: Some(active),
+                ..UnitChange::default()
+            };
+            world.unit_changed(name, change, now);
+        }
+        world.unit_read(name, before, of(read), now);
+        assert_eq!(
+            world.entries()[name].status.active,
+            want,
+            "{told:?} {read:?}"
+        );
+    }
+}

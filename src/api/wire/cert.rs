@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::time::WireTime;
-use crate::{cert, model};
+use crate::{cert, model, plan::acme::Standing};
 
 /// A certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +34,50 @@ impl Cert {
             expires: cert.expires.into(),
             created: cert.created.into(),
             updated: cert.created.into(),
+        }
+    }
+}
+
+/// How an app's domain gets its certificate. Not v1's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DomainCert {
+    /// The domain.
+    pub domain: String,
+    /// `brought`, `automatic`, `ordered`, `failed`, or `none`.
+    pub state: String,
+    /// What else there is to say: which certificate, until when, why not.
+    pub detail: String,
+}
+
+impl DomainCert {
+    /// Where a domain stands; `on`: whether the platform orders certificates.
+    #[must_use]
+    pub fn new(domain: &model::DomainName, standing: &Standing, on: bool) -> Self {
+        let day = |at: &jiff::Timestamp| at.strftime("%F").to_string();
+        let (state, detail) = match standing {
+            Standing::Brought { by } => ("brought", format!("{by}, see certs:info")),
+            Standing::Served { expires, renewal } => (
+                "automatic",
+                format!("expires {}, renewed from {}", day(expires), day(renewal)),
+            ),
+            _ if !on => (
+                "none",
+                "this platform orders none; bring one with certs:add".to_owned(),
+            ),
+            Standing::Ordered => ("ordered", "not issued yet".to_owned()),
+            Standing::Failed { error, next } => (
+                "failed",
+                format!("{error}; next try at {}", next.strftime("%F %H:%M UTC")),
+            ),
+            Standing::Wildcard => (
+                "none",
+                "wildcards are not ordered, only brought with certs:add".to_owned(),
+            ),
+        };
+        Self {
+            domain: domain.to_string(),
+            state: state.to_owned(),
+            detail,
         }
     }
 }

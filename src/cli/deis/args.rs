@@ -217,6 +217,9 @@ pub enum Command {
     /// Remove a certificate
     #[command(name = "certs:remove")]
     CertsRemove(certs::Named),
+    /// Show how an app's domains get their certificates
+    #[command(name = "certs:auto")]
+    CertsAuto(App),
     /// Show what stands in a certificate and its chain
     #[command(name = "certs:info")]
     CertsInfo(certs::Named),

@@ -9,9 +9,13 @@ use serde_json::json;
 
 use super::{
     Session, Shell, Ui, args,
+    client::of_app,
     ui::{columns, part_of},
 };
-use crate::api::{time::WireTime, wire};
+use crate::{
+    api::{time::WireTime, wire},
+    cli::table::Table,
+};
 
 /// `deis certs:add`
 #[derive(Debug, Args)]
@@ -152,6 +156,23 @@ pub async fn remove(shell: &mut Shell<'_>, args: Named) -> anyhow::Result<()> {
         .step(&format!("Removing {}... ", args.name), work)
         .await?;
     shell.ui.line("done");
+    Ok(())
+}
+
+/// `certs:auto`
+pub async fn auto(shell: &mut Shell<'_>, args: args::App) -> anyhow::Result<()> {
+    let (session, app) = shell.app(args.app.as_deref())?;
+    let domains: Vec<wire::DomainCert> = session.client.get(&of_app(&app, &["certs"])).await?;
+    shell.ui.show(&domains, |ui| {
+        if domains.is_empty() {
+            ui.line("No domains. The platform's own certificate serves the app's usual name.");
+        }
+        let mut table = Table::plain();
+        for cert in &domains {
+            table.row([cert.domain.clone(), cert.state.clone(), cert.detail.clone()]);
+        }
+        ui.print(&table.render());
+    });
     Ok(())
 }
 

@@ -391,6 +391,13 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "certs:auto",
+        &[(
+            "deis certs:auto -a blog",
+            "says which of blog's domains have certificates, until when, and why not",
+        )],
+    ),
+    (
         "certs:info",
         &[(
             "deis certs:info www.example.org",

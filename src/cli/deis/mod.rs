@@ -264,6 +264,7 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Certs(args) => certs::list(shell, args).await,
         Command::CertsAdd(args) => certs::add(shell, args).await,
         Command::CertsRemove(args) => certs::remove(shell, args).await,
+        Command::CertsAuto(args) => certs::auto(shell, args).await,
         Command::CertsInfo(args) => certs::info(shell, args).await,
         Command::Perms(args) => access::perms(shell, args).await,
         Command::PermsCreate(args) => access::grant(shell, args).await,

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::platform::{Instance, Part};
+use super::{
+    plan,
+    platform::{Instance, Part},
+};
 use crate::{
     api::fleet::View,
     api::stats::{HostStats, ProcessFigures},
@@ -35,6 +38,8 @@ pub struct Fleet {
     pub registered: BTreeMap<Part, BTreeSet<String>>,
     /// The elected leader.
     pub leader: Option<Leader>,
+    /// What waits, and why; only where [`Fleet::load_with_reasons`] was asked for it.
+    pub waiting: BTreeMap<String, String>,
 }
 
 /// The machine in a key `<prefix><machine-id>`.
@@ -98,11 +103,42 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// The same, with the reasons why units that are wanted have no place: those that `deisctl explain`
+    /// gives.
+    ///
+    /// # Errors
+    /// When etcd can't be reached.
+    pub async fn load_with_reasons(store: &Store) -> Result<Self, StoreError> {
+        let mut fleet = Self::load(store).await?;
+        let placed: BTreeSet<&str> = fleet.assignments.keys().map(|(name, _)| &**name).collect();
+        let is_homeless = |(name, unit): (&UnitFileName, &Versioned<UnitFile>)| {
+            unit.value.target != UnitTarget::Inactive && !placed.contains(name.as_str())
+        };
+        if fleet.units.iter().any(is_homeless) {
+            fleet.waiting = plan::reasons(store).await?;
+        }
+        Ok(fleet)
+    }
+
+    /// Why a unit that is wanted is nowhere.
+    #[must_use]
+    pub fn why_nowhere(&self, unit: &str) -> String {
+        if self.machines.is_empty() {
+            "no host is present".to_owned()
+        } else if self.leader.is_none() {
+            "waits for a place, no leader is elected yet".to_owned()
+        } else {
+            let why = self.waiting.get(unit).map(|why| format!(": {why}"));
+            format!("waits for a place{}", why.unwrap_or_default())
+        }
+    }
+
     /// The prefixes whose changes may change what `load` reads.
     #[must_use]
     pub fn prefixes() -> Vec<String> {
         let fixed = [
             keys::machines().as_str().to_owned(),
+            keys::hosts().as_str().to_owned(),
             keys::states().as_str().to_owned(),
             keys::units().as_str().to_owned(),
             keys::schedule().as_str().to_owned(),

@@ -103,7 +103,9 @@ pub async fn drain(store: &Store, args: &DrainArgs, out: &mut impl Write) -> any
     let deadline = args.deadline.map(SignedDuration::try_from).transpose()?;
     let deadline = deadline.map(|time| now.checked_add(time)).transpose()?;
     let (id, host) = change(store, &args.host, |host| {
-        let since = host.drain.as_ref().map_or(now, |drain| drain.since);
+        // The leader counts the time from `since`: what is given now is given from now on.
+        let before = host.drain.as_ref().filter(|_| deadline.is_none());
+        let since = before.map_or(now, |drain| drain.since);
         host.drain = Some(HostDrain { since, deadline });
     })
     .await?;

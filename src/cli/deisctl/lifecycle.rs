@@ -272,7 +272,7 @@ impl<W: Write> Lifecycle<'_, W> {
         let mut shown: BTreeMap<Instance, String> = BTreeMap::new();
         let mut spoke = Instant::now();
         loop {
-            let (open, next_look) = match Fleet::load(self.store).await {
+            let (open, next_look) = match Fleet::load_with_reasons(self.store).await {
                 Ok(fleet) => {
                     let open = self.look(&fleet, instances, goal, &mut shown, &mut spoke)?;
                     if open.is_empty() {

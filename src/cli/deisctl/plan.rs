@@ -1,7 +1,7 @@
 //! `deisctl plan` and `deisctl explain`: what the leader would do now and why, computed here by the
 //! leader's own functions on a picture of etcd at one revision. Nothing is changed.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use clap::ValueEnum;
 use jiff::Timestamp;
@@ -45,6 +45,13 @@ async fn snapshot(store: &Store) -> Result<World, StoreError> {
         first: true,
     });
     Ok(world)
+}
+
+/// What waits now, and why.
+pub(super) async fn reasons(store: &Store) -> Result<BTreeMap<String, String>, StoreError> {
+    let plan = preview::next_round(&snapshot(store).await?, Timestamp::now());
+    let waiting = plan.waiting.into_iter();
+    Ok(waiting.map(|w| (w.what, w.why.to_string())).collect())
 }
 
 /// Shows what the leader would do now, and what the loss of a host would mean.
@@ -110,7 +117,7 @@ fn plan_json(plan: &Plan, survivals: &[Survival]) -> serde_json::Value {
         .collect();
     let waiting = plan.waiting.iter();
     let waiting: Vec<_> = waiting
-        .map(|w| json!({ "what": w.what, "why": w.why }))
+        .map(|w| json!({ "what": w.what, "why": w.why.to_string() }))
         .collect();
     json!({ "steps": steps, "waiting": waiting, "without": survivals })
 }

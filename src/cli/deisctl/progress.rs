@@ -40,14 +40,7 @@ fn running(fleet: &Fleet, instance: Instance) -> Progress {
         .iter()
         .find(|((unit, _), assignment)| *unit == name && assignment.desired == Desired::Run);
     let Some(((_, machine), assignment)) = assigned else {
-        let why = if fleet.machines.is_empty() {
-            "no host is present"
-        } else if fleet.leader.is_none() {
-            "waits for a place, no leader is elected yet"
-        } else {
-            "waits for a place"
-        };
-        return Progress::Open(why.to_owned());
+        return Progress::Open(fleet.why_nowhere(&name));
     };
     let host = fleet.host_label(machine);
     if !fleet.machines.contains_key(machine) {

@@ -286,7 +286,7 @@ impl<W: Write> Units<'_, W> {
         let mut substitute = Substitute::default();
         let mut spoke = Instant::now();
         while !open.is_empty() {
-            let (waits, next_look) = match Fleet::load(self.store).await {
+            let (waits, next_look) = match Fleet::load_with_reasons(self.store).await {
                 Ok(fleet) => {
                     let waits = self.look(&fleet, &mut open, goal, &mut spoke)?;
                     if !open.is_empty() && substitute.is_needed(&fleet) {
@@ -368,12 +368,7 @@ fn progress(fleet: &Fleet, name: &UnitFileName, goal: Goal) -> Result<String, St
         Goal::Is(UnitTarget::Inactive) => nowhere().map(|()| format!("Unit {name} inactive")),
         Goal::Is(target) => {
             let Some((id, assignment)) = place else {
-                let leads = if fleet.leader.is_none() {
-                    ", no leader is elected yet"
-                } else {
-                    ""
-                };
-                return Err(format!("waits for a place{leads}"));
+                return Err(fleet.why_nowhere(name.as_str()));
             };
             let (done, _) = view.current(name);
             let wanted = match target {

@@ -133,12 +133,16 @@ pub(super) async fn add(
         chain: checked.chain,
         expires: checked.facts.not_after,
         created: now,
+        auto: false,
     };
     let key = keys::cert(&record.name);
-    let txn = Txn::new()
-        .absent(&key)
-        .present(&keys::user(&record.owner))
-        .put(&key, &record);
+    // What somebody brings takes the place of what the platform has ordered.
+    let there = ctl.store.get(&key).await?.filter(|cert| cert.value.auto);
+    let txn = match there {
+        Some(ordered) => Txn::new().unchanged(&key, ordered.mod_revision),
+        None => Txn::new().absent(&key),
+    };
+    let txn = txn.present(&keys::user(&record.owner)).put(&key, &record);
     let note = by.note(Action::CertAdd, record.name.as_str());
     match audit::commit_platform(&ctl.store, txn, note).await {
         Ok(revision) => {

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::created;
 use crate::{
+    acme,
     api::{
         valid::{self, Refusal},
         wire,
@@ -23,6 +24,7 @@ use crate::{
     },
     model::{Action, Domain, DomainName, SCHEMA},
     ops::{self, OpsError, audit},
+    plan,
     store::{CommitError, Txn, keys},
 };
 
@@ -49,6 +51,26 @@ pub(super) async fn list(
     Ok(Json(
         paging.cut(domains.iter().map(wire::Domain::from).collect())?,
     ))
+}
+
+/// How each domain gets its certificate. Not v1's.
+pub(super) async fn certs(
+    State(ctl): Ctl,
+    Caller(user): Caller,
+    Path(app): Path<String>,
+) -> Result<Json<Vec<wire::DomainCert>>, ApiError> {
+    let (name, _) = ctl.app(&user, &app, Wish::Use).await?;
+    let view = acme::view(&ctl.store).await?;
+    let on = acme::is_on(&ctl.store).await?;
+    let now = Timestamp::now();
+    let own = view
+        .domains
+        .iter()
+        .filter(|(_, domain)| domain.value.app == name);
+    let shapes = own.map(|(domain, _)| {
+        wire::DomainCert::new(domain, &plan::acme::standing(domain, &view, now), on)
+    });
+    Ok(Json(shapes.collect()))
 }
 
 pub(super) async fn add(

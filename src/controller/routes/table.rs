@@ -140,6 +140,7 @@ routes! {
     GET "/v1/apps/{app}/domains" Read domains::list => 200 Pages<wire::Domain>, "Lists an app's domains";
     POST "/v1/apps/{app}/domains" All domains::add, One<ask::Domain> => 201 One<wire::Domain>, "Adds a domain to an app";
     DELETE "/v1/apps/{app}/domains/{domain}" All domains::remove => 204 Nothing, "Removes a domain from an app";
+    GET "/v1/apps/{app}/certs" Read domains::certs => 200 One<Vec<wire::DomainCert>>, "Shows how each of an app's domains gets its certificate";
     GET "/v1/apps/{app}/perms" Read perms::list => 200 One<wire::Perms>, "Lists who may use an app besides its owner";
     POST "/v1/apps/{app}/perms" All perms::grant, One<ask::Username> => 201 Nothing, "Lets a user use an app";
     DELETE "/v1/apps/{app}/perms/{user}" All perms::revoke => 204 Nothing, "Takes that back";

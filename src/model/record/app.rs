@@ -378,6 +378,9 @@ pub struct Certificate {
     pub expires: Timestamp,
     /// When it was added.
     pub created: Timestamp,
+    /// Ordered by the platform for a custom domain, and renewed by it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
 }
 
 /// `/deis/apps/<app>/push`: under the builder's lease while a push is being built.

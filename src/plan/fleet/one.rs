@@ -1,11 +1,10 @@
 //! One unit: where it is assigned, where it ought to be, and what makes the one the other.
 
-use std::time::Duration;
-
 use super::{
     super::{
         hosts::Losses,
         round::{Batch, Context, Plan},
+        waiting::Reason,
         world::{HostView, Said, World},
     },
     Units, XFleet,
@@ -25,6 +24,7 @@ struct Unit<'a, 'w> {
     wanted: Option<(&'w XFleet, Desired)>,
     /// Of its text: another text is another assignment.
     hash: &'w str,
+    losses: &'a Losses,
     cx: &'a Context<'a>,
     batch: Batch,
 }
@@ -66,6 +66,7 @@ pub(super) fn plan<'w>(
         name,
         wanted: options.zip(desired),
         hash: world.texts.get(name).map_or("", |text| &text.hash),
+        losses,
         cx,
         batch: Batch::default(),
     };
@@ -135,30 +136,26 @@ impl<'w> Unit<'_, 'w> {
         if let Some(refusal) = units.ousts(self.name, options, host) {
             return Some(format!("{} {refusal}", host.view.name(id)));
         }
-        let drain = host.view.record.as_ref()?.value.drain.clone()?;
-        self.leaves_drained(options, id, &drain, units, plan)
+        host.view.drain()?;
+        self.leaves_drained(options, id, units, plan)
     }
 
-    /// The same of a host that is being drained: it leaves when another one takes it, or in the end;
-    /// one that is on all hosts leaves last.
+    /// The same of a host that is being drained: it leaves when another one takes it, or in the end. Of
+    /// the instances of a template one moves at a time: such a unit stops before it starts elsewhere.
+    /// One that is on all hosts leaves last.
     fn leaves_drained(
         &self,
         options: &XFleet,
         id: &'w MachineId,
-        drain: &HostDrain,
         units: &mut Units<'w>,
         plan: &mut Plan,
     ) -> Option<String> {
         let host = units.hosts.get(id)?;
         let name = host.view.name(id);
-        let left = drain.deadline.map(|at| at.duration_since(self.cx.wall));
-        if left.is_some_and(|left| !left.is_positive()) {
+        if self.losses.overdue.contains(id) {
             return Some(format!(
                 "{name} has been drained for as long as it was given"
             ));
-        }
-        if let Some(left) = left.and_then(|left| Duration::try_from(left).ok()) {
-            plan.wake_at(self.cx.now + left);
         }
         if options.global {
             let is_global = |unit: &&UnitFileName| {
@@ -171,24 +168,35 @@ impl<'w> Unit<'_, 'w> {
             return is_empty.then(|| format!("{name} is drained of all else"));
         }
         match units.choose(self.name, options, Some(id)) {
-            Ok(other) => {
-                let why = format!("{name} is being drained");
-                // So that the next unit doesn't count on the same place.
-                units.add(self.name, other);
-                Some(why)
-            }
+            Ok(other) => match units.sibling_on_its_way(self.name) {
+                None => {
+                    let why = format!("{name} is being drained");
+                    // So that the next unit doesn't count on the same place, and waits for its turn.
+                    units.add(self.name, other);
+                    units.moving.insert(self.name);
+                    Some(why)
+                }
+                Some(sibling) => {
+                    let after = sibling.to_string();
+                    self.stays(name, Reason::Turn { after }, plan);
+                    None
+                }
+            },
             Err(why) => {
-                plan.wait(
-                    self.name.as_str(),
-                    format!("it stays on {name}, which is being drained: {why}"),
-                );
+                self.stays(name, why, plan);
                 None
             }
         }
     }
 
+    /// Says that it stays on a host that is being drained, and why.
+    fn stays(&self, on: &str, why: Reason, plan: &mut Plan) {
+        let (on, why) = (on.to_owned(), Box::new(why));
+        plan.wait(self.name.as_str(), Reason::Stays { on, why });
+    }
+
     /// The hosts that have to get it; an error says why there is none that can.
-    fn targets(&self, is_there: bool, units: &mut Units<'w>) -> Result<Vec<&'w MachineId>, String> {
+    fn targets(&self, is_there: bool, units: &mut Units<'w>) -> Result<Vec<&'w MachineId>, Reason> {
         match self.wanted {
             Some((options, _)) if options.global => Ok(units
                 .hosts
@@ -225,6 +233,7 @@ impl<'w> Unit<'_, 'w> {
                 .and(std::mem::take(&mut forgotten));
             let what = format!("{} to {}", self.name, host.view.name(id));
             units.add(self.name, id);
+            units.moving.insert(self.name);
             self.batch.add(what, txn);
         }
         if !forgotten.is_empty() {
@@ -303,7 +312,7 @@ impl<'w> Unit<'_, 'w> {
                 self.batch.add(what, txn.delete(&key));
             }
             Some(Said::State(_) | Said::Unknown) | None => {
-                plan.wait(self.name.as_str(), "stopping");
+                plan.wait(self.name.as_str(), Reason::Unit("stopping".to_owned()));
             }
         }
     }

@@ -10,12 +10,12 @@ use super::{
     options::XFleet,
 };
 use crate::{
-    model::{Desired, Machine, MachineId, UnitFileName},
-    plan::world::HostView,
+    model::{Desired, Machine, MachineId, Phase, UnitFileName},
+    plan::{
+        waiting::{NoHost, Reason},
+        world::{HostView, Said},
+    },
 };
-
-/// Hosts that are named when none takes a unit.
-const NAMED: usize = 8;
 
 /// A host that is there, as units see it.
 pub(super) struct Host<'w> {
@@ -39,6 +39,8 @@ pub(super) struct Units<'w> {
     pub hosts: BTreeMap<&'w MachineId, Host<'w>>,
     /// Units that give up their place on a host, and for which one.
     pub displaced: BTreeMap<&'w UnitFileName, (&'w MachineId, &'w UnitFileName)>,
+    /// Units that this round takes from a drained host, or gives to one.
+    pub moving: BTreeSet<&'w UnitFileName>,
 }
 
 /// Why a host takes no new unit at all.
@@ -177,21 +179,18 @@ impl<'w> Units<'w> {
         name: &UnitFileName,
         options: &XFleet,
         but: Option<&MachineId>,
-    ) -> Result<&'w MachineId, String> {
+    ) -> Result<&'w MachineId, Reason> {
         let hosts = self.hosts.iter().filter(|(id, _)| Some(**id) != but);
         let open = hosts
             .filter(|(_, host)| host.shut.is_none() && self.refuses(name, options, host).is_none());
         let best = open.min_by_key(|(id, host)| (host.rank(), **id));
         best.map(|(id, _)| *id)
-            .ok_or_else(|| self.why_nowhere(name, options))
+            .ok_or_else(|| Reason::NoHost(self.why_nowhere(name, options)))
     }
 
-    fn why_nowhere(&self, name: &UnitFileName, options: &XFleet) -> String {
-        if self.hosts.is_empty() {
-            return "no host is there; start one with deis-agent.service".to_owned();
-        }
-        let mut reasons: Vec<String> = Vec::new();
-        for (id, host) in self.hosts.iter().take(NAMED) {
+    fn why_nowhere(&self, name: &UnitFileName, options: &XFleet) -> NoHost {
+        let mut lacks: Vec<String> = Vec::new();
+        for (id, host) in &self.hosts {
             let refusal = host.shut.map(Refusal::Shut);
             let refusal = refusal.or_else(|| self.refuses(name, options, host));
             let foe = |other: &&UnitFileName| self.neighbours.are_foes(name, other);
@@ -200,12 +199,9 @@ impl<'w> Units<'w> {
                 Some(refusal) => refusal,
                 None => continue,
             };
-            reasons.push(format!("{} {refusal}", host.view.name(id)));
+            lacks.push(format!("{} {refusal}", host.view.name(id)));
         }
-        if self.hosts.len() > NAMED {
-            reasons.push(format!("and {} more", self.hosts.len() - NAMED));
-        }
-        format!("no host can take it: {}", reasons.join("; "))
+        NoHost { lacks }
     }
 
     /// The host for a unit that is nowhere, or why it has to wait; notes whose place it takes.
@@ -213,11 +209,11 @@ impl<'w> Units<'w> {
         &mut self,
         name: &'w UnitFileName,
         options: &XFleet,
-    ) -> Result<&'w MachineId, String> {
+    ) -> Result<&'w MachineId, Reason> {
         if let Some(other) = self.circles.get(name) {
-            return Err(format!(
+            return Err(Reason::Unit(format!(
                 "it replaces {other}, which replaces it: only one of them runs"
-            ));
+            )));
         }
         let why = match self.choose(name, options, None) {
             Ok(id) => return Ok(id),
@@ -237,7 +233,7 @@ impl<'w> Units<'w> {
         );
         self.displaced
             .extend(displaced.into_iter().map(|other| (other, (id, name))));
-        Err(why)
+        Err(Reason::Unit(why))
     }
 
     /// The host on which a unit can take the place of others that find another one, and these.
@@ -266,6 +262,40 @@ impl<'w> Units<'w> {
         });
         let best = candidates.min_by_key(|(id, host, foes)| (foes.len(), host.rank(), *id));
         best.map(|(id, _, foes)| (id, foes))
+    }
+
+    /// Another instance of its template that is just being moved or started, if there is one. One that
+    /// has failed keeps nobody waiting.
+    pub fn sibling_on_its_way(&self, name: &UnitFileName) -> Option<&'w UnitFileName> {
+        let template = name.template()?;
+        let mut siblings = self.options.iter().filter(|(other, options)| {
+            **other != name && !options.global && other.template().as_ref() == Some(&template)
+        });
+        let found = siblings.find(|(other, options)| self.is_on_its_way(other, options));
+        found.map(|(other, _)| *other)
+    }
+
+    fn is_on_its_way(&self, name: &UnitFileName, options: &XFleet) -> bool {
+        if self.moving.contains(name) {
+            return true;
+        }
+        let there = |host: &Host<'w>| Some((host.view, host.view.units.get(name)?));
+        let mut there = self.hosts.values().filter_map(there).peekable();
+        if there.peek().is_none() {
+            return self.choose(name, options, None).is_ok();
+        }
+        there.any(|(view, assignment)| match assignment.value.desired {
+            Desired::Run => match view.said(name.as_str(), assignment.value.uuid) {
+                Said::Nothing => true,
+                Said::State(state) => matches!(
+                    state.phase,
+                    Phase::Preparing | Phase::Starting | Phase::Stopping
+                ),
+                Said::Unknown => false,
+            },
+            Desired::Load => false,
+            Desired::Drain | Desired::Stop => true,
+        })
     }
 
     /// Counts a unit among a host's from here on.

@@ -14,6 +14,7 @@ use crate::{
         round::{LazyPool, Plan},
         schedule::{Chance, Wanted},
         standing::Proc,
+        waiting::{NoPlace, Reason},
     },
     store::{Txn, Versioned, keys},
 };
@@ -133,16 +134,21 @@ impl<'w> Step<'_, 'w> {
             peers: &BTreeMap::new(),
         };
         let Some(machine) = pool.get().place(&wanted, 1).pop() else {
-            let why = format!("{kind}.1: {}", pool.get().shortage(&wanted));
+            let why = NoPlace {
+                slots: vec![ProcessId { kind, number: 1 }],
+                stay_on: None,
+                shortage: pool.get().shortage(&wanted),
+                old_ones_stay: true,
+            };
             let patience = match pool.get().chance(&wanted) {
                 Chance::Room => self.cx.policy.total,
                 Chance::Away => self.cx.policy.ready,
                 Chance::None => std::time::Duration::ZERO,
             };
             if self.waited(Timer::Place, patience, plan) {
-                self.failure.get_or_insert((why.clone(), vec![]));
+                self.failure.get_or_insert((why.to_string(), vec![]));
             }
-            self.waiting.push(why);
+            self.waiting.push(Reason::NoPlace(why));
             return;
         };
         let first = ProcessName::first(self.app.clone(), rollout.release, kind, 1);

@@ -20,8 +20,8 @@ impl Step<'_, '_> {
     pub(super) fn finish(mut self, is_done: bool, own: &mut AppMemory, plan: &mut Plan) {
         own.timers = std::mem::take(&mut self.next_timers);
         own.done = own.done.filter(|_| is_done);
-        for why in &self.waiting {
-            plan.wait(self.app.as_str(), why.as_str());
+        for why in self.waiting.iter() {
+            plan.wait(self.app.as_str(), why.clone());
         }
         let app = keys::app(self.app);
         let key = keys::rollout(self.app);
@@ -60,7 +60,7 @@ impl Step<'_, '_> {
             plan.act(self.app.as_str(), what, base.and(txn));
             plan.tell([self.saying(told)]);
         } else {
-            let waiting = summary(&self.waiting);
+            let waiting = self.waiting.summary();
             if waiting == id.waiting {
                 return;
             }
@@ -165,13 +165,4 @@ fn ended(rollout: &Rollout) -> String {
         (RolloutKind::Restart { .. }, true) => "restarted".to_owned(),
         (RolloutKind::Restart { .. }, false) => "the restart has failed".to_owned(),
     }
-}
-
-/// One line for people out of all reasons.
-fn summary(waiting: &[String]) -> Option<String> {
-    let (first, rest) = waiting.split_first()?;
-    Some(match rest.len() {
-        0 => first.clone(),
-        more => format!("{first}; and {more} more"),
-    })
 }

@@ -7,10 +7,7 @@
 use std::time::Duration;
 
 use super::{Mode, Step, Timer};
-use crate::plan::{
-    drain,
-    standing::{Lag, Proc},
-};
+use crate::plan::standing::{Lag, Proc};
 
 impl Step<'_, '_> {
     /// Whether a process is not to stay where it is.
@@ -22,7 +19,7 @@ impl Step<'_, '_> {
 
     /// Whether its host is drained and the deadline is over: then it goes, replaced or not.
     pub(super) fn is_out_of_time(&self, proc: &Proc<'_>) -> bool {
-        drain::is_over(proc.host.drain(), self.cx.wall)
+        self.losses.overdue.contains(proc.machine)
     }
 
     /// Whether a process that was to take over has had all the time that a rollout would give it.

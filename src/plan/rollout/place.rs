@@ -13,6 +13,7 @@ use crate::{
         round::{LazyPool, Plan, Saying},
         schedule::{Chance, Wanted},
         standing::Proc,
+        waiting::{NoPlace, Reason, Shortage},
         world::Needs,
     },
     store::{Txn, keys},
@@ -95,7 +96,7 @@ impl<'w> Step<'_, 'w> {
         for slot in due {
             by_kind.entry(&slot.kind).or_default().push(slot);
         }
-        let mut short = None;
+        let mut short = Vec::new();
         for (kind, slots) in by_kind {
             let mut peers: BTreeMap<MachineId, u32> = BTreeMap::new();
             for keeper in keepers.values().filter(|keeper| keeper.name.kind == *kind) {
@@ -108,27 +109,22 @@ impl<'w> Step<'_, 'w> {
             };
             let hosts = pool.get().place(&wanted, slots.len());
             if hosts.len() < slots.len() {
-                let why = pool.get().shortage(&wanted);
-                let why = format!("{}: {why}", slots[hosts.len()]);
-                short = Some((why, pool.get().chance(&wanted)));
+                let chance = pool.get().chance(&wanted);
+                let shortage = pool.get().shortage(&wanted);
+                let whys = no_places(&slots[hosts.len()..], others, &shortage);
+                short.extend(whys.map(|why| (why, chance)));
             }
             for (slot, machine) in slots.into_iter().zip(hosts) {
                 self.put_new(slot, &machine, needs, others);
                 covered.insert(slot.clone());
             }
         }
-        if let Some((why, chance)) = short {
-            let olds = others.values().flatten().any(|proc| !proc.lost);
-            let hint = if olds {
-                "; the old ones keep their places until new ones serve"
-            } else {
-                ""
-            };
+        for (why, chance) in short {
             // While something of ours is on its way, it may make room: it is waited for first.
             if covered.is_empty() {
-                self.no_place(format!("{why}{hint}"), chance, plan);
+                self.no_place(why, chance, plan);
             } else {
-                self.waiting.push(format!("{why}{hint}"));
+                self.waiting.push(Reason::NoPlace(why));
             }
         }
         covered
@@ -151,16 +147,16 @@ impl<'w> Step<'_, 'w> {
     }
 
     /// Nothing that the rollout wants has a place: that is waited for as long as there is a chance.
-    pub(super) fn no_place(&mut self, why: String, chance: Chance, plan: &mut Plan) {
+    pub(super) fn no_place(&mut self, why: NoPlace, chance: Chance, plan: &mut Plan) {
         let patience = match chance {
             Chance::Room => self.cx.policy.total,
             Chance::Away => self.cx.policy.ready,
             Chance::None => Duration::ZERO,
         };
         if self.mode() == Mode::Forward && self.waited(Timer::Place, patience, plan) {
-            self.failure.get_or_insert((why.clone(), vec![]));
+            self.failure.get_or_insert((why.to_string(), vec![]));
         }
-        self.waiting.push(why);
+        self.waiting.push(Reason::NoPlace(why));
     }
 
     /// A new process in a slot, in one transaction with the end of those it replaces on lost hosts.
@@ -178,7 +174,8 @@ impl<'w> Step<'_, 'w> {
             slot.number,
         );
         let process = self.view.next_incarnation(first);
-        let key = keys::assignment(machine, &process.to_string());
+        let process = process.to_string();
+        let key = keys::assignment(machine, &process);
         let needs = needs.of(&slot.kind);
         let assignment = Assignment {
             schema: SCHEMA,
@@ -221,4 +218,30 @@ impl<'w> Step<'_, 'w> {
         let view = self.world.hosts.get(machine);
         view.map_or_else(|| machine.to_string(), |view| view.name(machine).to_owned())
     }
+}
+
+/// Why these slots get no process: together, but for those whose old ones stay on a drained host, which
+/// are named beside it.
+fn no_places<'o>(
+    slots: &[&ProcessId],
+    others: &'o Others<'_>,
+    shortage: &'o Shortage,
+) -> impl Iterator<Item = NoPlace> + use<'o> {
+    let drained = |slot: &ProcessId| {
+        let mut procs = others.get(slot).into_iter().flatten();
+        let stays = procs.find(|proc| !proc.lost && proc.host.drain().is_some())?;
+        Some(stays.host.name(stays.machine).to_owned())
+    };
+    let mut groups: BTreeMap<Option<String>, Vec<ProcessId>> = BTreeMap::new();
+    for slot in slots {
+        let group = groups.entry(drained(slot)).or_default();
+        group.push((*slot).clone());
+    }
+    let old_ones_stay = others.values().flatten().any(|proc| !proc.lost);
+    groups.into_iter().map(move |(stay_on, slots)| NoPlace {
+        slots,
+        stay_on,
+        shortage: shortage.clone(),
+        old_ones_stay,
+    })
 }

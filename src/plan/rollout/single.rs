@@ -11,6 +11,7 @@ use crate::{
         round::{LazyPool, Plan},
         schedule::{Resources, Wanted},
         standing::Proc,
+        waiting::NoPlace,
     },
     store::{Txn, keys},
 };
@@ -149,16 +150,33 @@ impl<'w> Step<'_, 'w> {
             tags: &needs.tags,
             peers: &BTreeMap::new(),
         };
-        let mut then = pool.get().clone();
+        let then = pool.get();
+        let own = |proc: &Proc<'_>| Resources::of(&proc.assignment.value.work);
         for proc in there {
-            then.release(proc.machine, Resources::of(&proc.assignment.value.work));
+            then.release(proc.machine, own(proc));
         }
-        if !then.place(&wanted, 1).is_empty() {
+        let place = then.place(&wanted, 1);
+        let refused = place
+            .is_empty()
+            .then(|| (then.shortage(&wanted), then.chance(&wanted)));
+        // It was only a question: all is as it was.
+        for id in &place {
+            then.release(id, wanted.needs);
+        }
+        for proc in there {
+            then.take_back(proc.machine, own(proc));
+        }
+        let Some((shortage, chance)) = refused else {
             return true;
-        }
-        // Nothing was placed: it is as it was.
-        let why = format!("{slot}: {}", then.shortage(&wanted));
-        self.no_place(why, then.chance(&wanted), plan);
+        };
+        let drained = there.iter().find(|proc| proc.host.drain().is_some());
+        let why = NoPlace {
+            slots: vec![slot.clone()],
+            stay_on: drained.map(|proc| proc.host.name(proc.machine).to_owned()),
+            shortage,
+            old_ones_stay: true,
+        };
+        self.no_place(why, chance, plan);
         false
     }
 }

@@ -47,7 +47,7 @@ fn after(walked: Option<At>) -> (Bound<At>, Bound<At>) {
 }
 
 impl<'s> Search<'s> {
-    pub fn new(pool: &Pool<'_>, wanted: &'s Wanted<'s>) -> Self {
+    pub fn new(pool: &Pool, wanted: &'s Wanted<'s>) -> Self {
         let mut search = Self {
             wanted,
             peers: HashMap::new(),
@@ -73,7 +73,7 @@ impl<'s> Search<'s> {
     }
 
     /// The best host that can take one; it is to be [taken](Self::took).
-    pub fn next(&mut self, pool: &Pool<'_>) -> Option<u32> {
+    pub fn next(&mut self, pool: &Pool) -> Option<u32> {
         while let Some(&(load, at)) = pool.fronts.range(after(self.walked)).next() {
             let better = |(rank, queued): &(Rank, u32)| ((0, 0, load), at) > (*rank, *queued);
             if self.queue.first().is_some_and(better) {
@@ -94,7 +94,7 @@ impl<'s> Search<'s> {
     }
 
     /// Notes that the host has one more; its resources are reserved already.
-    pub fn took(&mut self, pool: &Pool<'_>, at: u32) {
+    pub fn took(&mut self, pool: &Pool, at: u32) {
         let host = &pool.hosts[at as usize];
         let number = self.peers.entry(at).or_default();
         let Some(opened) = self.opened.get_mut(&host.domain) else {
@@ -111,7 +111,7 @@ impl<'s> Search<'s> {
     }
 
     /// Finds the next host of an opened domain.
-    fn queue_next(&mut self, pool: &Pool<'_>, domain: u32) {
+    fn queue_next(&mut self, pool: &Pool, domain: u32) {
         let Some(opened) = self.opened.get_mut(&domain) else {
             return;
         };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a test says of a host; a pool borrows from it.
+/// What a test says of a host.
 #[derive(Debug, Clone)]
 struct Spec {
     id: MachineId,
@@ -44,10 +44,10 @@ impl Spec {
         self
     }
 
-    fn room(&self) -> Room<'_> {
+    fn room(&self) -> Room {
         Room {
-            id: &self.id,
-            name: self.id.as_str(),
+            id: self.id.clone(),
+            name: self.id.to_string(),
             offered: Resources {
                 memory_bytes: self.memory.0,
                 cpu_shares: self.cpu.0,
@@ -58,12 +58,12 @@ impl Spec {
             },
             processes: 0,
             closed: self.closed,
-            labels: Labels::new(None, &self.labels),
+            labels: self.labels.clone(),
         }
     }
 }
 
-fn pool(specs: &[Spec]) -> Pool<'_> {
+fn pool(specs: &[Spec]) -> Pool {
     Pool::new(specs.iter().map(Spec::room).collect(), "zone")
 }
 
@@ -285,7 +285,7 @@ fn a_shortage_is_explained() {
         host(6, 1 << 30, 0).closed(Closed::Draining),
     ];
     assert_eq!(
-        pool(&specs).shortage(&wanted),
+        pool(&specs).shortage(&wanted).to_string(),
         "no host can take it: of 6, 1 lacks 512 MiB of free memory, 1 lacks 100 free CPU shares, \
          2 don't have the tags disk=ssd, 1 is cordoned, 1 is being drained"
     );

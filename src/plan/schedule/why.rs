@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Closed, Load, Pool, Resources, Wanted};
-use crate::model::MachineId;
+use crate::{model::MachineId, plan::waiting::Shortage};
 
 /// Why a host can't take a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,21 +20,26 @@ pub enum Refusal {
 
 impl Refusal {
     /// `lacks 512 MiB of free memory`, or in the plural.
-    fn words(self, wanted: &Wanted<'_>, many: bool) -> String {
+    pub(in crate::plan) fn words(
+        self,
+        needs: Resources,
+        tags: &BTreeMap<String, String>,
+        many: bool,
+    ) -> String {
         let verb = |one: &'static str, more: &'static str| if many { more } else { one };
         match self {
             Self::Memory => format!(
                 "{} {} MiB of free memory",
                 verb("lacks", "lack"),
-                wanted.needs.memory_bytes.div_ceil(1 << 20)
+                needs.memory_bytes.div_ceil(1 << 20)
             ),
             Self::Cpu => format!(
                 "{} {} free CPU shares",
                 verb("lacks", "lack"),
-                wanted.needs.cpu_shares
+                needs.cpu_shares
             ),
             Self::Tags => {
-                let tags = wanted.tags.iter().map(|(k, v)| format!("{k}={v}"));
+                let tags = tags.iter().map(|(k, v)| format!("{k}={v}"));
                 let tags: Vec<String> = tags.collect();
                 format!(
                     "{} have the tags {}",
@@ -83,7 +88,7 @@ pub struct Ranked {
     pub refusal: Option<String>,
 }
 
-impl Pool<'_> {
+impl Pool {
     /// What waiting for a place may bring, when there is none now.
     #[must_use]
     pub fn chance(&self, wanted: &Wanted<'_>) -> Chance {
@@ -92,9 +97,7 @@ impl Pool<'_> {
                 && offered.cpu_shares >= wanted.needs.cpu_shares
         };
         let mut rooms = self.hosts.iter().map(|host| &host.room);
-        if self.hosts.is_empty()
-            || rooms.any(|room| room.labels.have(wanted.tags) && could(room.offered))
-        {
+        if self.hosts.is_empty() || rooms.any(|room| room.has(wanted.tags) && could(room.offered)) {
             Chance::Room
         } else if self.incomplete {
             Chance::Away
@@ -105,27 +108,18 @@ impl Pool<'_> {
 
     /// Says why no host takes such a process, and what would help.
     #[must_use]
-    pub fn shortage(&self, wanted: &Wanted<'_>) -> String {
-        if self.hosts.is_empty() {
-            return "no host is there; start one with deis-agent.service".to_owned();
-        }
+    pub fn shortage(&self, wanted: &Wanted<'_>) -> Shortage {
         let mut refusals: BTreeMap<Refusal, usize> = BTreeMap::new();
-        for refusal in self
-            .hosts
-            .iter()
-            .filter_map(|host| host.room.refuses(wanted))
-        {
+        let rooms = self.hosts.iter().map(|host| &host.room);
+        for refusal in rooms.filter_map(|room| room.refuses(wanted)) {
             *refusals.entry(refusal).or_default() += 1;
         }
-        let parts: Vec<String> = refusals
-            .into_iter()
-            .map(|(refusal, number)| format!("{number} {}", refusal.words(wanted, number > 1)))
-            .collect();
-        format!(
-            "no host can take it: of {}, {}",
-            self.hosts.len(),
-            parts.join(", ")
-        )
+        Shortage {
+            hosts: self.hosts.len(),
+            refusals,
+            needs: wanted.needs,
+            tags: wanted.tags.clone(),
+        }
     }
 
     /// All hosts in the order in which they would be taken; those that can't take it come last.
@@ -142,18 +136,18 @@ impl Pool<'_> {
             .iter()
             .map(|host| {
                 let room = &host.room;
-                let peers = wanted.peers.get(room.id).copied().unwrap_or(0);
+                let peers = wanted.peers.get(&room.id).copied().unwrap_or(0);
                 let domain_peers = domains.get(&host.domain).copied().unwrap_or(0);
                 let refusal = room.refuses(wanted);
                 let ranked = Ranked {
                     id: room.id.clone(),
-                    host: room.name.to_owned(),
-                    domain: self.domains[host.domain as usize].name.map(str::to_owned),
+                    host: room.name.clone(),
+                    domain: self.domains[host.domain as usize].name.clone(),
                     domain_peers,
                     peers,
                     load_percent: host.load.0 / 10_000,
                     free: room.free(),
-                    refusal: refusal.map(|refusal| refusal.words(wanted, false)),
+                    refusal: refusal.map(|refusal| refusal.words(wanted.needs, wanted.tags, false)),
                 };
                 ((refusal.is_some(), domain_peers, peers, host.load), ranked)
             })

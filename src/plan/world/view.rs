@@ -118,35 +118,28 @@ impl AppView {
     /// they are ordered by last.
     #[must_use]
     pub fn next_incarnation(&self, process: ProcessName) -> ProcessName {
+        if self.placed.is_empty() && self.services.is_empty() && self.reported.is_empty() {
+            return process;
+        }
         let last = ProcessName {
             incarnation: NonZeroU32::MAX,
             ..process.clone()
         };
-        let until = (last.clone(), MachineId::last());
-        let highest = [
-            self.placed
-                .range(..=until)
-                .next_back()
-                .map(|((name, _), _)| name),
-            self.services
-                .range(..=&last)
-                .next_back()
-                .map(|(name, _)| name),
-            self.reported
-                .range(..=&last)
-                .next_back()
-                .map(|(name, _)| name),
-        ]
-        .into_iter()
-        .flatten()
-        .filter(|other| {
-            ProcessName {
-                incarnation: process.incarnation,
-                ..(*other).clone()
-            } == process
-        })
-        .map(|other| other.incarnation)
-        .max();
+        let until = (last, MachineId::last());
+        let placed = self.placed.range(..=&until).next_back();
+        let service = self.services.range(..=&until.0).next_back();
+        let report = self.reported.range(..=&until.0).next_back();
+        let names = [
+            placed.map(|((name, _), _)| name),
+            service.map(|(name, _)| name),
+            report.map(|(name, _)| name),
+        ];
+        let is_same = |other: &&ProcessName| {
+            (&other.kind, other.number) == (&process.kind, process.number)
+                && (&other.app, other.release) == (&process.app, process.release)
+        };
+        let highest = names.into_iter().flatten().filter(is_same);
+        let highest = highest.map(|other| other.incarnation).max();
         let incarnation = highest.map_or(process.incarnation, |n| n.saturating_add(1));
         ProcessName {
             incarnation,

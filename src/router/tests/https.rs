@@ -95,6 +95,7 @@ fn record(name: &str, names: &[&str], files: &Files) -> Certificate {
         chain: files.certificate.clone(),
         expires: Timestamp::MAX,
         created: Timestamp::UNIX_EPOCH,
+        auto: false,
     }
 }
 

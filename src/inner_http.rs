@@ -1,15 +1,23 @@
 //! A small HTTP server for ports that only the platform itself reaches: health, metrics, figures. Few
 //! connections at once, short lives, and no way for a client to hold any of it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::serve::Listener;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use http::{
+    Request, Response, StatusCode,
+    header::{CONTENT_TYPE, HOST},
+};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
+use hyper::{body::Incoming, client, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 /// Connections at once; the next ones wait in the kernel's queue.
@@ -51,6 +59,30 @@ where
             }
         });
     }
+}
+
+/// Asks another host's inner port for a path, on a connection of its own. The caller bounds the time.
+///
+/// # Errors
+/// When it can't be had, is no `200`, or is longer than `longest`.
+pub async fn get<S>(stream: S, host: SocketAddr, path: &str, longest: usize) -> io::Result<Bytes>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(io::Error::other)?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get(path)
+        .header(HOST, host.to_string())
+        .body(Empty::<Bytes>::new())
+        .map_err(io::Error::other)?;
+    let answer = sender.send_request(request).await;
+    let answer = answer.map_err(io::Error::other)?;
+    if answer.status() != StatusCode::OK {
+        return Err(io::Error::other(format!("it answers {}", answer.status())));
+    }
+    let body = Limited::new(answer.into_body(), longest).collect().await;
+    Ok(body.map_err(io::Error::other)?.to_bytes())
 }
 
 /// An answer of a content type.

@@ -142,6 +142,7 @@ impl Cluster {
             single: Default::default(),
             collaborators: Default::default(),
             last_rollout: None,
+            policy: None,
             destroying: false,
         };
         self.put(&keys::config(&name, id), &config);
@@ -164,6 +165,7 @@ impl Cluster {
             view_since: Duration::ZERO,
             fence: 1,
             policy: &policy,
+            counts: None,
             new_id: &new_id,
         };
         let changed = self.world.take_changed();

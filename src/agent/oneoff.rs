@@ -18,6 +18,8 @@ pub struct End {
     pub exit_code: i32,
     /// What else there is to say.
     pub remark: Option<String>,
+    /// Its last lines, if they tell why it failed and nobody else has them.
+    pub log: Vec<String>,
 }
 
 /// Reads what the unit's ExecStopPost= wrote: `$EXIT_CODE $EXIT_STATUS $SERVICE_RESULT`.
@@ -31,7 +33,11 @@ pub fn parse_end(text: &str) -> Option<End> {
         _ => 128 + signal_number(status),
     };
     let remark = (result == "oom-kill").then(|| "killed: out of memory".to_owned());
-    Some(End { exit_code, remark })
+    Some(End {
+        exit_code,
+        remark,
+        log: Vec::new(),
+    })
 }
 
 fn signal_number(name: &str) -> i32 {
@@ -55,6 +61,7 @@ pub fn end_of(paths: &Paths, name: &ProcessName) -> End {
         .unwrap_or_else(|| End {
             exit_code: LOST,
             remark: Some("the host went down while it ran; it was not started again".into()),
+            log: Vec::new(),
         })
 }
 
@@ -88,7 +95,12 @@ mod tests {
             ),
         ];
         for (text, exit_code, remark) in cases {
-            assert_eq!(parse_end(text), Some(End { exit_code, remark }), "{text}");
+            let end = End {
+                exit_code,
+                remark,
+                log: Vec::new(),
+            };
+            assert_eq!(parse_end(text), Some(end), "{text}");
         }
         assert_eq!(parse_end(""), None);
     }

@@ -227,6 +227,7 @@ mod tests {
             withdrawn: None,
             restarts,
             exit: None,
+            exit_code: None,
             since: outside::now(),
             reason: None,
             log: Vec::new(),

@@ -422,6 +422,7 @@ mod tests {
                             result: OutcomeResult::Succeeded,
                             reason: None,
                             log: Vec::new(),
+                            receipt: None,
                             finished: created,
                         },
                     )

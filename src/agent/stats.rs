@@ -11,18 +11,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, StatusCode, header::HOST};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     sync::Mutex,
     task::JoinSet,
     time::{self, Instant},
 };
-use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 use uuid::Uuid;
 
@@ -32,6 +26,7 @@ use super::{
 };
 use crate::{
     api::stats::{DiskFigures, HostFigures, HostStats, ProcessFigures},
+    inner_http,
     link::links,
     outside,
 };
@@ -267,20 +262,6 @@ pub async fn ask_all<K: Ord + Send + 'static>(
 async fn ask(way: Way) -> io::Result<HostStats> {
     let stream = TcpStream::connect(way.via).await?;
     let link = links().secure(stream, way.agent).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(link))
-        .await
-        .map_err(io::Error::other)?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = Request::get(PATH)
-        .header(HOST, way.agent.to_string())
-        .body(Empty::<Bytes>::new())
-        .map_err(io::Error::other)?;
-    let answer = sender.send_request(request).await;
-    let answer = answer.map_err(io::Error::other)?;
-    if answer.status() != StatusCode::OK {
-        return Err(io::Error::other(format!("it answers {}", answer.status())));
-    }
-    let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-    let body = body.map_err(io::Error::other)?.to_bytes();
+    let body = inner_http::get(link, way.agent, PATH, ANSWER_MAX).await?;
     Ok(serde_json::from_slice(&body)?)
 }

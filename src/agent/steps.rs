@@ -218,8 +218,15 @@ impl<U: Units, R: Runtime> Edges<U, R> {
                     memory_bytes,
                     ..
                 } => {
-                    let errand = self.errand(&job, order, attach.as_deref(), *memory_bytes)?;
-                    self.start_run(&job, &errand, &progress).await
+                    let name = process_name(&job.name)?;
+                    let records = self.records(&name, &job).await?;
+                    let order = match order {
+                        Some(order) => self.open_order(&job, order)?,
+                        None => once::order_of(&name, &records)?,
+                    };
+                    let errand = once::errand(&job, order, attach.as_deref(), *memory_bytes)?;
+                    self.start_run(&job, &name, &records, &errand, &progress)
+                        .await
                 }
                 Work::Unit { hash } => self.start_raw(&job, hash).await,
             }

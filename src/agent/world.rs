@@ -20,7 +20,7 @@ use super::{
     steps::{StepError, unit_of},
 };
 use crate::{
-    model::{Assignment, Desired, MachineState, ProcessName, ProcessType, Revision, Work},
+    model::{Assignment, Desired, MachineState, ProcessName, Revision, Work},
     plan::units::{
         Busy, Kind, Knowledge, Lease, Plan, Published, Running, Seen, Waiting, Wanted, plan,
     },
@@ -52,7 +52,11 @@ pub fn kind_of(name: &str, work: &Work) -> Kind {
     match work {
         Work::Unit { .. } => Kind::Unit,
         Work::Run { .. } => Kind::Run,
-        Work::Process { .. } => kind_of_name(name),
+        Work::Process { .. } => match name.parse::<ProcessName>() {
+            Ok(process) if process.kind.is_routable() => Kind::Routable,
+            Ok(_) => Kind::Plain,
+            Err(_) => Kind::Unit,
+        },
     }
 }
 
@@ -60,7 +64,7 @@ pub fn kind_of(name: &str, work: &Work) -> Kind {
 pub fn kind_of_name(name: &str) -> Kind {
     match name.parse::<ProcessName>() {
         Err(_) => Kind::Unit,
-        Ok(process) if process.kind == ProcessType::run() => Kind::Run,
+        Ok(process) if process.kind.is_one_off() => Kind::Run,
         Ok(process) if process.kind.is_routable() => Kind::Routable,
         Ok(_) => Kind::Plain,
     }

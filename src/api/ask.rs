@@ -148,6 +148,38 @@ pub struct Scale(pub BTreeMap<String, u32>);
 #[schemars(rename = "SingleRequest")]
 pub struct Single(pub BTreeMap<String, bool>);
 
+/// `POST apps/<app>/maintenance/`. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "MaintenanceRequest")]
+pub struct Maintenance {
+    /// Whether visitors get a page instead of the app.
+    pub on: bool,
+    /// The page, as HTML; the platform's own words when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
+}
+
+/// `POST apps/<app>/rollout/`: what is absent stays as it is. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PolicyRequest")]
+pub struct Policy {
+    /// False takes the policy away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<bool>,
+    /// Share of each type's processes that come first, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<u32>,
+    /// How long they are watched, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<u32>,
+    /// Errors that are allowed, in percent of their answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<u32>,
+    /// Requests that may get no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u32>,
+}
+
 /// `POST apps/<app>/run`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "RunRequest")]

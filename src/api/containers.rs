@@ -56,14 +56,13 @@ impl Fleet {
         filter: Filter<'_>,
         now: Timestamp,
     ) -> Vec<Container> {
-        let one_off = ProcessType::run();
         let mut of_app: Vec<_> = self
             .assigned
             .iter()
             .filter(|(_, name, _)| name.app == *app)
             .filter(|(_, name, _)| match filter.kind {
                 Some(kind) => name.kind == *kind,
-                None => name.kind != one_off,
+                None => !name.kind.is_one_off(),
             })
             .filter(|(_, name, _)| filter.number.is_none_or(|number| name.number == number))
             .collect();
@@ -324,6 +323,7 @@ mod tests {
                     port: None,
                     withdrawn: None,
                     exit: None,
+                    exit_code: None,
                     restarts: 0,
                     since: Timestamp::UNIX_EPOCH,
                     reason: None,

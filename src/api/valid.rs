@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 pub use self::account::*;
 use crate::{
     model::{
-        AppName, ConfigName, DomainName, ProcessType, ReleaseNumber, Username, WHITELIST_VARIABLE,
-        Whitelist,
+        AppName, ConfigName, DomainName, PolicyChange, ProcessType, ReleaseNumber, Username,
+        WHITELIST_VARIABLE, Whitelist,
     },
     render,
 };
@@ -329,6 +329,47 @@ pub fn single(fields: &Fields) -> Result<BTreeMap<ProcessType, bool>, Refusal> {
         ));
     }
     Ok(marks)
+}
+
+/// `POST apps/<app>/maintenance/`: whether it is on, and the page.
+///
+/// # Errors
+/// When it says neither true nor false, or the page is no text.
+pub fn maintenance(fields: &Fields) -> Result<(bool, Option<String>), Refusal> {
+    let on = fields.get("on").and_then(Value::as_bool);
+    let on = on.ok_or_else(|| Refusal::field("on", "say true or false"))?;
+    let page = match fields.get("page") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(page)) => Some(page.clone()),
+        Some(_) => return Err(Refusal::field("page", "it has to be a text")),
+    };
+    Ok((on, page))
+}
+
+/// `POST apps/<app>/rollout/`: what is changed; none: there is to be no policy.
+///
+/// # Errors
+/// When something is no number.
+pub fn policy(fields: &Fields) -> Result<Option<PolicyChange>, Refusal> {
+    match fields.get("on") {
+        None | Some(Value::Null | Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => return Ok(None),
+        Some(_) => return Err(Refusal::field("on", "say true or false")),
+    }
+    let number = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+            let refuse = || Refusal::field(name, "it has to be a whole number");
+            number.ok_or_else(refuse).map(Some)
+        }
+    };
+    Ok(Some(PolicyChange {
+        share: number("share")?,
+        watch: number("watch")?,
+        errors: number("errors")?,
+        failed: number("failed")?,
+    }))
 }
 
 /// `POST apps/<app>/releases/rollback/`: the release to go back to, if the request names one.

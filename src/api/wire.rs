@@ -151,6 +151,7 @@ mod tests {
             result: model::OutcomeResult::Failed,
             reason: Some("web.1 exits with 1".into()),
             log: vec![],
+            receipt: None,
             finished: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(Release::new(&release, None).summary, "ada added FOO");

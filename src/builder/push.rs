@@ -19,6 +19,12 @@ use super::{
 use crate::{
     git,
     image::layout::Layout,
+    logger::{
+        self,
+        client::Whose,
+        query::Query,
+        view::{self, Piece},
+    },
     model::*,
     ops::{OpsError, audit::Actor, change, follow},
     registry::replicas::{RegistriesError, repository_of},
@@ -278,7 +284,21 @@ async fn launch(
     let release = change.release;
     daemon.teller.say_release(app, release);
     if let Some(rollout) = change.rollout {
-        let ended = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say).await?;
+        let wait = follow::wait(&daemon.store, app, rollout, follow::LIMIT, &mut say);
+        let ended = if built.procfile.contains_key(&ProcessType::release()) {
+            // Ends with the rollout, whatever becomes of the log.
+            let lines = release_lines(daemon, app, output);
+            tokio::select! {
+                biased;
+                ended = wait => ended?,
+                never = lines => match never {},
+            }
+        } else {
+            wait.await?
+        };
+        if let Some(receipt) = &ended.receipt {
+            output.detail(&receipt.words()).await;
+        }
         match ended.result {
             OutcomeResult::Succeeded => {}
             OutcomeResult::Failed | OutcomeResult::Superseded => {
@@ -304,6 +324,36 @@ async fn launch(
         .raw("\n       To learn more, use `deis help`\n\n".to_owned())
         .await;
     Ok(release)
+}
+
+/// Shows the pusher what the release command prints, as it comes. Best effort: it is in the app's log in
+/// any case.
+async fn release_lines(
+    daemon: &Daemon,
+    app: &AppName,
+    output: &Output,
+) -> std::convert::Infallible {
+    let query = Query {
+        lines: logger::query::MAX_LINES,
+        follow: true,
+        of: ProcessType::release().as_str().parse().ok(),
+        since_ms: u64::try_from(Timestamp::now().as_millisecond()).ok(),
+    };
+    if let Ok(Some(record)) = daemon.store.get(&keys::app(app)).await {
+        let whose = Whose::of(app, &record.value);
+        match view::open(&daemon.store, whose, query).await {
+            Ok(Some(mut view)) => {
+                while let Some(piece) = view.next().await {
+                    if let Piece::Text(text) = piece {
+                        text.lines().for_each(|line| output.detail_now(line));
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%app, %error, "the release command's log can't be shown"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Writes down which commit is deployed, for the other builders' repositories. Best effort: without

@@ -131,7 +131,7 @@ impl Shared {
                 uuid,
                 desired: Desired::Run,
                 work: Work::Run {
-                    order: self.key.seal(&order_context(uuid), &order),
+                    order: Some(self.key.seal(&order_context(uuid), &order)),
                     attach: attach.clone(),
                     memory_bytes: needs.memory_bytes,
                     cpu_shares: config.cpu_shares(&kind),

@@ -325,6 +325,7 @@ async fn finish(store: &Store, name: &AppName, rollout: Rollout) {
             result,
             reason,
             log,
+            receipt: None,
             finished: Timestamp::now(),
         };
         txn = txn.put(&keys::outcome(name, release), &outcome);
@@ -396,6 +397,7 @@ fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
         port: None,
         withdrawn: None,
         exit: None,
+        exit_code: None,
         restarts: 0,
         since: Timestamp::now(),
         reason,
@@ -413,7 +415,7 @@ async fn agent(store: Store) {
             let Some(entry) = change.entry else { continue };
             let assignment: Assignment = entry.decode().expect("assignment");
             let Work::Run {
-                order,
+                order: Some(order),
                 attach: Some(attach),
                 ..
             } = assignment.work

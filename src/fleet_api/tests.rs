@@ -93,6 +93,7 @@ async fn run(store: &Store, name: &str, text: &str) {
         withdrawn: None,
         restarts: 0,
         exit: None,
+        exit_code: None,
         since: Timestamp::UNIX_EPOCH,
         reason: None,
         log: vec![],

@@ -7,6 +7,7 @@
 //! is unknown ends the term: the next term's fence keeps it from arriving late.
 
 mod election;
+mod gather;
 mod metrics;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -29,6 +30,7 @@ use crate::{
     store::{CommitError, Feed, Store, StoreError, keys},
 };
 use election::Term;
+use gather::Gathering;
 pub use metrics::Metrics;
 
 /// Transactions under way at once.
@@ -83,12 +85,15 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), LeaderError> {
     let teller = Teller::start(store.clone());
-    let address = settings.address.to_string();
-    take_part(store, address, Some(teller), metrics, stop).await;
+    let mut engine = Engine::new(store, settings.address.to_string());
+    (engine.teller, engine.metrics) = (Some(teller), metrics);
+    engine.gathering = Some(Gathering::default());
+    engine.take_part(stop).await;
     Ok(())
 }
 
-/// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can.
+/// Runs for the leadership and leads while elected; says in apps' logs what it did, if it can. Routers
+/// aren't asked for what they count: deploys get no receipt.
 pub async fn take_part(
     store: Store,
     address: String,
@@ -99,17 +104,7 @@ pub async fn take_part(
     let mut engine = Engine::new(store, address);
     engine.teller = teller;
     engine.metrics = metrics;
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            () = engine.wait() => {}
-        }
-        engine.turn().await;
-        engine.metrics.led(engine.term.is_some());
-    }
-    engine.resign().await;
-    engine.metrics.led(false);
+    engine.take_part(stop).await;
 }
 
 /// Leads until `until` holds, then gives the leadership back: how `deisctl` starts a platform that has
@@ -161,6 +156,8 @@ struct Engine {
     said: BTreeSet<Waiting>,
     said_unreadable: BTreeSet<String>,
     metrics: Arc<Metrics>,
+    /// What routers are asked and say; none where they can't be asked.
+    gathering: Option<Gathering>,
 }
 
 impl Engine {
@@ -184,7 +181,22 @@ impl Engine {
             said: BTreeSet::new(),
             said_unreadable: BTreeSet::new(),
             metrics: Arc::default(),
+            gathering: None,
         }
+    }
+
+    async fn take_part(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = self.wait() => {}
+            }
+            self.turn().await;
+            self.metrics.led(self.term.is_some());
+        }
+        self.resign().await;
+        self.metrics.led(false);
     }
 
     /// Waits for news, the end of a wait, or the end of the term. Cancel safe.
@@ -196,9 +208,16 @@ impl Engine {
             wake
         };
         let term = &self.term;
+        let gathering = &mut self.gathering;
         let update = tokio::select! {
             biased;
             update = self.feed.next() => Some(update),
+            () = async {
+                match gathering {
+                    Some(gathering) => gathering.answered().await,
+                    None => std::future::pending().await,
+                }
+            } => None,
             () = sleep_until(wake) => None,
             () = async {
                 match term {
@@ -302,6 +321,7 @@ impl Engine {
             view_since: unbroken.saturating_duration_since(self.epoch),
             fence: term.fence,
             policy: &policy,
+            counts: self.gathering.as_ref().map(Gathering::known),
             new_id: &outside::uuid,
         };
         let changed = self.world.take_changed();
@@ -310,6 +330,14 @@ impl Engine {
         self.metrics.planned(&self.world, &plan);
         self.wake = plan.wake.map(|wake| self.epoch + wake);
         self.speak(plan.waiting);
+        if let Some(gathering) = &mut self.gathering {
+            gathering.forget_all_but(|app| {
+                let view = self.world.apps().get(app);
+                view.is_some_and(|view| view.rollout.is_some())
+            });
+            let routers = self.world.routers();
+            gathering.ask(plan.asks, routers, now - self.epoch);
+        }
         plan.acts
     }
 

@@ -158,7 +158,7 @@ name!(
 name!(
     /// Type of a process (`web`, `worker`): 1 to 31 of `a-z 0-9 - _`, first a letter.
     ///
-    /// `run` is the type of one-off processes. Safe in a unit name, an etcd key and a path.
+    /// `run` is the type of one-off processes, `release` that of what is run once per release. Safe in a unit name, an etcd key and a path.
     ProcessType,
     |text| check(
         "a process type",
@@ -175,6 +175,18 @@ impl ProcessType {
     #[must_use]
     pub fn run() -> Self {
         Self("run".to_owned())
+    }
+
+    /// The type of the command that is run once for each release, before anything of it starts.
+    #[must_use]
+    pub fn release() -> Self {
+        Self("release".to_owned())
+    }
+
+    /// Whether processes of this type are run once and never kept running: nobody scales them.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        matches!(self.as_str(), "run" | "release")
     }
 
     /// Whether processes of this type are published to the routers: `web` and `cmd`.

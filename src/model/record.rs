@@ -5,11 +5,12 @@ mod acme;
 mod app;
 mod audit;
 mod fleet;
+mod rollout;
 mod user;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::{acme::*, app::*, audit::*, fleet::*, user::*};
+pub use self::{acme::*, app::*, audit::*, fleet::*, rollout::*, user::*};
 
 /// The schema version that this program writes into every record.
 pub const SCHEMA: u16 = 1;

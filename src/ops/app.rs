@@ -82,6 +82,7 @@ fn plan_create(owner: &Username, name: &AppName, now: Timestamp) -> (App, Txn) {
         collaborators: Default::default(),
         single: Default::default(),
         last_rollout: None,
+        policy: None,
         destroying: false,
     };
     let txn = Txn::new()

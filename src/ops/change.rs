@@ -68,6 +68,8 @@ struct Next {
     new_config: bool,
     build: Option<Build>,
     new_build: bool,
+    /// Whether it is new to the app, and is watched if its owner wants that.
+    is_new: bool,
     structure: Structure,
 }
 
@@ -280,6 +282,7 @@ impl Base {
             new_config: true,
             build: self.build.clone(),
             new_build: false,
+            is_new: true,
             structure: self.app.value.structure.clone(),
         })
     }
@@ -312,6 +315,7 @@ impl Base {
             new_config: false,
             build: Some(build),
             new_build: true,
+            is_new: true,
         }
     }
 
@@ -358,6 +362,7 @@ impl Base {
             new_config: false,
             build,
             new_build: false,
+            is_new: false,
             structure,
         })
     }
@@ -410,6 +415,8 @@ impl Base {
             structure,
             previous_structure: app.structure.clone(),
             phase: RolloutPhase::Forward,
+            command: None,
+            watch: None,
             waiting: None,
             by: by.clone(),
             started: now,
@@ -460,7 +467,18 @@ impl Base {
             txn = txn.put(&keys::outcome(name, other.value.release), &outcome);
         }
         let rollout = if next.build.is_some() {
-            let rollout = self.rollout(RolloutKind::Release, version, next.structure, by, now);
+            let serves = app.structure.values().any(|count| *count > 0);
+            let policy = app.policy.filter(|_| next.is_new && serves);
+            let has_command = |build: &Build| build.procfile.contains_key(&ProcessType::release());
+            let mut rollout = self.rollout(RolloutKind::Release, version, next.structure, by, now);
+            rollout.command = next
+                .build
+                .as_ref()
+                .and_then(|build| has_command(build).then_some(ReleaseCommand::Due));
+            rollout.watch = policy.map(|policy| Watch {
+                policy,
+                passed: false,
+            });
             txn = txn.put(&keys::rollout(name), &rollout);
             Some(rollout.id)
         } else {

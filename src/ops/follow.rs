@@ -22,6 +22,8 @@ pub struct Ended {
     pub reason: Option<String>,
     /// Last lines of the process that failed.
     pub log: Vec<String>,
+    /// What the routers counted.
+    pub receipt: Option<Receipt>,
 }
 
 /// Waits until a rollout has ended. `say` hears what it waits for, each time that changes.
@@ -106,20 +108,26 @@ async fn ended(
     };
     let ours = app.last_rollout.filter(|end| end.id == id);
     Ok(match (ours, outcome) {
-        (Some(end), outcome) => Ended {
-            result: end.result,
-            reason: end.reason,
-            log: outcome.map(|o| o.log).unwrap_or_default(),
-        },
+        (Some(end), outcome) => {
+            let (log, receipt) = outcome.map(|o| (o.log, o.receipt)).unwrap_or_default();
+            Ended {
+                result: end.result,
+                reason: end.reason,
+                log,
+                receipt,
+            }
+        }
         (None, Some(outcome)) => Ended {
             result: outcome.result,
             reason: outcome.reason,
             log: outcome.log,
+            receipt: outcome.receipt,
         },
         (None, None) => Ended {
             result: OutcomeResult::Superseded,
             reason: Some("another change took over".to_owned()),
             log: Vec::new(),
+            receipt: None,
         },
     })
 }
@@ -147,6 +155,8 @@ mod tests {
             structure: Structure::new(),
             previous_structure: Structure::new(),
             phase: RolloutPhase::Forward,
+            command: None,
+            watch: None,
             waiting: None,
             by: user.clone(),
             started: Timestamp::UNIX_EPOCH,
@@ -168,6 +178,7 @@ mod tests {
             collaborators: BTreeSet::new(),
             single: Default::default(),
             last_rollout: Some(failed),
+            policy: None,
             destroying: false,
         };
         let key = keys::rollout(&name);

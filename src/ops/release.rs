@@ -47,6 +47,7 @@ pub(super) const fn succeeded(version: ReleaseNumber, finished: Timestamp) -> Ou
         result: OutcomeResult::Succeeded,
         reason: None,
         log: Vec::new(),
+        receipt: None,
         finished,
     }
 }
@@ -127,6 +128,9 @@ pub(super) fn config_summary(
 /// Whether a build has a process type: those of its Procfile, `cmd` for what an image does by itself,
 /// and whatever a buildpack's defaults may hold.
 pub(super) fn is_type(build: &Build, kind: &ProcessType) -> bool {
+    if kind.is_one_off() {
+        return false;
+    }
     build.procfile.contains_key(kind)
         || match build.kind {
             ImageKind::Slug => false,
@@ -170,6 +174,10 @@ pub fn scaled(
 ) -> Result<Structure, OpsError> {
     let mut next = current.clone();
     for (kind, count) in wanted {
+        if *kind == ProcessType::release() && build.procfile.contains_key(kind) {
+            let why = "release is run once for each release, before it serves: it can't be scaled";
+            return Err(OpsError::Invalid(why.to_owned()));
+        }
         if !is_type(build, kind) {
             return Err(OpsError::UnknownType(kind.clone()));
         }

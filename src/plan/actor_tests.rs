@@ -45,6 +45,7 @@ impl Local {
             port: None,
             withdrawn: None,
             exit: None,
+            exit_code: None,
             restarts: 0,
             since: Timestamp::UNIX_EPOCH,
             reason: None,
@@ -75,6 +76,8 @@ pub(super) struct Router {
     pub(super) held: BTreeSet<String>,
     pub(super) applied: Revision,
     pub(super) drained: Revision,
+    /// Changes of routes that it knows.
+    pub(super) routes: Revision,
 }
 
 impl Sim {
@@ -147,6 +150,17 @@ impl Sim {
                 }
                 Desired::Run | Desired::Load => {}
             }
+            if let Work::Run { .. } = assignment.work {
+                if !agent.local.contains_key(&name) {
+                    *self.commands.entry(process.release).or_default() += 1;
+                }
+                let local = agent
+                    .local
+                    .entry(name)
+                    .or_insert_with(|| Local::new(&assignment));
+                self.run_command(&mut local.state);
+                continue;
+            }
             let local = agent
                 .local
                 .entry(name)
@@ -199,6 +213,22 @@ impl Sim {
         }
     }
 
+    /// A step in the life of a release command.
+    fn run_command(&self, state: &mut ProcessState) {
+        match (state.phase, self.command) {
+            (Phase::Preparing, _) => state.phase = Phase::Starting,
+            (Phase::Starting, Some(code)) => {
+                (state.phase, state.ready) = (Phase::Stopping, true);
+                state.exit_code = Some(code);
+                state.reason = Some(format!("ended with exit code {code}"));
+                if code != 0 {
+                    state.log = vec!["no such table".into()];
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn withdraw(&mut self, name: &str, local: &Local) -> Revision {
         let Some(published) = local.published else {
             return self.kv.revision;
@@ -242,6 +272,7 @@ impl Sim {
         router.held.extend(router.table.difference(&table).cloned());
         router.table = table;
         router.applied = revision;
+        router.routes = self.kv.routes;
         if router.held.is_empty() {
             router.drained = revision;
         }
@@ -267,6 +298,8 @@ impl Sim {
             address: format!("{ip}:80"),
             applied: router.applied,
             drained: router.drained,
+            drained_by_app: None,
+            routes: Some(router.routes),
         };
         let key = keys::router(ip);
         if self.kv.get(&key).is_none_or(|(there, _)| there != presence) {

@@ -44,6 +44,8 @@ mod tests {
             value: Route {
                 schema: SCHEMA,
                 maintenance: true,
+                page: None,
+                hold: false,
                 whitelist: whitelist.clone(),
             },
             mod_revision: 5,
@@ -64,6 +66,8 @@ mod tests {
         let first = Route {
             schema: SCHEMA,
             maintenance: false,
+            page: None,
+            hold: false,
             whitelist: list.clone(),
         };
         let want = Txn::new().absent(&key).put(&key, &first);

@@ -151,6 +151,7 @@ fn a_clock_that_jumps_ends_no_drain_and_a_new_leader_knows_what_is_left() {
             view_since: Duration::ZERO,
             fence: 1,
             policy: &policy,
+            counts: None,
             new_id: &Uuid::nil,
         };
         let mut plan = Plan::default();

@@ -412,6 +412,7 @@ fn obey(sim: &mut Sim) {
                 port: None,
                 withdrawn: None,
                 exit: None,
+                exit_code: None,
                 restarts: 0,
                 since: Timestamp::UNIX_EPOCH,
                 reason: None,

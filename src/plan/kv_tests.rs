@@ -15,6 +15,8 @@ pub(super) struct Kv {
     pub(super) revision: Revision,
     /// The last change below `/deis/services/`.
     pub(super) services: Revision,
+    /// The last change below `/deis/routes/`.
+    pub(super) routes: Revision,
     pub(super) unseen: Vec<Change>,
 }
 
@@ -71,6 +73,9 @@ impl Kv {
         for op in txn.ops() {
             if op_key(op).starts_with("/deis/services/") {
                 self.services = revision;
+            }
+            if op_key(op).starts_with("/deis/routes/") {
+                self.routes = revision;
             }
             match op {
                 Op::Put { key, value, lease } => {

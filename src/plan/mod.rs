@@ -32,6 +32,7 @@ pub mod preview;
 mod preview_tests;
 pub mod proxy_header;
 mod rebalance;
+pub mod receipt;
 mod removal;
 pub mod rollout;
 pub mod round;
@@ -44,6 +45,8 @@ mod sim_tests;
 mod standing;
 #[cfg(test)]
 mod story_tests;
+#[cfg(test)]
+mod switch_tests;
 pub mod units;
 pub mod waiting;
 pub mod world;

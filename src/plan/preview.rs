@@ -39,6 +39,7 @@ fn with_context<T>(world: &World, wall: Timestamp, work: impl FnOnce(&Context<'_
         view_since: Duration::ZERO,
         fence: world.leader().map_or(0, |leader| leader.create_revision),
         policy: &policy,
+        counts: None,
         new_id: &new_id,
     })
 }

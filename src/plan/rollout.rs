@@ -5,11 +5,14 @@
 //! the last one stopped. A slot (`web.1`) has one *keeper*, the process that is to stay; whatever
 //! else fills the slot goes once the keeper serves.
 
+mod command;
 mod end;
 mod goal;
+mod hold;
 mod leave;
 mod place;
 mod single;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +30,10 @@ use super::{
     waiting::{Reason, Reasons},
     world::{AppView, World},
 };
-use crate::{model::*, store::Versioned};
+use crate::{
+    model::*,
+    store::{Txn, Versioned},
+};
 
 /// What a timer measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +50,10 @@ pub(super) enum Timer {
     Drained(Uuid),
     /// A free place for anything.
     Place,
+    /// Routers that don't know yet that they have to hold requests.
+    Hold,
+    /// What the first processes of a rollout do with requests.
+    Watch(Uuid),
 }
 
 /// What the rounds remember of one app.
@@ -53,6 +63,8 @@ pub struct AppMemory {
     of: Option<(Uuid, bool)>,
     timers: BTreeMap<Timer, Duration>,
     voiced: Option<Duration>,
+    /// Since when nothing is left to do but to ask the routers.
+    done: Option<Duration>,
 }
 
 /// The state of one step.
@@ -72,6 +84,8 @@ struct Step<'s, 'w> {
     batch: Batch,
     waiting: Reasons,
     failure: Option<(String, Vec<String>)>,
+    /// The rollout's own next step: its record, with what goes along with that.
+    turn: Option<(String, Txn, Rollout)>,
 }
 
 /// What is in slots besides their keepers.
@@ -141,8 +155,10 @@ pub(super) fn step(
         batch: Batch::default(),
         waiting: Reasons::default(),
         failure: None,
+        turn: None,
     };
     step.one_offs(&procs);
+    step.command(&procs, pool, plan);
     let is_done = step.processes(&procs, pool, plan);
     step.finish(is_done, own, plan);
 }
@@ -169,14 +185,24 @@ impl<'w> Step<'_, 'w> {
         for proc in procs.iter().filter(|proc| proc.is_one_off()) {
             if proc.lost {
                 removal::forget_lost(proc, self.view, &mut self.batch);
-            } else if proc.desired() == Desired::Stop || proc.is_over() || self.is_out_of_time(proc)
-            {
+            } else if self.is_done_with(proc) {
                 removal::retire(proc, None, self.cx, &mut self.batch, &mut self.waiting);
             } else if proc.host.drain().is_some() {
                 let why = "its host is being drained; a one-off process is waited for";
                 self.waiting.push(format!("{}: {why}", proc.label()));
             }
         }
+    }
+
+    /// Whether a one-off process is to go.
+    fn is_done_with(&self, proc: &Proc<'w>) -> bool {
+        let rollout = self.view.rollout.as_ref();
+        let has_ended = if proc.name.kind == ProcessType::release() {
+            !command::is_awaited(proc, rollout)
+        } else {
+            proc.is_over()
+        };
+        proc.desired() == Desired::Stop || has_ended || self.is_out_of_time(proc)
     }
 
     /// Everything but one-offs; whether the goal is reached.
@@ -235,8 +261,14 @@ impl<'w> Step<'_, 'w> {
         let missing_now = missing.len();
         let all_settled = missing.is_empty() && unsettled == 0;
 
-        let slots = self.stop_first(&missing, &keepers, &settled, &others, pool, plan);
-        let free: BTreeSet<&ProcessId> = missing
+        self.hold(&wanted, &keepers, &settled);
+        let open = self.open(&missing, &keepers);
+        let is_complete = open.is_empty()
+            && unsettled == 0
+            && !keepers.keys().any(|slot| others.contains_key(slot));
+        let is_watched = self.watch(is_complete, plan);
+        let slots = self.stop_first(&open, &keepers, &settled, &others, pool, plan);
+        let free: BTreeSet<&ProcessId> = open
             .iter()
             .filter(|slot| !slots.taken.contains(**slot))
             .copied()
@@ -276,7 +308,8 @@ impl<'w> Step<'_, 'w> {
                 self.retire(proc, plan);
             }
         }
-        missing_now == 0 && unsettled == 0 && others.is_empty() && self.failure.is_none()
+        let is_through = missing_now == 0 && unsettled == 0 && others.is_empty();
+        is_through && !is_watched && self.failure.is_none()
     }
 
     const fn mode(&self) -> Mode {

@@ -18,6 +18,7 @@ use super::{
     fleet,
     hosts::{self, HostMemory},
     rebalance::{self, RebalanceMemory},
+    receipt::Gathered,
     rollout::{self, AppMemory},
     schedule::Pool,
     settings::Placing,
@@ -50,6 +51,10 @@ pub struct Policy {
     pub ready: Duration,
     /// How long a new process may take in all, and how long a rollout waits for a free place.
     pub total: Duration,
+    /// How long the `release:` command of a Procfile may take.
+    pub command: Duration,
+    /// How long routers may take to say what they have counted.
+    pub receipt: Duration,
     /// How long a router may take to acknowledge before it counts as silent.
     pub router_silence: Duration,
     /// How long a router that went away may still be serving its last table.
@@ -76,6 +81,8 @@ impl Default for Policy {
             stop: Duration::from_secs(STOP_GRACE_SECS as u64),
             ready: Duration::from_secs(60),
             total: Duration::from_secs(600),
+            command: Duration::from_secs(600),
+            receipt: Duration::from_secs(2),
             router_silence: Duration::from_secs(30),
             router_linger: Duration::from_secs(10),
             surge: 4,
@@ -127,6 +134,9 @@ pub struct Context<'c> {
     pub fence: Revision,
     /// Bounds.
     pub policy: &'c Policy,
+    /// What routers have counted, by app, as far as they were asked ([`Plan::asks`]); none where nobody
+    /// can ask them.
+    pub counts: Option<&'c BTreeMap<AppName, Gathered>>,
     /// Draws a new id.
     pub new_id: &'c dyn Fn() -> Uuid,
 }
@@ -171,6 +181,8 @@ pub struct Plan {
     pub acts: Vec<Act>,
     /// What waits.
     pub waiting: Vec<Waiting>,
+    /// Apps of which routers are to be asked what they have counted.
+    pub asks: BTreeSet<AppName>,
     /// When to plan again even if nothing changes, on the caller's monotonic clock.
     pub wake: Option<Duration>,
 }
@@ -187,6 +199,11 @@ impl Plan {
     /// Asks to be called again at `at`.
     pub(super) fn wake_at(&mut self, at: Duration) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Has the routers asked what they have counted of an app.
+    pub(super) fn ask(&mut self, app: &AppName) {
+        self.asks.insert(app.clone());
     }
 
     pub(super) fn act(&mut self, about: &str, what: impl Into<String>, txn: Txn) {

@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{AppName, Domain, DomainName, PartPresence, Record, Revision, Route},
+    model::{AppName, Domain, DomainName, PartPresence, ProcessName, Record, Revision, Route},
     store::keys,
 };
 
@@ -27,6 +27,14 @@ pub struct Endpoint {
     pub revision: Revision,
     /// Where it listens.
     pub address: SocketAddr,
+}
+
+impl Endpoint {
+    /// The process that listens there; none when it is a part of the platform.
+    #[must_use]
+    pub fn process(&self) -> Option<ProcessName> {
+        keys::parse_service(&self.key)
+    }
 }
 
 /// What a key is, or that it is gone.
@@ -113,6 +121,21 @@ impl<B> AppRoute<B> {
     #[must_use]
     pub fn in_maintenance(&self) -> bool {
         matches!(&self.route, Some((_, Known::Route(route))) if route.maintenance)
+    }
+
+    /// What visitors read then, if its owner has said it.
+    #[must_use]
+    pub fn page(&self) -> Option<&str> {
+        match &self.route {
+            Some((_, Known::Route(route))) => route.page.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether requests wait when it has no process.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(&self.route, Some((_, Known::Route(route))) if route.hold)
     }
 
     /// Whether a client of this address may come in; nobody may without a whitelist where those are

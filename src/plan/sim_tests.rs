@@ -14,6 +14,7 @@ use super::{
     World,
     actor_tests::{Agent, Health, Router},
     kv_tests::Kv,
+    receipt::{AppCounts, Gathered},
     round::{Context, Memory, Plan, Policy, is_fenced, round},
 };
 use crate::{
@@ -40,6 +41,16 @@ pub(super) struct Sim {
     /// Slots that had several processes when their type was marked, and still have so many.
     pub(super) doubles: BTreeMap<ProcessId, usize>,
     pub(super) last: Plan,
+    /// What the routers say of the app when they are asked; none: they can't be.
+    pub(super) said: Option<AppCounts>,
+    /// Whether new releases have a release command, and how that ends; none: never.
+    pub(super) has_command: bool,
+    pub(super) command: Option<i32>,
+    /// How often each release's command was begun.
+    pub(super) commands: BTreeMap<ReleaseNumber, u32>,
+    /// How new releases are watched.
+    pub(super) policy: Option<RolloutPolicy>,
+    gathered: BTreeMap<AppName, Gathered>,
 }
 
 pub(super) fn app() -> AppName {
@@ -87,6 +98,12 @@ impl Sim {
             single: BTreeSet::new(),
             doubles: BTreeMap::new(),
             last: Plan::default(),
+            said: Some(AppCounts::default()),
+            has_command: false,
+            command: Some(0),
+            commands: BTreeMap::new(),
+            policy: None,
+            gathered: BTreeMap::new(),
         };
         sim.elect();
         for n in 1..=hosts {
@@ -197,10 +214,22 @@ impl Sim {
             view_since: self.view_since,
             fence: self.fence,
             policy: &policy,
+            counts: self.said.is_some().then_some(&self.gathered),
             new_id: &new_id,
         };
         let changed = self.world.take_changed();
         self.last = round(&self.world, &changed, &mut self.memory, &context);
+        for app in &self.last.asks {
+            let answers = self
+                .routers
+                .keys()
+                .map(|ip| (ip.clone(), self.said.clone()));
+            let gathered = Gathered {
+                at: self.now,
+                answers: answers.collect(),
+            };
+            self.gathered.insert(app.clone(), gathered);
+        }
         for act in &self.last.acts {
             assert!(
                 is_fenced(&act.txn, self.fence),
@@ -434,6 +463,7 @@ impl Sim {
             collaborators: BTreeSet::new(),
             single: self.single.clone(),
             last_rollout: None,
+            policy: None,
             destroying: false,
         };
         self.kv.put(&keys::app(&app()), &record);
@@ -448,6 +478,11 @@ impl Sim {
 
     pub(super) fn roll(&mut self, change: RolloutKind, release: u32, wanted: &Structure) {
         let record = self.record();
+        let is_release = change == RolloutKind::Release;
+        let watch = self.policy.map(|policy| Watch {
+            policy,
+            passed: false,
+        });
         let rollout = Rollout {
             schema: 1,
             id: self.id(),
@@ -457,6 +492,8 @@ impl Sim {
             structure: wanted.clone(),
             previous_structure: record.structure.clone(),
             phase: RolloutPhase::Forward,
+            command: (self.has_command && is_release).then_some(ReleaseCommand::Due),
+            watch: watch.filter(|_| is_release),
             waiting: None,
             by: user(),
             started: Timestamp::UNIX_EPOCH,

@@ -143,7 +143,7 @@ impl<'w> Proc<'w> {
         let behind = world
             .routers
             .iter()
-            .filter(|(_, router)| router.applied < *published);
+            .filter(|(_, router)| router.applied() < *published);
         let behind: Vec<String> = behind.map(|(ip, _)| ip.clone()).collect();
         (!behind.is_empty()).then_some(Lag::Routers(behind))
     }
@@ -176,7 +176,7 @@ impl<'w> Proc<'w> {
         // A router that lost its lease a moment ago may be serving its last table still.
         let departed = memory.departed.iter().map(|(ip, (router, _))| (ip, router));
         let all = world.routers.iter().chain(departed);
-        let behind = all.filter(|(_, router)| router.drained < withdrawn);
+        let behind = all.filter(|(_, router)| router.drained(&self.name.app) < withdrawn);
         let mut behind: Vec<String> = behind.map(|(ip, _)| ip.clone()).collect();
         if memory.young {
             behind.push("that went before this leader watched".to_owned());

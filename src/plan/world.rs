@@ -117,6 +117,11 @@ impl World {
         &self.apps
     }
 
+    /// The addresses of the routers that are registered.
+    pub fn routers(&self) -> impl Iterator<Item = &str> {
+        self.routers.keys().map(String::as_str)
+    }
+
     /// Keys whose records can't be read, and why.
     #[must_use]
     pub const fn unreadable(&self) -> &BTreeMap<String, String> {
@@ -404,13 +409,9 @@ impl World {
         self.changed.routers = true;
         match &change.entry {
             Some(entry) => {
-                let said = entry.decode::<RouterPresence>();
-                let (applied, drained) = said.map_or((0, 0), |said| (said.applied, said.drained));
-                let create_revision = entry.create_revision;
                 let view = RouterView {
-                    applied,
-                    drained,
-                    create_revision,
+                    said: entry.decode::<RouterPresence>().ok(),
+                    create_revision: entry.create_revision,
                 };
                 self.routers.insert(ip.to_owned(), view);
             }

@@ -12,7 +12,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::body::RequestBody;
+use super::{body::RequestBody, tally::ReleaseTally};
 use crate::plan::routes::Endpoint;
 
 /// How long an idle upstream connection may live, reaper's pause included.
@@ -66,6 +66,8 @@ pub struct Backend {
     endpoint: Endpoint,
     /// Its process's name, for the access log.
     name: String,
+    /// What its requests are counted by; none when it is a part of the platform.
+    tally: Option<Arc<ReleaseTally>>,
     in_flight: AtomicUsize,
     gone: AtomicBool,
     /// Cancelled when it leaves the table: tunnels begin their last seconds.
@@ -90,11 +92,17 @@ impl Backend {
     /// A backend that nobody uses yet; `released` is told when the last holder of a withdrawn one
     /// is gone.
     #[must_use]
-    pub fn new(endpoint: &Endpoint, workers: usize, released: Arc<Notify>) -> Self {
+    pub fn new(
+        endpoint: &Endpoint,
+        workers: usize,
+        released: Arc<Notify>,
+        tally: Option<Arc<ReleaseTally>>,
+    ) -> Self {
         let name = endpoint.key.rsplit('/').next().unwrap_or_default();
         Self {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
+            tally,
             in_flight: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
@@ -123,6 +131,12 @@ impl Backend {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its requests are counted by.
+    #[must_use]
+    pub const fn tally(&self) -> Option<&Arc<ReleaseTally>> {
+        self.tally.as_ref()
     }
 
     /// Requests and tunnels that hold it.

@@ -1,6 +1,10 @@
 //! One request and its answer, from its head to its last byte: what is held, measured and logged.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +14,7 @@ use super::{
     backend::{Backend, Held, Place, Sender},
     metrics::{AppFigures, Metrics},
     pace::Busy,
+    tally::{Fate, ReleaseTally},
 };
 
 /// What a request's line in the access log says of its head.
@@ -49,6 +54,15 @@ pub struct Exchange {
     app: Option<Arc<AppFigures>>,
     /// The client's connection, which waits for an answer.
     busy: Busy,
+    /// It had to wait for a process.
+    pub held: bool,
+    /// What it is counted by when no release gets it.
+    pub unserved: Option<Arc<ReleaseTally>>,
+    /// The client broke off while it sent the request: nobody else's failure.
+    pub left: bool,
+    /// After that time the answer began.
+    answered: Option<Duration>,
+    broke_off: bool,
 }
 
 #[derive(Debug)]
@@ -81,6 +95,11 @@ impl Exchange {
             last: None,
             app: None,
             busy,
+            held: false,
+            unserved: None,
+            left: false,
+            answered: None,
+            broke_off: false,
         }
     }
 
@@ -101,6 +120,7 @@ impl Exchange {
     /// The backend answers: it is held, and its connection kept, until the body has passed.
     pub fn answered(&mut self, held: Held, place: Place, sender: Option<Sender>) {
         self.last = Some(Arc::clone(&held));
+        self.answered = Some(self.started.elapsed());
         self.upstream = Some(Upstream {
             held,
             place,
@@ -147,6 +167,7 @@ impl Exchange {
     /// The answer broke off.
     pub fn failed(&mut self, why: &impl std::fmt::Display) {
         self.error = Some(why.to_string());
+        self.broke_off = true;
         self.upstream = None;
     }
 
@@ -163,6 +184,21 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// How it went, for its release.
+    fn fate(&self) -> Fate {
+        let is_error = self.status.is_some_and(|status| status.is_server_error());
+        Fate {
+            answered: self.answered,
+            error: is_error && self.answered.is_some(),
+            // Without an answer of the app's, the status is the router's own.
+            failed: self.broke_off || (is_error && self.answered.is_none() && !self.left),
+            held: self.held,
+            retried: self.retries,
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let broken = self.upstream.take().is_some();
@@ -170,6 +206,10 @@ impl Drop for Exchange {
         let status = self.status.map_or(499, |status| status.as_u16());
         let took = self.started.elapsed();
         self.metrics.finished(status);
+        let of_release = self.last.as_ref().and_then(|backend| backend.tally());
+        if let Some(tally) = of_release.or(self.unserved.as_ref()) {
+            tally.count(self.fate());
+        }
         if let Some(app) = &self.app {
             app.finished(status, took);
         }

@@ -65,16 +65,20 @@ impl Following {
             prefix,
             ledger: Ledger::default(),
             held: Vec::new(),
-            acks: acks_sender,
+            acks: acks_sender.clone(),
         };
         let mut tasks = vec![tokio::spawn(services.follow(Arc::clone(&filled_sender)))];
         for prefix in other_prefixes() {
             let (live, filled) = (Arc::clone(live), Arc::clone(&filled_sender));
+            let acks = acks_sender.clone();
             let mut feed = store.follow(&prefix);
             tasks.push(tokio::spawn(async move {
                 loop {
                     let update = feed.next().await;
                     live.update(&prefix, &update);
+                    if prefix == keys::routes().as_str() {
+                        acks.send_modify(|acks| acks.routes = update.revision);
+                    }
                     if update.first {
                         filled.send_modify(|n| *n += 1);
                     }
@@ -156,9 +160,11 @@ impl Services {
             }
             held
         });
-        let acks = self.ledger.acks();
-        self.acks
-            .send_if_modified(|last| std::mem::replace(last, acks) != acks);
+        let mut acks = self.ledger.acks();
+        self.acks.send_if_modified(|last| {
+            acks.routes = last.routes;
+            (*last != acks).then(|| *last = acks).is_some()
+        });
     }
 
     fn cut_the_longest(&self) {

@@ -10,11 +10,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Registration, proxy::Proxy};
 use crate::inner_http::{self, Answer};
 
+/// Where it answers, on its host's address.
+pub const PORT: u16 = 9090;
+/// Where it tells what was counted of an app; the app's name follows.
+pub const RECEIPTS: &str = "/receipts/";
+
 /// This router's registration, once there is one.
-pub type Registered = watch::Receiver<Option<Registration>>;
+pub(super) type Registered = watch::Receiver<Option<Registration>>;
 
 /// Answers until the stop: then the next router may have the socket already.
-pub async fn serve(
+pub(super) async fn serve(
     listener: TcpListener,
     proxy: Arc<Proxy>,
     registration: Registered,
@@ -42,12 +47,25 @@ fn answer(
         _ if !known => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
         "/health-check" => health(registration, stop),
         "/metrics" => (StatusCode::OK, proxy.metrics_page()),
+        path if path.starts_with(RECEIPTS) => return receipt(&path[RECEIPTS.len()..], proxy),
         _ => (
             StatusCode::NOT_FOUND,
             "try /health-check or /metrics\n".to_owned(),
         ),
     };
     inner_http::text(status, text)
+}
+
+/// What was counted of an app, for the leader at the end of a deploy.
+fn receipt(app: &str, proxy: &Proxy) -> Answer {
+    let Ok(app) = app.parse() else {
+        return inner_http::text(StatusCode::NOT_FOUND, "no app can be called so\n");
+    };
+    let counts = proxy.live.tallies.of_app(&app);
+    match serde_json::to_vec(&counts) {
+        Ok(json) => inner_http::answer(StatusCode::OK, "application/json", json),
+        Err(error) => inner_http::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }
 
 /// Healthy: registered, by our own clock, and not about to stop.

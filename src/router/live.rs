@@ -18,6 +18,7 @@ use super::{
     backend::{Backend, Held},
     certs::Certs,
     challenges::Challenges,
+    tally::{AppTally, Tallies},
 };
 use crate::{
     model::{AppName, DomainName, Revision},
@@ -54,8 +55,10 @@ pub enum Choice {
     Exhausted,
     /// The app or controller is known and has no process.
     NoProcess,
-    /// The app's owner has switched it off.
-    Maintenance,
+    /// The same, and one is about to come.
+    Hold(Arc<AppTally>),
+    /// The app's owner has switched it off; visitors read this.
+    Maintenance(Option<String>),
     /// The app's owner doesn't let this client in.
     Forbidden,
     /// Nobody answers to that name.
@@ -88,6 +91,8 @@ pub struct Live {
     /// The certificates that go with it.
     pub(super) certs: Arc<Certs>,
     settings: RwLock<Settings>,
+    /// What is counted of each release.
+    pub(super) tallies: Tallies,
     /// What authorities are answered.
     pub(super) challenges: Challenges,
     workers: usize,
@@ -106,6 +111,7 @@ impl Live {
             table: RwLock::default(),
             certs: Arc::new(certs),
             settings: RwLock::default(),
+            tallies: Tallies::default(),
             challenges: Challenges::default(),
             workers,
             started: Instant::now(),
@@ -267,7 +273,9 @@ impl Live {
     ) -> Vec<Arc<Backend>> {
         let mut make = |endpoint: &Endpoint| {
             let released = Arc::clone(&self.released);
-            Arc::new(Backend::new(endpoint, self.workers, released))
+            let process = endpoint.process();
+            let tally = process.map(|process| self.tallies.of_process(&process));
+            Arc::new(Backend::new(endpoint, self.workers, released, tally))
         };
         let applied = apply(&mut self.write(), &mut make);
         for record in &applied.bad {
@@ -303,7 +311,12 @@ impl Live {
             Target::App(_, app) if !app.admits(client, settings.enforce_whitelist) => {
                 return Choice::Forbidden;
             }
-            Target::App(_, app) if app.in_maintenance() => return Choice::Maintenance,
+            Target::App(_, app) if app.in_maintenance() => {
+                return Choice::Maintenance(app.page().map(str::to_owned));
+            }
+            Target::App(name, app) if app.slots().is_empty() && app.is_held() => {
+                return Choice::Hold(self.tallies.app(name));
+            }
             Target::App(_, app) => app.slots(),
             Target::Controller(_) if !settings.controller_admits(client) => {
                 return Choice::Forbidden;
@@ -339,6 +352,16 @@ impl Live {
             .map_or(Choice::Exhausted, |at| {
                 Choice::Backend(slots[at].backend.hold())
             })
+    }
+
+    /// Where a request is counted that no release of its app gets.
+    #[must_use]
+    pub fn unserved(&self, host: &str) -> Option<Arc<AppTally>> {
+        let host = parse_host(host).ok()?;
+        match self.read().lookup(&host) {
+            Target::App(name, _) => Some(self.tallies.app(name)),
+            Target::Controller(_) | Target::Unknown => None,
+        }
     }
 
     /// Where builders take connections, in the order in which to try them.

@@ -8,6 +8,7 @@
 //!   and tunnels (`upgrade`), or says why not (`refusal`);
 //! - an `exchange` is what one request holds, measures (`metrics`) and logs (`access`);
 //! - `keeper` holds the sockets and what systemd knows of the router; `sockets` sets them up;
+//! - `tally` counts what became of each release's requests, and is where they wait for a process;
 //! - `ledger` says what may be acknowledged to a rollout, [`start`] registers it;
 //! - `tcp` is port 2222, `health` is port 9090, `tls` and `certs` are what makes port 443 HTTPS,
 //!   `challenges` what authorities are answered that look for proof of a domain.
@@ -23,7 +24,7 @@ mod exchange;
 mod follow;
 mod front;
 mod headers;
-mod health;
+pub mod health;
 mod idle;
 pub mod keeper;
 mod ledger;
@@ -35,6 +36,7 @@ mod proxy;
 mod refusal;
 mod saved;
 mod sockets;
+mod tally;
 mod tcp;
 mod tls;
 mod upgrade;
@@ -155,7 +157,7 @@ impl RouterOptions {
             http: at(80),
             https: at(443),
             git: at(2222),
-            health: at(9090),
+            health: at(health::PORT),
             state: "/var/lib/deis/router".into(),
             tls: "/etc/deis/router".into(),
             workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(8)),
@@ -243,11 +245,8 @@ struct Registration {
 impl Registration {
     /// Says what may be acknowledged now.
     fn acknowledge(&self) {
-        let now = *self.acks.borrow();
-        self.presence.update(|said| {
-            said.applied = now.applied;
-            said.drained = now.drained;
-        });
+        let now = self.acks.borrow().clone();
+        self.presence.update(|said| now.tell(said));
     }
 }
 
@@ -437,14 +436,17 @@ impl Router {
             return self;
         };
         let id = outside::uuid();
-        let now = *acks.borrow();
-        let value = RouterPresence {
+        let now = acks.borrow().clone();
+        let mut value = RouterPresence {
             schema: SCHEMA,
             id,
             address: SocketAddr::new(self.options.ip, self.options.http.port()).to_string(),
-            applied: now.applied,
-            drained: now.drained,
+            applied: 0,
+            drained: 0,
+            drained_by_app: None,
+            routes: None,
         };
+        now.tell(&mut value);
         let key = keys::router(&format!("{}-draining-{}", self.options.ip, id.simple()));
         let keeping = Presence::keep(&self.store, key, value, PRESENCE_TTL, |_| false);
         match timeout(ASIDE_PATIENCE, keeping).await {
@@ -538,6 +540,8 @@ impl Member {
                 address: address.clone(),
                 applied: 0,
                 drained: 0,
+                drained_by_app: None,
+                routes: Some(0),
             };
             let former_life = {
                 let address = address.clone();

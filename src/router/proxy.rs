@@ -5,7 +5,9 @@ use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, STRICT_TRANSPORT_SECURITY},
+    header::{
+        CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+    },
     uri::PathAndQuery,
 };
 use hyper::body::{Body, Incoming};
@@ -365,9 +367,24 @@ async fn ask(
         let held = match live.choose(host, &caller, &tried) {
             Choice::Backend(held) => held,
             Choice::Exhausted => return Err(outcome),
-            Choice::NoProcess if tried.is_empty() => return Err(Refusal::NoProcess),
+            Choice::NoProcess if tried.is_empty() => {
+                exchange.unserved = live.unserved(host).map(|app| Arc::clone(&app.unserved));
+                return Err(Refusal::NoProcess);
+            }
             Choice::NoProcess => return Err(outcome),
-            Choice::Maintenance => return Err(Refusal::Maintenance),
+            Choice::Hold(app) if !exchange.held => {
+                exchange.held = true;
+                exchange.unserved = Some(Arc::clone(&app.unserved));
+                let waiting = app.wait().ok_or(Refusal::Held)?;
+                let is_over = || {
+                    let choice = live.choose(host, &caller, &tried);
+                    (!matches!(choice, Choice::Hold(_))).then_some(())
+                };
+                waiting.until(is_over).await.ok_or(Refusal::Held)?;
+                continue;
+            }
+            Choice::Hold(_) => return Err(Refusal::Held),
+            Choice::Maintenance(page) => return Err(Refusal::Maintenance(page)),
             Choice::Forbidden => return Err(Refusal::Forbidden),
             Choice::Unknown => return Err(Refusal::Unknown),
             Choice::InvalidHost => return Err(Refusal::BadHost),
@@ -404,6 +421,7 @@ async fn ask(
             }
             Ok(Err(mut error)) => {
                 let unsent = error.take_message();
+                exchange.left = error.error().is_user();
                 exchange.tried(&held, error.error());
                 if let Some(fault) = client_fault(error.error()) {
                     return Err(fault);
@@ -521,12 +539,27 @@ fn pass(
 
 /// The router's own answer to what it does not pass.
 fn refuse(refusal: &Refusal, exchange: Exchange) -> Response<ReplyBody> {
-    let text = Bytes::from_static(refusal.text().as_bytes());
-    let mut response = say(refusal.status(), text, exchange);
+    let mut response = match refusal {
+        Refusal::Maintenance(Some(page)) => {
+            let page = Bytes::copy_from_slice(page.as_bytes());
+            let mut response = say(refusal.status(), page, exchange);
+            let html = HeaderValue::from_static("text/html; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, html);
+            response
+        }
+        refusal => {
+            let text = Bytes::from_static(refusal.text().as_bytes());
+            say(refusal.status(), text, exchange)
+        }
+    };
+    let headers = response.headers_mut();
     if let Refusal::Elsewhere(url) = refusal
         && let Ok(url) = HeaderValue::from_str(url)
     {
-        response.headers_mut().insert(LOCATION, url);
+        headers.insert(LOCATION, url);
+    }
+    if let Some(seconds) = refusal.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -21,8 +21,10 @@ pub enum Refusal {
     Unknown,
     /// No process.
     NoProcess,
-    /// Switched off.
-    Maintenance,
+    /// It has waited for a process, or there was no room to wait.
+    Held,
+    /// Switched off, with what visitors are to read.
+    Maintenance(Option<String>),
     /// The body is too large.
     TooLarge,
     /// The body comes too slowly.
@@ -46,11 +48,21 @@ impl Refusal {
             Self::Elsewhere(_) => StatusCode::MOVED_PERMANENTLY,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unknown => StatusCode::NOT_FOUND,
-            Self::NoProcess | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoProcess | Self::Held | Self::Maintenance(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// When it makes sense to come again, in seconds.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<u16> {
+        match self {
+            Self::Held => Some(5),
+            Self::Maintenance(_) => Some(60),
+            _ => None,
         }
     }
 
@@ -72,7 +84,10 @@ impl Refusal {
             Self::NoProcess => {
                 "503 Service Unavailable\n\nThis app has no process that serves requests.\n"
             }
-            Self::Maintenance => {
+            Self::Held => {
+                "503 Service Unavailable\n\nThis app is being restarted. Please try again in a moment.\n"
+            }
+            Self::Maintenance(_) => {
                 "503 Service Unavailable\n\nThis app is down for maintenance. Please come back later.\n"
             }
             Self::TooLarge => {

@@ -225,6 +225,8 @@ fn record(maintenance: bool) -> Route {
     Route {
         schema: 1,
         maintenance,
+        page: None,
+        hold: false,
         ..Route::default()
     }
 }

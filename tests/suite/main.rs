@@ -26,3 +26,4 @@ mod t17_units;
 mod t18_loss;
 mod t19_drain;
 mod t20_router;
+mod t21_rollout;

@@ -150,6 +150,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             Ended::Reported(end) => {
                 entry.seen.reported = true;
+                if !end.log.is_empty() {
+                    entry.log.clone_from(&end.log);
+                }
                 entry.end = Some(end);
             }
         }

@@ -243,7 +243,7 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
     let order = serde_json::to_vec(&order).expect("order");
     let context = order_context(Uuid::from_u128(1));
     let work = Work::Run {
-        order: ClusterKey::parse(KEY).expect("key").seal(&context, &order),
+        order: Some(ClusterKey::parse(KEY).expect("key").seal(&context, &order)),
         attach: Some("127.0.0.1:8001".into()),
         memory_bytes: 1 << 20,
         cpu_shares: 0,

@@ -199,6 +199,7 @@ impl Entry {
             port,
             withdrawn,
             exit: self.exit.clone(),
+            exit_code: self.end.as_ref().map(|end| end.exit_code),
             restarts: self.status.restarts,
             since: self.since,
             reason: self.reason(),

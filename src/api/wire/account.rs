@@ -126,6 +126,51 @@ impl Single {
     }
 }
 
+/// Whether an app is out of service. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Maintenance {
+    /// Whether visitors get a page instead of the app.
+    pub on: bool,
+    /// The page, if it is not the platform's.
+    pub page: Option<String>,
+}
+
+impl From<model::Route> for Maintenance {
+    fn from(route: model::Route) -> Self {
+        Self {
+            on: route.maintenance,
+            page: route.page,
+        }
+    }
+}
+
+/// How an app's new releases are watched; all null when they are not. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Policy {
+    /// Share of each type's processes that come first, in percent.
+    pub share: Option<u32>,
+    /// How long they are watched, in seconds.
+    pub watch: Option<u32>,
+    /// Errors that are allowed, in percent of their answers.
+    pub errors: Option<u32>,
+    /// Requests that may get no answer.
+    pub failed: Option<u32>,
+}
+
+impl Policy {
+    /// An app's.
+    #[must_use]
+    pub fn of(app: &model::App) -> Self {
+        let policy = app.policy;
+        Self {
+            share: policy.map(|policy| policy.share_percent),
+            watch: policy.map(|policy| policy.watch_secs),
+            errors: policy.map(|policy| policy.errors_percent),
+            failed: policy.map(|policy| policy.failed),
+        }
+    }
+}
+
 /// A token, without its secret. Not in v1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Token {

@@ -222,6 +222,72 @@ pub struct Release {
     /// which deleted failed ones, has no such thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ReleaseFailure>,
+    /// What the routers counted while it replaced the one before. Only where a single release is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+}
+
+/// What routers say of the switch from one release to the next. Not in v1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Receipt {
+    /// From the first process of the new release to the end of the old one's last, in milliseconds.
+    pub millis: u64,
+    /// Routers that said something.
+    pub routers: u32,
+    /// Those that were silent: what went through them is not counted.
+    pub silent: Vec<String>,
+    /// What each release did, by its number as v2.
+    pub releases: BTreeMap<String, Tally>,
+    /// Requests that no release got.
+    pub unserved: Tally,
+}
+
+/// What became of requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tally {
+    /// Answered by the app.
+    pub served: u64,
+    /// Of these, with a status from 500 on.
+    pub errors: u64,
+    /// Had to wait until there was a process.
+    pub held: u64,
+    /// Tries at another process or connection.
+    pub retried: u64,
+    /// Got no answer of the app, or not all of it.
+    pub failed: u64,
+    /// Half of the answers began within so many microseconds.
+    pub p50_us: Option<u64>,
+    /// 99 of 100 did.
+    pub p99_us: Option<u64>,
+}
+
+impl From<&model::Tally> for Tally {
+    fn from(tally: &model::Tally) -> Self {
+        Self {
+            served: tally.served,
+            errors: tally.errors,
+            held: tally.held,
+            retried: tally.retried,
+            failed: tally.failed,
+            p50_us: tally.p50_us,
+            p99_us: tally.p99_us,
+        }
+    }
+}
+
+impl From<&model::Receipt> for Receipt {
+    fn from(receipt: &model::Receipt) -> Self {
+        let of_release = |(number, tally): (&model::ReleaseNumber, &model::Tally)| {
+            (number.to_string(), Tally::from(tally))
+        };
+        Self {
+            millis: receipt.millis,
+            routers: receipt.routers,
+            silent: receipt.silent.clone(),
+            releases: receipt.releases.iter().map(of_release).collect(),
+            unserved: (&receipt.unserved).into(),
+        }
+    }
 }
 
 /// How a release's rollout ended when it did not succeed.
@@ -266,6 +332,7 @@ impl Release {
             created: release.created.into(),
             updated: outcome.map_or(release.created, |o| o.finished).into(),
             failure: None,
+            receipt: None,
         }
     }
 
@@ -275,6 +342,7 @@ impl Release {
         let failed = outcome.filter(|o| o.result != model::OutcomeResult::Succeeded);
         Self {
             failure: failed.map(ReleaseFailure::from),
+            receipt: outcome.and_then(|outcome| outcome.receipt.as_ref().map(Receipt::from)),
             ..Self::new(release, outcome)
         }
     }

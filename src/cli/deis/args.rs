@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{
     access, apps, audit, auth, certs, completion, config, help, keys, limits, manual, ps, releases,
-    tokens, ui,
+    rollout, tokens, ui,
 };
 
 /// Deploy and manage apps on a Deis platform
@@ -131,6 +131,32 @@ pub enum Command {
     /// Restart all processes, those of a type, or one
     #[command(name = "ps:restart", visible_alias = "restart")]
     Restart(ps::Restart),
+
+    /// Show how new releases are watched
+    #[command(name = "rollout:info", visible_alias = "rollout")]
+    Policy(App),
+    /// Have new releases watched before they replace the old one
+    #[command(
+        name = "rollout:set",
+        after_long_help = "A share of each type's processes comes first. Errors of theirs, or requests \
+                           that they don't answer,\nhave the old release serve on. By default 25 % are \
+                           watched for 60 s, and 5 % errors are allowed, if\nthe old release had fewer. \
+                           Rollbacks are not watched."
+    )]
+    PolicySet(rollout::Set),
+    /// Have new releases replace old ones as soon as they are healthy
+    #[command(name = "rollout:unset")]
+    PolicyUnset(App),
+
+    /// Tell whether an app is out of service
+    #[command(name = "maintenance:info", visible_alias = "maintenance")]
+    Maintenance(App),
+    /// Take an app out of service: visitors get a page instead
+    #[command(name = "maintenance:on")]
+    MaintenanceOn(rollout::On),
+    /// Take an app back into service
+    #[command(name = "maintenance:off")]
+    MaintenanceOff(App),
 
     /// List releases
     #[command(name = "releases:list", visible_alias = "releases")]

@@ -226,6 +226,48 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "rollout:info",
+        &[("deis rollout", "tells how new releases are watched")],
+    ),
+    (
+        "rollout:set",
+        &[
+            (
+                "deis rollout:set --share 25 --watch 60",
+                "replaces a quarter of the processes first, and looks at them for a minute",
+            ),
+            (
+                "deis rollout:set --errors 1 --failed 0",
+                "has more than one error in a hundred answers end a deploy",
+            ),
+        ],
+    ),
+    (
+        "rollout:unset",
+        &[(
+            "deis rollout:unset",
+            "has new releases replace old ones at once",
+        )],
+    ),
+    (
+        "maintenance:info",
+        &[("deis maintenance", "tells whether it is on")],
+    ),
+    (
+        "maintenance:on",
+        &[
+            ("deis maintenance:on", "shows visitors the platform's page"),
+            (
+                "deis maintenance:on --page back-soon.html",
+                "shows them a page of your own",
+            ),
+        ],
+    ),
+    (
+        "maintenance:off",
+        &[("deis maintenance:off", "lets visitors in again")],
+    ),
+    (
         "releases:list",
         &[("deis releases -l 5", "lists the last five")],
     ),

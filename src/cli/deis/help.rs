@@ -19,6 +19,8 @@ pub const GROUPS: &[(&str, &str)] = &[
     ("apps", "Create, inspect, run and destroy apps"),
     ("ps", "Scale and restart processes"),
     ("config", "Set environment variables of an app"),
+    ("rollout", "Watch new releases before they replace old ones"),
+    ("maintenance", "Show visitors a page instead of an app"),
     ("releases", "List releases and roll back"),
     ("builds", "List builds and deploy images"),
     ("domains", "Add domains to an app"),

@@ -27,6 +27,7 @@ mod profile;
 mod ps;
 mod quote;
 mod releases;
+mod rollout;
 mod run;
 mod spelling;
 #[cfg(test)]
@@ -239,6 +240,12 @@ async fn dispatch(command: Command, shell: &mut Shell<'_>) -> anyhow::Result<u8>
         Command::Scale(args) => ps::scale(shell, args).await,
         Command::Restart(args) => ps::restart(shell, args).await,
         Command::Single(args) => ps::single(shell, args).await,
+        Command::Policy(args) => rollout::info(shell, args).await,
+        Command::PolicySet(args) => rollout::set(shell, args).await,
+        Command::PolicyUnset(args) => rollout::unset(shell, args).await,
+        Command::Maintenance(args) => rollout::maintenance(shell, args).await,
+        Command::MaintenanceOn(args) => rollout::on(shell, args).await,
+        Command::MaintenanceOff(args) => rollout::off(shell, args).await,
         Command::Releases(args) => releases::list(shell, args).await,
         Command::ReleaseInfo(args) => releases::info(shell, args).await,
         Command::Rollback(args) => releases::rollback(shell, args).await,

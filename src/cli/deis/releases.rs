@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
-use super::{Shell, args, client::of_app};
+use super::{Shell, Ui, args, client::of_app};
 use crate::api::wire;
 
 /// `deis releases:info`
@@ -86,8 +86,51 @@ pub async fn info(shell: &mut Shell<'_>, args: Info) -> anyhow::Result<()> {
                 ui.line(&format!("          {line}"));
             }
         }
+        if let Some(receipt) = &release.receipt {
+            show_receipt(ui, receipt);
+        }
     });
     Ok(())
+}
+
+/// What the routers counted, release by release.
+fn show_receipt(ui: &mut Ui, receipt: &wire::Receipt) {
+    let (seconds, millis) = (receipt.millis / 1000, receipt.millis % 1000);
+    ui.line(&format!(
+        "\nReceipt of the switch, {seconds}.{millis:03} s, by {} routers",
+        receipt.routers
+    ));
+    if !receipt.silent.is_empty() {
+        ui.line(&format!("without router {}", receipt.silent.join(", ")));
+    }
+    let time = |micros: Option<u64>| match micros {
+        None => "-".to_owned(),
+        Some(micros) => format!("{}.{} ms", micros / 1000, micros / 100 % 10),
+    };
+    let head = [
+        "", "served", "errors", "held", "retried", "failed", "p50", "p99",
+    ];
+    let row = |name: &str, tally: &wire::Tally| {
+        [
+            name.to_owned(),
+            tally.served.to_string(),
+            tally.errors.to_string(),
+            tally.held.to_string(),
+            tally.retried.to_string(),
+            tally.failed.to_string(),
+            time(tally.p50_us),
+            time(tally.p99_us),
+        ]
+    };
+    let releases = receipt.releases.iter();
+    let rows = releases.map(|(version, tally)| row(version, tally));
+    let unserved = row("no release", &receipt.unserved);
+    ui.rows(
+        [head.map(str::to_owned)]
+            .into_iter()
+            .chain(rows)
+            .chain([unserved]),
+    );
 }
 
 /// `releases:rollback`

@@ -80,6 +80,7 @@ pub(super) fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessS
         port: None,
         withdrawn: None,
         exit: None,
+        exit_code: None,
         restarts: if phase == Phase::Crashed { 4 } else { 0 },
         since: TIME.parse().expect("time"),
         reason: reason.map(str::to_owned),

@@ -89,6 +89,7 @@ async fn play_an_agent(store: Store, id: MachineId) {
                 port: None,
                 withdrawn: None,
                 exit: None,
+                exit_code: None,
                 restarts: 0,
                 since: Timestamp::UNIX_EPOCH,
                 reason: None,

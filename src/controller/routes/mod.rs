@@ -15,6 +15,7 @@ mod perms;
 mod releases;
 mod run;
 mod sessions;
+mod switch;
 mod table;
 mod tokens;
 mod users;

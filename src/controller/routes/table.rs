@@ -27,7 +27,7 @@ use http::Method;
 
 use super::{
     apps, audit, builds, certs, config, containers, domains, fleet, health, hooks, keys, logs,
-    openapi, perms, releases, root, run, sessions, tokens, users,
+    openapi, perms, releases, root, run, sessions, switch, tokens, users,
 };
 use crate::{
     api::{
@@ -130,6 +130,10 @@ routes! {
     POST "/v1/apps/{app}/scale" Deploy containers::scale, One<ask::Scale> => 204 Nothing, "Changes the wanted number of processes; answers when they run";
     GET "/v1/apps/{app}/single" Read containers::single => 200 One<wire::Single>, "Lists the types of which there are never two processes of one number at a time";
     POST "/v1/apps/{app}/single" Deploy containers::mark_single, One<ask::Single> => 200 One<wire::Single>, "Marks types as single, or as others; restarts nothing";
+    GET "/v1/apps/{app}/maintenance" Read switch::maintenance => 200 One<wire::Maintenance>, "Tells whether an app is out of service, and what its visitors read";
+    POST "/v1/apps/{app}/maintenance" Deploy switch::set_maintenance, One<ask::Maintenance> => 200 One<wire::Maintenance>, "Takes an app out of service, or back into it; its processes run on";
+    GET "/v1/apps/{app}/rollout" Read switch::policy => 200 One<wire::Policy>, "Shows how new releases are watched before they replace the old one";
+    POST "/v1/apps/{app}/rollout" Deploy switch::set_policy, One<ask::Policy> => 200 One<wire::Policy>, "Changes how new releases are watched, or with on=false that they are";
     GET "/v1/apps/{app}/logs" Read logs::get => 200 Text, "Shows the last lines that an app has logged, and with follow=1 what comes, of processes like web or web.1, since a time or duration", "log_lines", "follow", "ps", "since";
     POST "/v1/apps/{app}/run" Deploy run::run, One<ask::Run> => 200 One<wire::RunReply>, "Runs a command in a process of its own; the answer's type is text/plain";
     GET "/v1/apps/{app}/run" Deploy run::attach => 101 Nothing, "The same as a websocket: input, output and a terminal while it runs";

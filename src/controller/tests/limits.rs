@@ -85,6 +85,8 @@ async fn addresses_have_a_limit_of_their_own() {
                 address: "127.0.0.1:80".to_owned(),
                 applied: 0,
                 drained: 0,
+                drained_by_app: None,
+                routes: None,
             };
             let txn = Txn::new().put(&keys::router("127.0.0.1"), &presence);
             site.store.commit(txn).await.expect("router");

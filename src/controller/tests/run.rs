@@ -357,7 +357,7 @@ async fn processes_of_a_lost_controller_are_removed() {
             uuid: uuid::Uuid::new_v4(),
             desired: Desired::Run,
             work: Work::Run {
-                order: SealedValue(String::new()),
+                order: Some(SealedValue(String::new())),
                 attach,
                 memory_bytes: 1,
                 cpu_shares: 0,

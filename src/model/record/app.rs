@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::schema;
+use super::{Receipt, ReleaseCommand, RolloutPolicy, Watch, schema};
 use crate::model::{
     AppName, ConfigName, DomainName, ProcessId, ProcessType, ReleaseNumber, Username, Whitelist,
 };
@@ -43,6 +43,9 @@ pub struct App {
     /// How the last rollout ended, for whoever waited for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rollout: Option<RolloutEnd>,
+    /// How new releases are watched; none: as soon as they are healthy, they replace the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<RolloutPolicy>,
     /// Set when it is being destroyed: the leader takes everything away, then the record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub destroying: bool,
@@ -229,6 +232,9 @@ pub struct Outcome {
     /// Last lines of the process that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<String>,
+    /// What the routers counted meanwhile; none when nothing was switched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
     /// When.
     pub finished: Timestamp,
 }
@@ -288,6 +294,12 @@ pub struct Rollout {
     pub previous_structure: Structure,
     /// Forward or back.
     pub phase: RolloutPhase,
+    /// The `release:` command of its Procfile; none when it has none, or this is no new release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<ReleaseCommand>,
+    /// How its first processes are watched, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
     /// What it waits for, in words for the person who waits; written by the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
@@ -306,9 +318,26 @@ pub struct Route {
     /// Answer with a maintenance page.
     #[serde(default)]
     pub maintenance: bool,
+    /// What visitors read meanwhile; a line of the platform's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<String>,
+    /// Processes are being replaced that leave a gap: requests wait until there is one again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hold: bool,
     /// Who may come in, by the active release.
     #[serde(default, skip_serializing_if = "Whitelist::is_open")]
     pub whitelist: Whitelist,
+}
+
+impl Route {
+    /// Of an app that nothing has been said about.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            schema: schema(),
+            ..Self::default()
+        }
+    }
 }
 
 /// `/deis/domains/<domain>`

@@ -30,6 +30,10 @@ pub enum Action {
     Restart,
     /// Types were marked as single, or as others.
     Single,
+    /// It was taken out of service, or back into it.
+    Maintenance,
+    /// How new releases are watched was changed.
+    Policy,
     /// A one-off process was started.
     Run,
     /// A domain was added.

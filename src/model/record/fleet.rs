@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{SealedValue, schema};
-use crate::model::{MachineId, Revision};
+use crate::model::{AppName, MachineId, Revision};
 
 /// `/deis/hosts/<id>`: what is durable about a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +102,10 @@ pub enum Work {
     },
     /// A one-off process (`deis run`).
     Run {
-        /// What to run, and what proves that it is this process: a `session::Order`, sealed.
-        order: SealedValue,
+        /// What to run, and what proves that it is this process: a `session::Order`, sealed; none: the
+        /// Procfile's command of its type.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<SealedValue>,
         /// `ip:port` of the controller that waits for it; none: it is detached, and its output goes to
         /// the app's log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,6 +207,9 @@ pub struct ProcessState {
     /// How its last run ended, when it was restarted since: `exit code 3`, `killed: out of memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<String>,
+    /// How a one-off process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Since when in this phase.
     pub since: Timestamp,
     /// Why it is not up, or what it waits for.
@@ -242,6 +247,34 @@ pub struct RouterPresence {
     pub applied: Revision,
     /// No request holds a backend that was withdrawn at or before this revision.
     pub drained: Revision,
+    /// The same app by app, while some lag behind the others; else `drained` is for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_by_app: Option<DrainedByApp>,
+    /// Every change of `/deis/routes/` up to this revision is in its table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Revision>,
+}
+
+/// Up to which revision no request holds a withdrawn backend, app by app: one app's slow requests are
+/// no other app's business.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DrainedByApp {
+    /// For every app that is not listed.
+    pub others: Revision,
+    /// For those that lag behind them, as far as there is room.
+    pub apps: BTreeMap<AppName, Revision>,
+}
+
+impl RouterPresence {
+    /// What it has acknowledged of one app's withdrawals.
+    #[must_use]
+    pub fn drained_of(&self, app: &AppName) -> Revision {
+        let by_app = self.drained_by_app.as_ref();
+        by_app.map_or(self.drained, |by_app| {
+            let own = by_app.apps.get(app).copied();
+            own.unwrap_or(by_app.others)
+        })
+    }
 }
 
 /// `/deis/<part>/hosts/<ip>`: presence of a platform part.
@@ -296,6 +329,31 @@ pub struct UnitFile {
 mod tests {
     use super::*;
     use crate::model::Record as _;
+
+    #[test]
+    fn drained_is_read_app_by_app_or_as_before() {
+        let read = |more: &str| {
+            let text = format!(
+                r#"{{"id":"6f0e5a52-55c7-4b3a-8d55-0c1d55b8a111","address":"10.0.0.1:80","applied":9,"drained":4{more}}}"#
+            );
+            RouterPresence::decode(text.as_bytes()).expect("readable")
+        };
+        let (slow, quick) = ("slow".parse().expect("app"), "quick".parse().expect("app"));
+        let former = read("");
+        assert_eq!(
+            (former.drained_of(&slow), former.drained_of(&quick)),
+            (4, 4)
+        );
+        let by_app = read(r#","drained_by_app":{"others":9,"apps":{"slow":4}}"#);
+        assert_eq!(
+            (by_app.drained_of(&slow), by_app.drained_of(&quick)),
+            (4, 9)
+        );
+        assert_eq!(
+            by_app.drained, 4,
+            "what a former reader goes by holds for all"
+        );
+    }
 
     #[test]
     fn an_older_reader_ignores_new_fields() {

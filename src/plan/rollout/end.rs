@@ -19,13 +19,14 @@ impl Step<'_, '_> {
     /// Commits what was found out: the failure, the end, the steps, or what is waited for.
     pub(super) fn finish(mut self, is_done: bool, own: &mut AppMemory, plan: &mut Plan) {
         own.timers = std::mem::take(&mut self.next_timers);
+        own.done = own.done.filter(|_| is_done);
         for why in self.waiting.iter() {
             plan.wait(self.app.as_str(), why.clone());
         }
         let app = keys::app(self.app);
         let key = keys::rollout(self.app);
         let base = fenced(self.cx).unchanged(&app, self.record.mod_revision);
-        let Some(rollout) = self.goal.rollout else {
+        let Some(rollout) = self.view.rollout.as_ref() else {
             let base = base.absent(&key);
             self.batch.pack(self.app.as_str(), self.world, &base, plan);
             return;
@@ -43,12 +44,21 @@ impl Step<'_, '_> {
             };
             plan.act(self.app.as_str(), what, base.put(&key, &next));
             plan.tell([told]);
+        } else if let Some((what, txn, next)) = self.turn.take() {
+            plan.act(self.app.as_str(), what, base.and(txn).put(&key, &next));
         } else if !self.batch.is_empty() {
             self.batch.pack(self.app.as_str(), self.world, &base, plan);
-        } else if is_done {
-            let (what, txn) = self.end(rollout);
+        } else if is_done && self.goal.rollout.is_some() {
+            let Some(receipt) = self.receipt(own, plan) else {
+                return;
+            };
+            let mut told = ended(&rollout.value);
+            if let Some(receipt) = &receipt {
+                told = format!("{told} ({})", receipt.words());
+            }
+            let (what, txn) = self.end(rollout, receipt);
             plan.act(self.app.as_str(), what, base.and(txn));
-            plan.tell([self.saying(ended(&rollout.value))]);
+            plan.tell([self.saying(told)]);
         } else {
             let waiting = self.waiting.summary();
             if waiting == id.waiting {
@@ -77,7 +87,7 @@ impl Step<'_, '_> {
     }
 
     /// The end of a rollout, whichever way it went.
-    fn end(&self, rollout: &Versioned<Rollout>) -> (String, Txn) {
+    fn end(&self, rollout: &Versioned<Rollout>, receipt: Option<Receipt>) -> (String, Txn) {
         let rollout = &rollout.value;
         let (result, reason, log) = match &rollout.phase {
             RolloutPhase::Forward => (OutcomeResult::Succeeded, None, vec![]),
@@ -112,6 +122,7 @@ impl Step<'_, '_> {
                 result,
                 reason,
                 log,
+                receipt,
                 finished,
             };
             let key = keys::outcome(self.app, version);

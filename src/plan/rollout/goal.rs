@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::command;
 use crate::{model::*, plan::standing::Proc, store::Versioned};
 
 /// Where an app is going.
@@ -26,13 +27,15 @@ pub(super) struct Goal<'w> {
 
 impl<'w> Goal<'w> {
     pub fn of(app: &'w App, rollout: Option<&'w Versioned<Rollout>>) -> Self {
-        let Some(versioned) = rollout else {
+        // Before its release command has ended well, a release is nowhere.
+        let begun = rollout.filter(|_| command::pending(rollout).is_none());
+        let Some(versioned) = begun else {
             let (release, structure) = (app.active, &app.structure);
             return Self {
                 mode: Mode::Steady,
                 release,
                 structure,
-                rollout,
+                rollout: begun,
             };
         };
         let value = &versioned.value;

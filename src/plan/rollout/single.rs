@@ -110,9 +110,12 @@ impl<'w> Step<'_, 'w> {
             slots.taken.insert((*slot).clone());
             let leaves = |proc: &&Proc<'_>| proc.lost || proc.desired() != Desired::Run;
             let moves = there.iter().any(|proc| self.has_to_leave(proc));
+            let is_leaving = there.iter().any(leaves);
             if self.mode() != Mode::Forward && !moves {
-                slots.yielding.insert((*slot).clone());
-            } else if there.iter().any(leaves) {
+                if is_leaving || self.may_leave_gap(slot, plan) {
+                    slots.yielding.insert((*slot).clone());
+                }
+            } else if is_leaving {
                 busy.insert(&slot.kind);
                 slots.yielding.insert((*slot).clone());
             } else {
@@ -120,7 +123,10 @@ impl<'w> Step<'_, 'w> {
             }
         }
         for (slot, there) in waiting_turn {
-            if !busy.contains(&slot.kind) && self.has_successor(slot, &there, pool, plan) {
+            if !busy.contains(&slot.kind)
+                && self.has_successor(slot, &there, pool, plan)
+                && self.may_leave_gap(slot, plan)
+            {
                 busy.insert(&slot.kind);
                 slots.yielding.insert(slot.clone());
             }

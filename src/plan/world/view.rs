@@ -257,10 +257,31 @@ impl HostView {
 /// A router that is registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouterView {
-    /// Every change up to this revision is in its table.
-    pub applied: Revision,
-    /// No request holds a backend that was withdrawn up to this revision.
-    pub drained: Revision,
+    /// What it says; none when that can't be read: it is there, takes traffic, and has acknowledged
+    /// nothing.
+    pub said: Option<RouterPresence>,
     /// When its present registration was made.
     pub create_revision: Revision,
+}
+
+impl RouterView {
+    /// Every change of addresses up to this revision is in its table.
+    #[must_use]
+    pub fn applied(&self) -> Revision {
+        self.said.as_ref().map_or(0, |said| said.applied)
+    }
+
+    /// No request holds a backend of this app that was withdrawn up to this revision.
+    #[must_use]
+    pub fn drained(&self, app: &AppName) -> Revision {
+        self.said.as_ref().map_or(0, |said| said.drained_of(app))
+    }
+
+    /// Whether it has taken a change of an app's route. One that doesn't speak of routes counts as
+    /// if: it is of an older version, and takes them all the same.
+    #[must_use]
+    pub fn has_routes(&self, revision: Revision) -> bool {
+        let said = self.said.as_ref();
+        said.is_some_and(|said| said.routes.is_none_or(|routes| routes >= revision))
+    }
 }

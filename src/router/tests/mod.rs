@@ -20,6 +20,7 @@ mod https;
 mod protocols;
 mod requests;
 mod rollouts;
+mod switch;
 mod terms;
 
 /// Longest wait for anything.

@@ -12,6 +12,8 @@ async fn host_names_lead_to_apps_and_to_clear_refusals() {
     let route = |maintenance| crate::model::Route {
         schema: 1,
         maintenance,
+        page: None,
+        hold: false,
         ..Default::default()
     };
     cluster

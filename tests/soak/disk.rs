@@ -56,8 +56,17 @@ pub fn disk_full(ground: &Ground, notes: &mut Notes) {
     let length = Duration::from_secs(setting("SOAK_DISK", 60));
     let lives = cluster.lives(APP);
     let load = Load::start(APP, 50);
-    let fill = "cat /dev/zero >/var/soak-fill 2>/dev/null; echo x >/var/soak-fill2 2>/dev/null && exit 1; df -h / | tail -1";
-    let full = cluster.sh(host, fill).ok().out;
+    // Whoever makes room, as journald does, gets none of it.
+    let fill = "systemd-run -q --collect --unit=soak-fill sh -c 'while :; do cat /dev/zero >>/var/soak-fill; sleep 0.2; done'";
+    cluster.sh(host, fill).ok();
+    let full = eventually("its disk is full", MINUTE, || {
+        let ran = cluster.sh(host, "df -k --output=avail,pcent,target / | tail -1");
+        let free = ran.out.split_whitespace().next();
+        match free.and_then(|kib| kib.parse::<u64>().ok()) {
+            Some(kib) if kib < 1024 => Ok(ran.out),
+            _ => Err(ran.all()),
+        }
+    });
     println!("    {}", full.trim());
     // Something to do for the agent, on whatever host the scheduler likes.
     let scaled = app.deis(&["scale", "web=6"]);
@@ -96,7 +105,7 @@ pub fn disk_full(ground: &Ground, notes: &mut Notes) {
     let spoken = line.map(|line| line.split("deisd").last().unwrap_or(line).to_owned());
 
     cluster
-        .sh(host, "rm -f /var/soak-fill /var/soak-fill2")
+        .sh(host, "systemctl stop soak-fill; rm -f /var/soak-fill")
         .ok();
     ground.wait_platform(2 * MINUTE);
     ground.wait_machine(host, "up", MINUTE);

@@ -262,7 +262,7 @@ impl Ground {
         }
         let script = format!(
             "nft delete table inet {CUT} 2>/dev/null; systemctl kill -s CONT deis-etcd 'deis-controller@*' 2>/dev/null; \
-             rm -f /var/soak-fill*; \
+             systemctl stop soak-fill 2>/dev/null; rm -f /var/soak-fill; \
              if [ -e /var/lib/soak ]; then rm -rf /run/systemd/system/deis-*.service.d/soak.conf /var/lib/soak; \
              systemctl daemon-reload; systemctl restart deis-agent 'deis-*@*'; fi; \
              systemctl start --no-block deis-etcd deis-agent"

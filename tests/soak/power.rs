@@ -99,10 +99,12 @@ pub fn power_cycles(ground: &Ground, notes: &mut Notes) {
         failed += loaded.failures.len();
         only_in_flight(&loaded, gone);
     }
-    notes.figure(format!(
-        "from a loss to all processes elsewhere: {}",
-        spread(&mut moved)
-    ));
+    if !moved.is_empty() {
+        notes.figure(format!(
+            "from a loss to all processes elsewhere: {}",
+            spread(&mut moved)
+        ));
+    }
     notes.figure(format!(
         "from power to its router serving: {}",
         spread(&mut served)

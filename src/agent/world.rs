@@ -410,6 +410,10 @@ impl World {
         let Some(entry) = self.entry_mut(name) else {
             return;
         };
+        // The answer may have been lost, and not the address.
+        if entry.seen.busy == Some(Busy::Publishing) && !matches!(error, StepError::Outdated) {
+            entry.seen.published = Published::Unknown;
+        }
         entry.seen.busy = None;
         let pause = if error.is_transient() {
             RETRY_MIN
@@ -482,8 +486,7 @@ impl World {
             if phase != entry.phase {
                 (entry.phase, entry.since) = (phase, now);
             }
-            let desired = self.assigned.get(name).map(|a| a.assignment.desired);
-            let state = entry.state(self.ports.get(name), desired);
+            let state = entry.state(self.ports.get(name));
             if report.processes.get(name) != Some(&state) {
                 report.processes.insert(name.clone(), state);
                 changed = true;

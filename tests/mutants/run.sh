@@ -1,7 +1,7 @@
 #!/bin/sh
 # Breaks the platform on purpose, one patch after the other, in a copy of the tree, and demands that the
-# simulation notices. `run.sh NAME` tries one of them. Each costs one incremental build of the library,
-# without line tables, and as many seeds as it takes to find it: the first that breaks a law is enough.
+# simulation notices. `run.sh NAME` tries one of them. Each costs one incremental build of what the
+# simulation needs, and as many seeds as it takes to find it: the first that breaks a law is enough.
 set -eu
 cd "$(dirname "$0")/../.."
 root=$PWD tree=$PWD/target/mutants/tree
@@ -15,6 +15,7 @@ git ls-files -z | xargs -0 cp --preserve=timestamps --parents -t "$tree"
 for dir in deps build .fingerprint; do
   [ -d "$CARGO_TARGET_DIR/debug/$dir" ] || [ ! -d "target/debug/$dir" ] || cp -al "target/debug/$dir" "$CARGO_TARGET_DIR/debug/"
 done
+sh tests/mutants/slim.sh "$tree"
 cd "$tree"
 
 missed=

@@ -1,7 +1,7 @@
 //! The loop and its assignments: what etcd says, what the cache says while etcd is silent, and what
 //! is kept for the next start without it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,10 @@ use crate::{
     store::{Change, Update, keys},
     systemd::Units,
 };
+
+/// How often this host's last report is tried to be read, and the pause between two tries.
+const RECALL_TRIES: u32 = 5;
+const RECALL_RETRY: Duration = Duration::from_millis(200);
 
 impl<U: Units, R: Runtime> Agent<U, R> {
     pub(super) async fn assignments(&mut self, update: Update) {
@@ -117,16 +121,18 @@ impl<U: Units, R: Runtime> Agent<U, R> {
     }
 
     /// Reads the host's own last report: what was withdrawn, and since when.
+    ///
+    /// A process of which this is not known would count as one that was never published, so it is read
+    /// again when etcd doesn't answer: it has told of the assignments just now.
     async fn recall(&mut self) {
-        match self
-            .edges
-            .store
-            .get(&keys::state(&self.edges.machine))
-            .await
-        {
-            Ok(Some(state)) => self.world.recall(&state.value),
-            Ok(None) => {}
-            Err(error) => warn!(%error, "this host's last report can't be read"),
+        let key = keys::state(&self.edges.machine);
+        for _ in 0..RECALL_TRIES {
+            match self.edges.store.get(&key).await {
+                Ok(Some(state)) => return self.world.recall(&state.value),
+                Ok(None) => return,
+                Err(error) => warn!(%error, "this host's last report can't be read"),
+            }
+            time::sleep(RECALL_RETRY).await;
         }
     }
 

@@ -202,6 +202,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                 let entry = self.world.entries().get(name);
                 let is_there = entry.is_none_or(|entry| entry.seen.published != Published::No);
                 self.busy(name, Busy::Publishing);
+                // From now on it may stand there, and an older withdrawal means nothing any more.
+                if let Some(entry) = self.world.entry_mut(name) {
+                    entry.withdrawn = None;
+                }
                 let publish = edges.publish(owned, assigned.mod_revision, port, is_there);
                 self.tasks.spawn(unless_cancelled(cancel.clone(), async {
                     publish.await.map(|()| Ended::Published)

@@ -14,7 +14,7 @@ async fn a_life() {
     assert_eq!(env, "SECRET=\"s3\ncret\"\n");
     // Unhealthy: withdrawn, and nothing is stopped; healthy: published again.
     host.say(WEB, 1, false).await;
-    host.until_process(WEB, "not ready", |p| !p.ready && p.withdrawn.is_none())
+    host.until_process(WEB, "not ready", |p| !p.ready && p.withdrawn.is_some())
         .await;
     assert_eq!(host.published(WEB).await, None);
     host.say(WEB, 1, true).await;

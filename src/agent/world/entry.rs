@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     logger::tell::Damper,
-    model::{Desired, Phase, ProcessState, Revision, UnitTarget, UnitWords},
+    model::{Phase, ProcessState, Revision, UnitTarget, UnitWords},
     plan::units::{Busy, Kind, Published, Running, Seen},
     systemd::{Active, UnitStatus},
 };
@@ -187,11 +187,12 @@ impl Entry {
         }
     }
 
-    pub(super) fn state(&self, port: Option<u16>, desired: Option<Desired>) -> ProcessState {
-        // Published again after a drain was taken back: an old withdrawal means nothing any more.
+    pub(super) fn state(&self, port: Option<u16>) -> ProcessState {
+        // Whoever drains it next has to know since when it is withdrawn, whatever was wanted then, and also
+        // from an agent that has just been started: without that it would count as never published.
         let withdrawn = self
             .withdrawn
-            .filter(|_| self.seen.published == Published::No && desired != Some(Desired::Run));
+            .filter(|_| self.seen.published != Published::Yes);
         ProcessState {
             uuid: self.seen.uuid,
             phase: self.phase,

@@ -47,6 +47,7 @@ const FORBIDDEN: &[&str] = &[
     "axum",
     "hyper",
     "std::fs",
+    // Addresses are in core::net.
     "std::net",
     "std::process",
     "std::env",

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: what a load balancer says of its client before the client's
 //! own bytes. Read from its first bytes on, as often as more have come.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Longest header of version 1, line break included.
 const LINE_MAX: usize = 107;

@@ -1,6 +1,6 @@
 //! Command lines in a process's units: podman's, the container's own and the announcer's.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use super::{
     names::env_list,

@@ -1,6 +1,6 @@
 //! Which headers pass, and which are made here. No IO.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,

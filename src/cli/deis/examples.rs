@@ -234,7 +234,7 @@ pub const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             (
                 "deis rollout:set --share 25 --watch 60",
-                "replaces a quarter of the processes first, and looks at them for a minute",
+                "replaces a quarter of the processes first and watches for a minute",
             ),
             (
                 "deis rollout:set --errors 1 --failed 0",

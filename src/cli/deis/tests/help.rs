@@ -20,7 +20,7 @@ async fn at_a_glance() {
         "Every day",
         "  scale       Set how many processes of each type run",
         "All commands, by group: deis help <group>",
-        "  config      Set environment variables of an app",
+        "  config       Set environment variables of an app",
     ] {
         assert!(
             overview.lines().any(|found| found == line),

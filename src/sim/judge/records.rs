@@ -174,7 +174,12 @@ impl Book {
                     ));
                 }
                 let sight = self.units.get(&(host_of(&id), name.to_owned()));
-                if sight.is_some_and(|sight| sight.up && sight.uuid == old.uuid) {
+                // What started a moment ago may not be in its host's report yet: then nobody knows, and its
+                // agent stops it. One of a single type is reported before it starts.
+                let state = self.read::<MachineState>(keys::state(&id).as_str());
+                let said = state.and_then(|state| state.processes.get(name).map(|p| p.uuid));
+                let is_known = said == Some(old.uuid) || self.singles.contains(&old.uuid);
+                if is_known && sight.is_some_and(|sight| sight.up && sight.uuid == old.uuid) {
                     self.accuse(format!("{name} is forgotten while it runs on {machine}"));
                 }
             }

@@ -32,7 +32,7 @@ pub const fn bound_of(class: usize) -> u64 {
     if class == 0 {
         return 64;
     }
-    let (doublings, upper_half) = ((class + 1) / 2, (class + 1) % 2);
+    let (doublings, upper_half) = (class.div_ceil(2), (class + 1) % 2);
     ((3 + upper_half as u64) << (doublings - 1)) << 5
 }
 

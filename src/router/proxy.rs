@@ -113,10 +113,11 @@ pub async fn handle(client: &Client, request: Request<Incoming>) -> Response<Rep
     let proxy = &client.proxy;
     let settings = proxy.live.settings();
     let (parts, body) = request.into_parts();
-    let told = client
-        .believed
-        .then(|| headers::told(&parts.headers))
-        .unwrap_or_default();
+    let told = if client.believed {
+        headers::told(&parts.headers)
+    } else {
+        headers::Told::default()
+    };
     let terms = Terms {
         settings: &settings,
         address: told.client.unwrap_or(client.address),

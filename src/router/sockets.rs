@@ -108,11 +108,9 @@ fn named<'l>(
 pub fn share(listeners: Vec<TcpListener>, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
     let mut shares: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     let count = listeners.len();
-    for worker in count..workers {
-        // Fewer than workers: some have to take turns.
-        if let Some(listener) = listeners.get(worker % count.max(1)) {
-            shares[worker].push(listener.try_clone()?);
-        }
+    // Fewer than workers: some have to take turns.
+    for (listener, share) in listeners.iter().cycle().zip(shares.iter_mut().skip(count)) {
+        share.push(listener.try_clone()?);
     }
     for (at, listener) in listeners.into_iter().enumerate() {
         shares[at % workers].push(listener);

@@ -199,7 +199,11 @@ fn a_run() {
     let names: Vec<_> = detached.iter().map(|unit| unit.name.as_str()).collect();
     let want = ["-log.socket", "-log.service", ".service"].map(|end| format!("blog_v7.run.4{end}"));
     assert_eq!(names, want);
-    assert!(detached[2].text.contains("StandardOutput=file:/run/deis/log/"));
+    assert!(
+        detached[2]
+            .text
+            .contains("StandardOutput=file:/run/deis/log/")
+    );
 }
 
 #[test]

@@ -70,8 +70,9 @@ fn remove(ground: &Ground) {
     }
 }
 
-/// What a host's agent takes for the present, by its report of a process that it has just started.
-fn reported(ground: &Ground, host: &Host) -> Option<jiff::Timestamp> {
+/// What a host's agent took for the present when each of its processes came up; those that came last tell
+/// of its clock now.
+fn reported(ground: &Ground, host: &Host) -> Option<Vec<jiff::Timestamp>> {
     let key = format!("/deis/state/{}", host.machine_id);
     let found = ground.values(&key).ok()?;
     let report: serde_json::Value = serde_json::from_str(found.get(&key)?).ok()?;
@@ -79,7 +80,7 @@ fn reported(ground: &Ground, host: &Host) -> Option<jiff::Timestamp> {
     let since = processes
         .values()
         .filter_map(|p| p["since"].as_str()?.parse().ok());
-    since.max()
+    Some(since.collect())
 }
 
 pub fn clock_jumps(ground: &Ground, notes: &mut Notes) {
@@ -106,7 +107,8 @@ pub fn clock_jumps(ground: &Ground, notes: &mut Notes) {
             app.deis(&["scale", "web=6"]).ok();
             let now = jiff::Timestamp::now();
             let off = |host: &Host| {
-                reported(ground, host).is_some_and(|at| {
+                let times = reported(ground, host).unwrap_or_default();
+                times.iter().any(|at| {
                     let ahead = at.as_second() - now.as_second();
                     (ahead - seconds).abs() < 120
                 })

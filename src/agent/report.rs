@@ -125,13 +125,14 @@ pub async fn write_states(
                         (written, at) = (Some(state), Some(revision));
                         PAUSE
                     }
+                    // What stands there now is not known: it may be this very state, unanswered.
                     Err(CommitError::Conflict) => {
-                        at = None;
+                        (written, at) = (None, None);
                         PAUSE
                     }
                     Err(CommitError::Store(error)) => {
                         complain(&error, &mut failing);
-                        at = None;
+                        (written, at) = (None, None);
                         RETRY
                     }
                 }
@@ -284,6 +285,25 @@ mod tests {
             let all = self.store.list(&keys::states()).await.expect("listed");
             (found.map(|found| found.value), all.revision)
         }
+    }
+
+    /// A write of ours that was carried out and not answered looks just like that of somebody else.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_written_without_our_knowing_gives_way_also_to_what_stood_there_before() {
+        let reporter = Reporter::start();
+        reporter.say(state(0, Phase::Up));
+        time::sleep(Duration::from_millis(500)).await;
+        let foreign = Txn::new().put(&keys::state(&reporter.machine), &state(1, Phase::Up));
+        reporter.store.commit(foreign).await.expect("written");
+        reporter.say(state(2, Phase::Up));
+        time::sleep(Duration::from_millis(20)).await;
+        reporter.say(state(0, Phase::Up));
+        time::sleep(Duration::from_millis(500)).await;
+        let (last, _) = reporter.written().await;
+        let restarts = |state: &MachineState| state.processes["a_v1.web.1"].restarts;
+        assert_eq!(last.as_ref().map(restarts), Some(0));
+        reporter.stop.cancel();
+        reporter.task.await.expect("ends");
     }
 
     #[tokio::test(start_paused = true)]

@@ -346,9 +346,7 @@ impl Manager {
                 self.view.certs.insert(domain.clone(), issued.record);
                 self.view.orders.remove(&domain);
             }
-            Err(OrderError::Changed) => {
-                info!(%domain, "the domain changed meanwhile: looked at anew")
-            }
+            // Also what only met another change waits: orders are counted at the authority.
             Err(error) => {
                 let error = chain(&error);
                 warn!(%domain, error, "no certificate");

@@ -4,6 +4,8 @@
 //! over them), so that a request and its upstream connection stay on one thread.
 
 use std::{
+    convert::Infallible,
+    future::{pending, ready},
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
@@ -11,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
@@ -42,6 +44,14 @@ const PACE: Pace = Pace {
     head: Duration::from_secs(10),
     idle: Duration::from_secs(75),
     tick: Duration::from_secs(5),
+};
+/// After a stop a client may use its connection once more, if it does so that soon: what it has just
+/// sent, or is about to send on a connection that it has just made, is on its way to nobody else. An
+/// idle connection costs the old router next to nothing meanwhile.
+const LAST_REQUEST: Pace = Pace {
+    head: Duration::from_secs(2),
+    idle: Duration::from_secs(2),
+    tick: Duration::from_millis(200),
 };
 /// A TLS handshake may take so long, and a PROXY header before it.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
@@ -195,10 +205,14 @@ impl Front {
         };
         match &door.tls {
             None => {
+                let silence = async {
+                    self.stop.cancelled().await;
+                    sleep(LAST_REQUEST.idle).await;
+                };
                 let http2 = tokio::select! {
+                    biased;
                     http2 = stream.is_http2(PACE.idle, PACE.head) => http2?,
-                    // It has asked for nothing yet.
-                    () = self.stop.cancelled() => return Ok(()),
+                    () = silence => return Ok(()),
                 };
                 self.speak(stream, client, http2, &settings).await;
             }
@@ -224,30 +238,50 @@ impl Front {
     ) {
         let phase = client.phase.clone();
         let client = Arc::new(client);
-        let service = service_fn(move |request| {
-            let client = Arc::clone(&client);
-            async move { Ok::<_, std::convert::Infallible>(handle(&client, request).await) }
-        });
         if http2 {
+            let service = service_fn(move |request| {
+                let client = Arc::clone(&client);
+                async move { Ok::<_, Infallible>(handle(&client, request).await) }
+            });
             let connection = http2_builder().serve_connection(TokioIo::new(stream), service);
             let lingering = has_lingered(phase, PACE, settings.default_timeout);
-            self.drive(pin!(connection), lingering).await;
+            // No stream is lost by a GOAWAY.
+            self.drive(pin!(connection), lingering, ready(())).await;
         } else {
-            let stream = Paced::new(stream, PACE, phase);
+            let stop = &self.stop;
+            let service = service_fn(move |request| {
+                let client = Arc::clone(&client);
+                async move {
+                    let mut answer = handle(&client, request).await;
+                    if stop.is_cancelled() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(CONNECTION, close);
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
+            });
+            let stream = Paced::new(stream, PACE, phase.clone());
             let connection = http1_builder()
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            self.drive(pin!(connection), std::future::pending()).await;
+            let quiet = has_lingered(phase, LAST_REQUEST, self.drain);
+            self.drive(pin!(connection), pending(), quiet).await;
         }
     }
 
-    /// Drives a connection until it ends, lingers, or has had its time after a stop.
+    /// Drives a connection until it ends, lingers, or, after a stop, is quiet or has had its time.
     async fn drive<C: Connection>(
         &self,
         mut connection: Pin<&mut C>,
         lingers: impl Future<Output = ()>,
+        quiet: impl Future<Output = ()>,
     ) {
+        let goodbye = async {
+            self.stop.cancelled().await;
+            quiet.await;
+        };
         let ended = tokio::select! {
+            biased;
             ended = connection.as_mut() => ended,
             () = lingers => {
                 connection.as_mut().end();
@@ -257,7 +291,7 @@ impl Front {
                     Err(_) => return debug!("client connection cut: nothing moved"),
                 }
             }
-            () = self.stop.cancelled() => {
+            () = goodbye => {
                 connection.as_mut().end();
                 match timeout(self.drain, connection).await {
                     Ok(ended) => ended,

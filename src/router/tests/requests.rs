@@ -71,6 +71,48 @@ async fn host_names_lead_to_apps_and_to_clear_refusals() {
 }
 
 #[tokio::test]
+async fn who_has_a_connection_when_the_router_stops_is_answered_once_more() {
+    let cluster = Cluster::start().await;
+    let (address, _) = backend(|_| ok("blog")).await;
+    cluster.publish("blog_v1.web.1", address).await;
+    // One that has been used, one on which nothing has been said, and one in mid-word.
+    let mut used = cluster.connect().await;
+    let request = "GET / HTTP/1.1\r\nHost: blog.localhost\r\n\r\n";
+    used.write_all(request.as_bytes()).await.expect("send");
+    read_until(&mut used, "blog").await;
+    let mut silent = cluster.connect().await;
+    let mut begun = cluster.connect().await;
+    let (first, rest) = request.split_at(9);
+    begun.write_all(first.as_bytes()).await.expect("send");
+    let idle = cluster.connect().await;
+    cluster.counted("deis_router_connections_total 4").await;
+
+    let address = cluster.router.http;
+    let stopping = tokio::spawn(cluster.router.stop());
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("nobody new");
+    for (client, words) in [
+        (&mut used, request),
+        (&mut silent, request),
+        (&mut begun, rest),
+    ] {
+        client.write_all(words.as_bytes()).await.expect("send");
+        let answer = read_until(client, "blog").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    }
+    timeout(PATIENCE, stopping)
+        .await
+        .expect("in time")
+        .expect("stopped");
+    drop(idle);
+}
+
+#[tokio::test]
 async fn heads_pass_as_they_should() {
     let cluster = Cluster::start().await;
     let answer = |head: String| {

@@ -52,7 +52,7 @@ macro_rules! trials {
 #[rustfmt::skip]
 const TRIALS: &[Trial] = trials![
     fleet_hosts::fleet_machines_list:
-        "`deisctl list-machines` shows every host with its address, metadata and version, whole ids on request.",
+        "`deisctl list-machines` shows every host with its address and metadata, whole ids on request.",
     fleet_hosts::fleet_known_hosts_verification:
         "`deisctl ssh` and `status` refuse a host whose key is not the known one, and say so.",
     fleet_hosts::fleet_ctl_with_env:

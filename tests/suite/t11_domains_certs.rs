@@ -10,8 +10,9 @@ use std::{
 
 use crate::support::*;
 
-/// A change is served so soon; a look that has begun in time may end later.
-const SOON: Duration = Duration::from_secs(1);
+/// A change is served so soon, also on a machine that is busy with other things (alone it is well below a
+/// second: docs/benchmarks.md); a look that has begun in time may end later.
+const SOON: Duration = Duration::from_secs(10);
 
 fn openssl(dir: &Path, script: &str) -> Ran {
     let mut command = Command::new("sh");
@@ -93,7 +94,7 @@ fn all_answer(cluster: &Cluster, host_name: &str, status: u16) {
 }
 
 #[test]
-fn domains_lead_to_their_app_within_a_second() {
+fn domains_lead_to_their_app_at_once() {
     let cluster = Cluster::get();
     let user = User::first(&cluster);
     let app = App::pushed(&user, "named");

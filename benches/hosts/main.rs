@@ -8,6 +8,8 @@ mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod timeline;
+
 use std::time::{Duration, Instant};
 
 use cluster::{App, Cluster, Host, MINUTE, User, eventually};
@@ -16,6 +18,7 @@ use deis::{
     store::{EtcdOptions, Store, Txn, keys},
 };
 use support::{Report, Target, setting, stats::median};
+use timeline::Watcher;
 use tokio::time::sleep;
 
 /// How long a process may take to run elsewhere.
@@ -30,64 +33,88 @@ enum Victim {
     Plain,
     EtcdLeader,
     Elected,
+    /// One with a registry, of an app whose image is on no other host yet.
+    Registry,
 }
 
 impl Victim {
-    const ALL: [Self; 3] = [Self::Plain, Self::EtcdLeader, Self::Elected];
+    const ALL: [Self; 4] = [Self::Plain, Self::EtcdLeader, Self::Elected, Self::Registry];
 
     const fn words(self) -> &'static str {
         match self {
             Self::Plain => "a host that leads nothing",
             Self::EtcdLeader => "the host that leads etcd",
             Self::Elected => "the host with the elected controller",
+            Self::Registry => "a host with a registry, and the image nowhere else,",
         }
     }
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let cluster = Cluster::get();
-    let endpoints = cluster.hosts.iter();
-    let store = Store::connect(EtcdOptions {
-        endpoints: endpoints
-            .map(|host| format!("http://{}:2379", host.address))
-            .collect(),
+    let options = EtcdOptions {
+        endpoints: cluster.hosts.iter().map(etcd).collect(),
         tls: None,
-    })
-    .await
-    .expect("a connection");
+    };
+    let store = runtime.block_on(Store::connect(options));
+    let store = store.expect("a connection");
     let count = setting("DEIS_BENCH_PROCESSES", 30);
     let user = User::first(&cluster);
-    let app = App::pushed(&user, APP);
-    app.deis(&["limits:set", "web=64M"]).ok();
     let mut report = Report::new("hosts");
     for victim in Victim::ALL {
-        let mut runs = Vec::new();
-        for _ in 0..setting("DEIS_BENCH_RUNS", 3) {
-            let took = kill(&cluster, &store, &app, victim, count).await;
-            eprintln!("{}: {took:.1?}", victim.words());
-            runs.push(took.as_secs_f64());
-        }
-        let many = runs.len();
-        report.row(
-            format!(
-                "{} is killed: {count} processes run elsewhere, routed; median of {many}",
-                victim.words()
-            ),
-            Target::AtMost(TARGET),
-            median(&runs),
-            "s",
-        );
-        let worst = runs.iter().copied().fold(0.0, f64::max);
-        report.row(
-            format!("{}: the slowest of them", victim.words()),
-            Target::None,
-            worst,
-            "s",
-        );
+        report.part(victim.words(), |report| {
+            let mut runs = Vec::new();
+            let mut app = None;
+            let is_fresh = matches!(victim, Victim::Registry);
+            for _ in 0..setting("DEIS_BENCH_RUNS", 3) {
+                if is_fresh {
+                    // Destroyed before the next one of that name is made.
+                    drop(app.take());
+                }
+                let app = app.get_or_insert_with(|| pushed(&user, is_fresh));
+                let took = kill(&cluster, &store, app, victim, count);
+                runs.push(runtime.block_on(took).as_secs_f64());
+            }
+            tell(report, victim, count, &runs);
+        });
     }
-    app.destroy();
     report.finish();
+}
+
+/// The app, anew. Unless it `is_fresh`, each host has its image.
+fn pushed(user: &User, is_fresh: bool) -> App<'_> {
+    let app = App::pushed(user, APP);
+    app.deis(&["limits:set", "web=64M"]).ok();
+    if !is_fresh {
+        app.deis(&["scale", "web=9"]).ok();
+    }
+    app
+}
+
+/// The member on a host.
+fn etcd(host: &Host) -> String {
+    format!("http://{}:2379", host.address)
+}
+
+fn tell(report: &mut Report, victim: Victim, count: usize, runs: &[f64]) {
+    report.row(
+        format!(
+            "{} is killed: {count} processes run elsewhere, routed; median of {}",
+            victim.words(),
+            runs.len()
+        ),
+        Target::AtMost(TARGET),
+        median(runs),
+        "s",
+    );
+    let worst = runs.iter().copied().fold(0.0, f64::max);
+    report.row(
+        format!("{}: the slowest of them", victim.words()),
+        Target::None,
+        worst,
+        "s",
+    );
 }
 
 fn leads_etcd(cluster: &Cluster, host: &Host) -> bool {
@@ -108,6 +135,17 @@ async fn choose<'c>(cluster: &'c Cluster, store: &Store, victim: Victim) -> &'c 
             .find(|host| !is_elected(host) && !leads_etcd(cluster, host)),
         Victim::EtcdLeader => cluster.hosts.iter().find(|host| leads_etcd(cluster, host)),
         Victim::Elected => cluster.hosts.iter().find(is_elected),
+        Victim::Registry => {
+            let prefix = keys::parts("registry");
+            let registries = store.list(&prefix).await.expect("registries").entries;
+            let has = |host: &&Host| {
+                let mut keys = registries.iter().map(|(key, _)| key);
+                keys.any(|key| keys::last_part(key, prefix.as_str()) == Some(&*host.address))
+            };
+            let mut hosts = cluster.hosts.iter().filter(has);
+            let first = hosts.clone().next();
+            hosts.find(|host| !is_elected(host)).or(first)
+        }
     };
     found.expect("three hosts have one")
 }
@@ -181,6 +219,13 @@ async fn kill(
     victim: Victim,
     count: usize,
 ) -> Duration {
+    // A run that broke off may have left a host dead or cordoned.
+    for host in &cluster.hosts {
+        if !cluster.is_up(host) {
+            cluster.boot_host(host);
+        }
+        cordon(store, host, false).await;
+    }
     app.deis(&["scale", "web=0"]).ok();
     let host = choose(cluster, store, victim).await;
     let others: Vec<&Host> = cluster
@@ -197,10 +242,24 @@ async fn kill(
         // None of them is on the others, and all routers have them.
         until_elsewhere(store, other, count, MINUTE).await;
     }
+    let mut watcher = Watcher::start(cluster, host).await;
     let begun = Instant::now();
+    watcher.begin();
     cluster.kill_host(host);
-    until_elsewhere(store, host, count, 3 * MINUTE).await;
+    let dead = begun.elapsed();
+    tokio::select! {
+        () = watcher.follow() => {}
+        () = until_elsewhere(store, host, count, 3 * MINUTE) => {}
+    }
     let took = begun.elapsed();
+    let timeline = watcher.end();
+    eprintln!(
+        "{}: dead {:.1} s, {timeline}, acknowledged {:.1} s; {}",
+        victim.words(),
+        dead.as_secs_f64(),
+        took.as_secs_f64(),
+        starts(cluster, &others)
+    );
     cluster.boot_host(host);
     eventually(
         "the host is back and has stopped what was moved",
@@ -216,4 +275,33 @@ async fn kill(
         },
     );
     took
+}
+
+/// What the agents say of their last starts: how long each took, and of that until it was systemd's.
+fn starts(cluster: &Cluster, hosts: &[&Host]) -> String {
+    let script =
+        "journalctl -u deis-agent --since -3min -o cat | grep 'process started' | tail -n 60";
+    let mut said = String::new();
+    for host in hosts {
+        said += &cluster.sh(host, script).out;
+    }
+    let millis = |field: &str| -> Vec<f64> {
+        let values = said
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix(field));
+        values.filter_map(|value| value.parse().ok()).collect()
+    };
+    let worst = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let (prepared, started) = (millis("prepared_ms="), millis("started_ms="));
+    if started.is_empty() {
+        return format!("no start is told of: {said}");
+    }
+    format!(
+        "{} starts, ms: prepared {:.0} (most {:.0}), started {:.0} (most {:.0})",
+        started.len(),
+        median(&prepared),
+        worst(&prepared),
+        median(&started),
+        worst(&started),
+    )
 }

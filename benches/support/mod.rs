@@ -11,7 +11,11 @@ pub mod etcd;
 pub mod process;
 pub mod stats;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+};
 
 use deis::cli::table::Table;
 use serde::Serialize;
@@ -59,6 +63,7 @@ struct Row {
 pub struct Report {
     name: &'static str,
     rows: Vec<(Row, Target)>,
+    broken: Vec<String>,
 }
 
 impl Report {
@@ -67,6 +72,16 @@ impl Report {
         Self {
             name,
             rows: Vec::new(),
+            broken: Vec::new(),
+        }
+    }
+
+    /// Measures a part of the bench. When it breaks off (the panic has said why), the others' rows are
+    /// written all the same, and the bench fails in the end.
+    pub fn part(&mut self, what: &str, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            eprintln!("{what}: broke off");
+            self.broken.push(what.to_owned());
         }
     }
 
@@ -92,7 +107,7 @@ impl Report {
     /// Prints the table and writes the file.
     ///
     /// # Panics
-    /// When the file can't be written: then the bench has not been worth its time.
+    /// When a part broke off, or the file can't be written: then the bench has not been worth its time.
     pub fn finish(self) {
         let mut table = Table::new(&["WHAT", "TARGET", "RESULT", "UNIT", "RATIO", ""]);
         for (row, target) in &self.rows {
@@ -126,6 +141,7 @@ impl Report {
             .and_then(|()| fs::write(&path, text + "\n"))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         println!("bench/results/{}.json is written", self.name);
+        assert!(self.broken.is_empty(), "not measured: {:?}", self.broken);
     }
 }
 

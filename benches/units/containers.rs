@@ -1,6 +1,6 @@
 //! Real containers: an app from nothing to 60 processes.
 
-use std::cell::Cell;
+use std::{cell::Cell, net::SocketAddr};
 
 use crate::{
     hosts::{Hosts, Operations},
@@ -84,7 +84,8 @@ impl App {
         ));
     }
 
-    /// The same units with their sidecars, by other names; until all are active.
+    /// The same units with their sidecars, by other names, until all are healthy by the announcers' own
+    /// rule. The announcers themselves say so to an agent that knows nothing of these processes.
     pub fn by_hand(&self, hosts: &Hosts) -> f64 {
         if !self.copied.get() {
             self.scale(COUNT);
@@ -94,17 +95,25 @@ impl App {
         hosts.on_all(
             "cp /run/bench-units/* /run/systemd/system/; cp /run/bench-env/* /run/deis/env/ 2>/dev/null || true",
         );
-        let units: Vec<Vec<String>> = hosts
-            .hosts
-            .iter()
-            .map(|host| {
-                let script = "cd /run/bench-units; ls | grep -v -e '-announce' -e '-log'";
+        let on_each = |script: &str| -> Vec<Vec<String>> {
+            let each = hosts.hosts.iter().map(|host| {
                 let ran = hosts.cluster.sh(&host.of_suite, script).ok();
                 ran.out.split_whitespace().map(str::to_owned).collect()
-            })
+            });
+            each.collect()
+        };
+        let units = on_each("cd /run/bench-units; ls | grep -v -e '-announce' -e '-log' || true");
+        let ports = on_each(
+            r#"grep -ho -e '"--address" "[0-9.:]*"' /run/bench-units/*-announce.service | cut -d '"' -f 4"#,
+        );
+        let ports: Vec<SocketAddr> = ports
+            .iter()
+            .flatten()
+            .map(|port| port.parse().expect("an address"))
             .collect();
         assert_eq!(units.iter().flatten().count(), COUNT);
-        let took = hosts.time_by_hand(&units);
+        assert_eq!(ports.len(), COUNT);
+        let took = hosts.time_by_hand(&units, || hosts.wait_until_healthy(&ports));
         hosts.on_all(&format!(
             "systemctl stop '{COPY}_v*'; rm -f /run/systemd/system/{COPY}_v* /run/deis/env/{COPY}_v*"
         ));

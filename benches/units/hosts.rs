@@ -14,6 +14,10 @@ use deis::{
         state::{self, Paths},
     },
     model::{MachineId, MachineState, ProcessState, Record as _},
+    sidecar::{
+        health::{Health, Word},
+        probe,
+    },
     store::{EtcdOptions, Store, keys},
     systemd::proxies::{self, ManagerProxy},
 };
@@ -182,9 +186,9 @@ impl Hosts {
         });
     }
 
-    /// Starts these units by hand, on each host at once, and waits until no job is left and all of them
-    /// run: how long that took.
-    pub fn time_by_hand(&self, units: &[Vec<String>]) -> f64 {
+    /// Starts these units by hand, on each host at once, and waits until that is `done`, with all of them
+    /// active: how long that took.
+    pub fn time_by_hand(&self, units: &[Vec<String>], done: impl FnOnce()) -> f64 {
         let mut shells: Vec<Shell> = Vec::new();
         for (host, units) in self.hosts.iter().zip(units) {
             if !units.is_empty() {
@@ -199,27 +203,60 @@ impl Hosts {
         for shell in shells {
             shell.end();
         }
+        done();
+        let took = begun.elapsed();
         self.runtime.block_on(async {
             for (host, units) in self.hosts.iter().zip(units) {
+                let names: Vec<&str> = units.iter().map(String::as_str).collect();
+                let manager = ManagerProxy::new(&host.bus).await.expect("systemd");
+                let listed = manager.list_units_by_names(&names).await.expect("listed");
+                let rest = listed.iter().filter(|unit| unit.3 != "active");
+                let rest: Vec<_> = rest.map(|unit| (&unit.0, &unit.3, &unit.4)).collect();
+                assert!(
+                    rest.is_empty(),
+                    "not active on {}: {rest:?}",
+                    host.of_suite.name
+                );
+            }
+        });
+        took.as_secs_f64()
+    }
+
+    /// Waits until no job is left on the hosts of these units.
+    pub fn wait_for_jobs(&self, units: &[Vec<String>]) {
+        let begun = Instant::now();
+        self.runtime.block_on(async {
+            for (host, _) in self.hosts.iter().zip(units) {
                 let jobs =
                     || host.property::<u32>(proxies::MANAGER_PATH, proxies::MANAGER, "NJobs");
                 while jobs().await > 0 {
                     assert!(begun.elapsed() < LIMIT, "jobs end");
                     time::sleep(Duration::from_millis(5)).await;
                 }
-                let names: Vec<&str> = units.iter().map(String::as_str).collect();
-                let manager = ManagerProxy::new(&host.bus).await.expect("systemd");
-                let listed = manager.list_units_by_names(&names).await.expect("listed");
-                let active = listed.iter().filter(|unit| unit.3 == "active").count();
-                assert_eq!(
-                    active,
-                    units.len(),
-                    "all are active on {}",
-                    host.of_suite.name
-                );
             }
         });
-        begun.elapsed().as_secs_f64()
+    }
+
+    /// Probes these ports as announcers do, until all of them are healthy.
+    pub fn wait_until_healthy(&self, ports: &[SocketAddr]) {
+        let deadline = Instant::now() + LIMIT;
+        std::thread::scope(|scope| {
+            for port in ports {
+                scope.spawn(move || {
+                    let (mut health, mut next) = (Health::default(), Instant::now());
+                    loop {
+                        let found = probe::tcp(*port);
+                        let why = found.clone().err();
+                        match health.observe(found) {
+                            Some(Word::Healthy) => return,
+                            _ => assert!(next < deadline, "{port} gets healthy: {why:?}"),
+                        }
+                        next += health.interval();
+                        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                    }
+                });
+            }
+        });
     }
 
     /// Runs a script on all hosts, which has to succeed.

@@ -39,20 +39,24 @@ fn main() {
             };
             let ours = |operations: &mut Vec<Operations>| plain::ours(&hosts, count, operations);
             let by_hand = || plain::by_hand(&hosts, count);
-            compare(&mut report, &what, count, target, rounds, ours, by_hand);
+            report.part(&what, |report| {
+                compare(report, &what, count, target, rounds, ours, by_hand);
+            });
         }
     }
     if only.is_empty() || only == "containers" {
-        let app = containers::App::pushed(&hosts);
-        let ours = |operations: &mut Vec<Operations>| app.ours(&hosts, operations);
-        let by_hand = || app.by_hand(&hosts);
         let count = containers::COUNT;
         let what = format!("{count} containers");
-        let target = Target::AtMost(RATIO);
-        compare(&mut report, &what, count, target, rounds, ours, by_hand);
+        report.part(&what, |report| {
+            let app = containers::App::pushed(&hosts);
+            let ours = |operations: &mut Vec<Operations>| app.ours(&hosts, operations);
+            let by_hand = || app.by_hand(&hosts);
+            let target = Target::AtMost(RATIO);
+            compare(report, &what, count, target, rounds, ours, by_hand);
+        });
     }
     if only.is_empty() || only == "idle" {
-        idle::measure(&hosts, &mut report);
+        report.part("idle", |report| idle::measure(&hosts, report));
     }
     report.finish();
 }

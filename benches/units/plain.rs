@@ -98,7 +98,7 @@ pub fn by_hand(hosts: &Hosts, count: usize) -> f64 {
         );
         hosts.cluster.sh(&host.of_suite, &script).ok();
     }
-    let took = hosts.time_by_hand(&units);
+    let took = hosts.time_by_hand(&units, || hosts.wait_for_jobs(&units));
     hosts.on_all(&format!(
         "systemctl stop '{prefix}*'; rm -f /run/systemd/system/{prefix}*"
     ));

@@ -25,6 +25,7 @@ mod oneoff;
 pub(crate) mod paths;
 mod ports;
 pub(crate) mod records;
+mod replicas;
 mod report;
 mod room;
 pub(crate) mod runtime;

@@ -1,7 +1,11 @@
 //! The container runtime: images by digest, and what is left of containers.
 
 use std::{
-    collections::HashMap, future::Future, net::SocketAddr, process::Stdio, sync::Arc,
+    collections::HashMap,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::replicas;
 use crate::{
     link::in_clear,
     render::unit::local_image,
@@ -114,23 +119,39 @@ impl Podman {
         self
     }
 
-    async fn registries(&self) -> Vec<String> {
+    async fn registries(&self) -> Vec<SocketAddr> {
         let prefix = keys::parts("registry");
         match self.store.list_readable(&prefix).await {
             Ok(listing) => {
-                let addresses = listing
-                    .entries
-                    .iter()
-                    .filter_map(|(key, _)| keys::last_part(key, prefix.as_str()));
-                addresses
-                    .map(|ip| format!("{ip}:{REGISTRY_PORT}"))
-                    .collect()
+                let parts = listing.entries.iter();
+                let addresses = parts.filter_map(|(key, _)| {
+                    let ip: IpAddr = keys::last_part(key, prefix.as_str())?.parse().ok()?;
+                    Some(SocketAddr::new(ip, REGISTRY_PORT))
+                });
+                addresses.collect()
             }
             Err(error) => {
                 warn!(%error, "registries can't be read");
                 Vec::new()
             }
         }
+    }
+
+    /// Pulls an image from one registry; gives its id, or what podman said.
+    async fn pull(&self, image: &str, registry: SocketAddr) -> Result<String, String> {
+        // Where links are TLS they prove both ends; podman speaks with this host alone.
+        let from = format!("{}/{image}", in_clear(&registry.to_string()));
+        let pull = ["pull", "--quiet", "--tls-verify=false", &from];
+        self.call("pull", &pull, PULL_LIMIT).await.map_err(|error| {
+            let reason = match error {
+                ImageError::Podman { reason, .. } => reason,
+                other => other.to_string(),
+            };
+            if reason.contains("no space left") {
+                self.full.notify_one();
+            }
+            reason
+        })
     }
 
     /// Calls podman and returns what it printed.
@@ -186,43 +207,32 @@ impl Runtime for Podman {
             slot.there = true;
             return Ok(());
         }
-        let registries = self.registries().await;
-        let mut last = ImageError::NoRegistry;
-        // Hosts begin with different replicas, by chance of the image's digest and nothing more.
-        for registry in &registries {
-            // Where links are TLS they prove both ends; podman speaks with this host alone.
-            let from = format!("{}/{image}", in_clear(registry));
-            let begun = Instant::now();
-            let pull = ["pull", "--quiet", "--tls-verify=false", &from];
-            match self.call("pull", &pull, PULL_LIMIT).await {
-                Ok(id) => {
-                    self.call("tag", &["tag", &id, &local], CALL_LIMIT).await?;
-                    info!(
-                        image,
-                        registry,
-                        millis = u64::try_from(begun.elapsed().as_millis()).ok(),
-                        "image pulled"
-                    );
-                    (slot.there, slot.asked) = (true, Some(Instant::now()));
-                    return Ok(());
-                }
-                Err(error) => {
-                    let reason = match error {
-                        ImageError::Podman { reason, .. } => reason,
-                        other => other.to_string(),
-                    };
-                    if reason.contains("no space left") {
-                        self.full.notify_one();
-                    }
-                    last = ImageError::Pull {
-                        image: image.to_owned(),
-                        tried: registries.join(", "),
-                        reason,
-                    };
-                }
+        let registries = replicas::in_turn(self.registries().await, image);
+        let tried: Vec<String> = registries.iter().map(ToString::to_string).collect();
+        let begun = Instant::now();
+        let pulled = replicas::from_any(registries, replicas::answers, |registry| {
+            self.pull(image, registry)
+        });
+        let (registry, id) = match pulled.await {
+            Some(Ok(pulled)) => pulled,
+            Some(Err(reason)) => {
+                return Err(ImageError::Pull {
+                    image: image.to_owned(),
+                    tried: tried.join(", "),
+                    reason,
+                });
             }
-        }
-        Err(last)
+            None => return Err(ImageError::NoRegistry),
+        };
+        self.call("tag", &["tag", &id, &local], CALL_LIMIT).await?;
+        info!(
+            image,
+            %registry,
+            millis = u64::try_from(begun.elapsed().as_millis()).ok(),
+            "image pulled"
+        );
+        (slot.there, slot.asked) = (true, Some(Instant::now()));
+        Ok(())
     }
 
     async fn remove(&self, container: &str) -> Result<(), ImageError> {

@@ -62,7 +62,7 @@ pub fn rollouts_unhealthy(ground: &Ground, notes: &mut Notes) {
 /// It serves, and then dies: found out while the first processes are watched.
 pub fn rollouts_healthy_then_dying(ground: &Ground, notes: &mut Notes) {
     let app = actor(ground);
-    app.deis(&["rollout:set", "--share=34", "--watch=30s"]).ok();
+    app.deis(&["rollout:set", "--share=34", "--watch=30"]).ok();
     let eye = Eye::open(ground);
     let release = eye.release();
     let hosts: Vec<&Host> = ground.cluster.hosts.iter().collect();
@@ -94,7 +94,7 @@ pub fn rollouts_two_at_once(ground: &Ground, notes: &mut Notes) {
     let traffic = Traffic::start(&hosts);
     let mut figures = BTreeMap::<&str, usize>::new();
     for round in 0..5 {
-        let before = eye.release();
+        let before = eye.newest();
         let values = [format!("LEFT=l{round}"), format!("RIGHT=r{round}")];
         let both = values
             .iter()
@@ -113,7 +113,8 @@ pub fn rollouts_two_at_once(ground: &Ground, notes: &mut Notes) {
             })
             .or_default() += 1;
         wait_whole(ground, ROLLED);
-        assert_eq!(eye.release().0, before.0 + done, "each has its number");
+        assert_eq!(eye.release(), eye.newest());
+        assert_eq!(eye.newest().0, before.0 + done, "each has its number");
         let list = app.deis(&["config:list"]).ok().out;
         let there = ["l", "r"]
             .iter()

@@ -159,6 +159,18 @@ impl Eye {
         *all.first().expect("one")
     }
 
+    /// The newest release that there is: what failed has used up its number.
+    pub fn newest(&self) -> ReleaseNumber {
+        let releases = keys::releases(&self.app);
+        let keys = self.runtime.block_on(self.store.list_keys(&releases));
+        let keys = keys.expect("etcd answers");
+        let numbers = keys
+            .iter()
+            .filter_map(|key| keys::last_part(key, releases.as_str())?.strip_prefix('v'));
+        let newest = numbers.filter_map(|number| number.parse().ok()).max();
+        ReleaseNumber(newest.expect("a release"))
+    }
+
     /// Waits for a moment of the rollout that replaces `old`.
     #[track_caller]
     pub fn wait(&self, moment: Moment, old: ReleaseNumber) {

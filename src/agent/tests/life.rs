@@ -293,8 +293,7 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
         "exited 3 exit-code\n",
     )
     .expect("written");
-    host.units
-        .set("blog_v1.run.1.service", crate::systemd::Active::Inactive);
+    host.units.set("blog_v1.run.1.service", Active::Inactive);
     host.boot().await;
     let done = host.until_process(name, "done", |p| p.ready).await;
     assert_eq!(done.reason.as_deref(), Some("ended with exit code 3"));

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts soak soak-leftovers
+.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-deploy soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -129,6 +129,9 @@ bench-units: packages ## Measure: starts, idle cost and memory, on three real ho
 
 bench-hosts: packages ## Measure: hosts killed with 30 processes on them, until those run elsewhere
 	@$(call bench-on-hosts,hosts)
+
+bench-deploy: packages ## Measure: requests through deploys, and addresses from etcd to the routers
+	@$(call bench-on-hosts,deploy)
 
 # A bench that drives a cluster finds its name in DEIS_TEST_CLUSTER, as the cluster tests do
 # (tests/support).

@@ -290,6 +290,7 @@ impl Runtime for Podman {
 pub struct FakeRuntime {
     missing: Arc<std::sync::Mutex<Vec<String>>>,
     images: Arc<std::sync::Mutex<Vec<String>>>,
+    removed: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 #[cfg(test)]
@@ -303,6 +304,11 @@ impl FakeRuntime {
     /// Lets these be the names of its images.
     pub fn hold(&self, names: Vec<String>) {
         *self.images.lock().expect("lock") = names;
+    }
+
+    /// The containers that were to be removed.
+    pub fn removed(&self) -> Vec<String> {
+        self.removed.lock().expect("lock").clone()
     }
 
     /// Lets an image be missing from now on.
@@ -325,7 +331,11 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn remove(&self, _: &str) -> Result<(), ImageError> {
+    async fn remove(&self, container: &str) -> Result<(), ImageError> {
+        self.removed
+            .lock()
+            .expect("lock")
+            .push(container.to_owned());
         Ok(())
     }
 

@@ -39,7 +39,7 @@ use crate::{
     },
     seal::{ClusterKey, SealError},
     store::{Store, StoreError},
-    systemd::{UnitError, UnitStatus, Units},
+    systemd::{Active, UnitError, UnitStatus, Units},
 };
 
 use raw::has_install_section;
@@ -49,6 +49,9 @@ use raw::has_install_section;
 const CONTAINERS_MAX: usize = 8;
 /// Raw units started at once: each is little work, and most of its time is systemd's answer.
 const UNITS_MAX: usize = 64;
+
+/// Between two tries to remove what is left of a container.
+const REMOVE_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a start waits until the host's report that names the process stands in etcd.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
@@ -340,19 +343,33 @@ impl<U: Units, R: Runtime> Edges<U, R> {
 
     async fn stop_units(&self, process: &ProcessName) -> Result<(), StepError> {
         let begun = Instant::now();
+        let before = self.units.status(&service(process)).await?.active;
         self.units.stop(&service(process)).await?;
         // The log sidecar goes last: it still has what the process said in its last second.
         self.units.stop(&announcer(process)).await?;
         self.units.stop(&log_socket(process)).await?;
         self.units.stop(&log(process)).await?;
         let grace = Duration::from_secs(u64::from(crate::render::unit::STOP_GRACE_SECS));
-        if begun.elapsed() >= grace
-            && let Err(error) = self.runtime.remove(&process.to_string()).await
-        {
-            // It had to be killed, and podman's own tidying with it.
-            warn!(container = %process, %error, "a container was left behind");
+        // Where podman had to be killed, with its process or in the middle of a start, nobody tidied up.
+        let was_starting = matches!(before, Active::Activating | Active::AutoRestart);
+        if was_starting || begun.elapsed() >= grace {
+            self.remove_container(process).await;
         }
         Ok(())
+    }
+
+    /// Removes what is left of a container. What a start was doing when it was killed may keep it busy for
+    /// a moment.
+    async fn remove_container(&self, process: &ProcessName) {
+        const TRIES: u32 = 3;
+        let container = process.to_string();
+        for left in (0..TRIES).rev() {
+            match self.runtime.remove(&container).await {
+                Ok(()) => return,
+                Err(_) if left > 0 => tokio::time::sleep(REMOVE_AGAIN).await,
+                Err(error) => warn!(container, %error, "a container was left behind"),
+            }
+        }
     }
 
     /// Removes a name from the cache: a start without etcd must not bring back what is on its way out. A

@@ -28,7 +28,7 @@ use crate::{
     seal::{ClusterKey, config_context, order_context},
     session::Order,
     store::{Faults, MemoryStore, Store, Txn, keys},
-    systemd::{Exit, FakeUnits},
+    systemd::{Active, Exit, FakeUnits},
 };
 
 /// How long anything may take here.

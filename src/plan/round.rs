@@ -57,7 +57,8 @@ pub struct Policy {
     pub receipt: Duration,
     /// How long a router may take to acknowledge before it counts as silent.
     pub router_silence: Duration,
-    /// How long a router that went away may still be serving its last table.
+    /// How long a router that went away may still be serving its last table. With its lease that is longer
+    /// than twenty seconds: so long one may be stopped and wake up to processes that still are.
     pub router_linger: Duration,
     /// Processes that a rollout may have in flight, if that is more than the percentage.
     pub surge: usize,
@@ -84,7 +85,7 @@ impl Default for Policy {
             command: Duration::from_secs(600),
             receipt: Duration::from_secs(2),
             router_silence: Duration::from_secs(30),
-            router_linger: Duration::from_secs(10),
+            router_linger: Duration::from_secs(20),
             surge: 4,
             surge_percent: 25,
             crash_restarts: 3,

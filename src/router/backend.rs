@@ -12,7 +12,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{body::RequestBody, tally::ReleaseTally};
+use super::{body::RequestBody, onward::Generation, tally::ReleaseTally};
 use crate::plan::routes::Endpoint;
 
 /// How long an idle upstream connection may live, reaper's pause included.
@@ -68,6 +68,7 @@ pub struct Backend {
     name: String,
     /// What its requests are counted by; none when it is a part of the platform.
     tally: Option<Arc<ReleaseTally>>,
+    generation: Generation,
     in_flight: AtomicUsize,
     gone: AtomicBool,
     /// Cancelled when it leaves the table: tunnels begin their last seconds.
@@ -103,6 +104,9 @@ impl Backend {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
             tally,
+            generation: endpoint
+                .process()
+                .map_or_else(Generation::default, |process| Generation::of(&process)),
             in_flight: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
@@ -131,6 +135,12 @@ impl Backend {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its app and release.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// What its requests are counted by.

@@ -30,6 +30,7 @@ use tracing::{debug, error, warn};
 
 use super::{
     headers::Forwarded,
+    onward::Seen,
     opening::Opened,
     pace::{Pace, Paced, Phase, has_lingered},
     proxy::{Client, HEAD_COUNT, Proxy, handle},
@@ -202,6 +203,7 @@ impl Front {
                 proto: HeaderValue::from_static(door.proto),
                 port: door.port.clone(),
             },
+            seen: Seen::default(),
         };
         match &door.tls {
             None => {

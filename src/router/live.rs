@@ -18,6 +18,7 @@ use super::{
     backend::{Backend, Held},
     certs::Certs,
     challenges::Challenges,
+    onward::Generation,
     tally::{AppTally, Tallies},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub struct Caller<'c> {
     pub settings: &'c RouterSettings,
     /// The value that chooses the process, if there is one.
     pub affinity: Option<&'c str>,
+    /// What has answered on its connection.
+    pub seen: Generation,
 }
 
 /// Who takes a request.
@@ -297,8 +300,9 @@ impl Live {
         applied.withdrawn
     }
 
-    /// Chooses who takes a request, but none of `tried`: the less loaded of two at random. Those
-    /// that were not reachable lately only when there is no other.
+    /// Chooses who takes a request, but none of `tried`: the less loaded of two at random. One
+    /// of an older release than its connection has seen only when there is no other, and those that
+    /// were not reachable lately only when there is none but them.
     #[must_use]
     pub fn choose(&self, host: &str, caller: &Caller<'_>, tried: &[Arc<Backend>]) -> Choice {
         let Ok(host) = parse_host(host) else {
@@ -332,6 +336,8 @@ impl Live {
             !tried.iter().any(|t| Arc::ptr_eq(t, &slot.backend))
         };
         let trusted = |at: usize| untried(at) && !slots[at].backend.is_ejected(now);
+        let onward =
+            |at: usize| slots[at].backend.generation().is_onward(caller.seen) && trusted(at);
         let load = |at: usize| slots[at].backend.in_flight();
         if let Some(value) = caller.affinity {
             let weight = |at: usize| affine(value, slots[at].backend.name());
@@ -340,14 +346,16 @@ impl Live {
                     .filter(|at| eligible(*at))
                     .max_by_key(|at| weight(*at))
             };
-            return heaviest(&trusted)
+            return heaviest(&onward)
+                .or_else(|| heaviest(&trusted))
                 .or_else(|| heaviest(&untried))
                 .map_or(Choice::Exhausted, |at| {
                     Choice::Backend(slots[at].backend.hold())
                 });
         }
         let random = random();
-        pick_two(slots.len(), random, trusted, load)
+        pick_two(slots.len(), random, onward, load)
+            .or_else(|| pick_two(slots.len(), random, trusted, load))
             .or_else(|| pick_two(slots.len(), random, untried, load))
             .map_or(Choice::Exhausted, |at| {
                 Choice::Backend(slots[at].backend.hold())

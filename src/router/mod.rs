@@ -30,6 +30,7 @@ pub mod keeper;
 mod ledger;
 mod live;
 mod metrics;
+mod onward;
 mod opening;
 mod pace;
 mod proxy;

@@ -24,6 +24,7 @@ use super::{
     headers::{self, Forwarded, X_REQUEST_ID},
     live::{Caller, Choice, Live, Owner},
     metrics::{Metrics, TableFigures},
+    onward::Seen,
     pace::Phase,
     refusal::Refusal,
     sockets::{self, Peer},
@@ -92,6 +93,8 @@ pub struct Client {
     pub believed: bool,
     /// Who it is, for backends.
     pub forwarded: Forwarded,
+    /// What has answered it.
+    pub seen: Seen,
     /// What it is waited for.
     pub phase: Phase,
     /// Where what a connection has become goes on: a stop waits for it, too.
@@ -358,6 +361,7 @@ async fn ask(
         address: terms.address,
         settings: terms.settings,
         affinity: affinity.as_deref(),
+        seen: client.seen.get(),
     };
     let mut tried: Vec<Arc<Backend>> = Vec::new();
     let mut outcome = Refusal::Unreachable;
@@ -417,6 +421,7 @@ async fn ask(
             }
             Ok(Ok(response)) => {
                 held.succeeded();
+                client.seen.answered(held.generation());
                 exchange.answered(held, place, (!upgrading).then_some(sender));
                 return Ok(response);
             }

@@ -10,7 +10,9 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use super::live::Choice;
-use super::{Member, Registered, RouterOptions, certs::Certs, first_table, live};
+use super::{
+    Member, Registered, RouterOptions, certs::Certs, first_table, live, onward::Generation,
+};
 use crate::{plan::routes::Endpoint, seal::ClusterKey, store::Store};
 
 /// A router that requests can be given to; gone at once when it is dropped.
@@ -67,6 +69,7 @@ impl Router {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             settings: &self.live.settings(),
             affinity: None,
+            seen: Generation::default(),
         };
         self.live.choose(host, &caller, &[])
     }

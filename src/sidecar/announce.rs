@@ -105,7 +105,7 @@ fn probe_once(check: &Check, health: &mut Health) -> Option<Word> {
             path,
             timeout,
             ..
-        } => health.observe(probe::http(*address, path, *timeout)),
+        } => health.observe(probe::http(*address, path, health.patience(*timeout))),
     }
 }
 

@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use super::probe::Failure;
+
 /// Successes in a row that make it healthy.
 const HEALTHY_AFTER: u32 = 2;
 /// Failures in a row that make it unhealthy again.
 const UNHEALTHY_AFTER: u32 = 3;
-/// Between probes while it is not healthy, or has just failed one.
+/// What a probe counts that got no word at all: it has waited longer than one that was refused.
+const SILENCE: u32 = 2;
+/// Between probes while it is not healthy, or has just failed one. What has just been silent for a
+/// probe's whole time is given so much more.
 pub const FAST: Duration = Duration::from_millis(500);
-/// Between probes of a healthy process.
-pub const SLOW: Duration = Duration::from_secs(2);
+/// Between probes of a healthy process. One that hangs is thereby out of the routers after this, the
+/// time that an answer may take (a second, unless its owner says otherwise) and [`FAST`] at most.
+pub const SLOW: Duration = Duration::from_secs(1);
 
 /// What the agent is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,16 +55,17 @@ pub struct Health {
 
 impl Health {
     /// Takes in a probe's result; answers with a word when there is something new to say.
-    pub fn observe(&mut self, probe: Result<(), String>) -> Option<Word> {
+    pub fn observe(&mut self, probe: Result<(), Failure>) -> Option<Word> {
         let word = match probe {
             Ok(()) => {
                 self.failures = 0;
                 self.successes = self.successes.saturating_add(1);
                 (self.successes >= HEALTHY_AFTER).then_some(Word::Healthy)
             }
-            Err(reason) => {
+            Err(Failure { reason, silent }) => {
                 self.successes = 0;
-                self.failures = self.failures.saturating_add(1);
+                let weight = if silent { SILENCE } else { 1 };
+                self.failures = self.failures.saturating_add(weight);
                 (self.failures >= UNHEALTHY_AFTER).then_some(Word::Unhealthy(reason))
             }
         }?;
@@ -84,17 +91,38 @@ impl Health {
             FAST
         }
     }
+
+    /// How long the next probe waits for its answer, of a process that is given `usual`.
+    #[must_use]
+    pub fn patience(&self, usual: Duration) -> Duration {
+        if self.said == Some(Word::Healthy) && self.failures > 0 {
+            usual.min(FAST)
+        } else {
+            usual
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs probes written as letters: `+` a success, any other a failure with it as the reason.
+    /// Runs probes written as letters: `+` a success, any other a failure with it as the reason, in
+    /// capitals when nothing was said.
     fn words(probes: &str) -> Vec<Option<Word>> {
         let mut health = Health::default();
-        let result = |c: char| if c == '+' { Ok(()) } else { Err(c.to_string()) };
-        probes.chars().map(|c| health.observe(result(c))).collect()
+        let mut observe = |c: char| health.observe(result(c));
+        probes.chars().map(&mut observe).collect()
+    }
+
+    fn result(c: char) -> Result<(), Failure> {
+        if c == '+' {
+            return Ok(());
+        }
+        Err(Failure {
+            reason: c.to_string(),
+            silent: c.is_uppercase(),
+        })
     }
 
     #[test]
@@ -132,8 +160,31 @@ mod tests {
         health.observe(Ok(()));
         health.observe(Ok(()));
         assert_eq!(health.interval(), SLOW);
-        health.observe(Err("x".into()));
+        health.observe(result('x'));
         assert_eq!(health.interval(), FAST);
+    }
+
+    #[test]
+    fn two_silences_end_it_and_the_second_is_short() {
+        let unhealthy = Some(Word::Unhealthy("B".to_owned()));
+        assert_eq!(words("++AB")[2..], [None, unhealthy.clone()]);
+        assert_eq!(words("++aB")[2..], [None, unhealthy]);
+        assert_eq!(words("++A+A+")[2..], [None, None, None, None]);
+        let mut health = Health::default();
+        let usual = Duration::from_secs(5);
+        health.observe(result('A'));
+        assert_eq!(
+            health.patience(usual),
+            usual,
+            "it may take its time to start"
+        );
+        health.observe(Ok(()));
+        health.observe(Ok(()));
+        assert_eq!(health.patience(usual), usual);
+        health.observe(result('A'));
+        assert_eq!(health.patience(usual), FAST);
+        health.observe(Ok(()));
+        assert_eq!(health.patience(usual), usual);
     }
 
     #[test]

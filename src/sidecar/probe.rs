@@ -14,19 +14,44 @@ const STAYS: Duration = Duration::from_millis(30);
 /// Bytes of an HTTP answer that are looked at.
 const HEAD: usize = 256;
 
+/// What a probe found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// In words for people.
+    pub reason: String,
+    /// It said nothing at all in the time that it had, as a process does that hangs.
+    pub silent: bool,
+}
+
+impl Failure {
+    fn said(reason: String) -> Self {
+        Self {
+            reason,
+            silent: false,
+        }
+    }
+
+    fn of(what: &str, error: &io::Error) -> Self {
+        Self {
+            reason: format!("{what}: {}", words(error)),
+            silent: is_timeout(error),
+        }
+    }
+}
+
 /// Whether something accepts connections at `address` and keeps them.
 ///
 /// # Errors
 /// Why not, for people.
-pub fn tcp(address: SocketAddr) -> Result<(), String> {
-    let explain = |error: io::Error| format!("port {}: {}", address.port(), words(&error));
+pub fn tcp(address: SocketAddr) -> Result<(), Failure> {
+    let explain = |error: io::Error| Failure::of(&format!("port {}", address.port()), &error);
     let mut stream = TcpStream::connect_timeout(&address, CONNECT).map_err(explain)?;
     stream.set_read_timeout(Some(STAYS)).map_err(explain)?;
     match stream.read(&mut [0; 1]) {
-        Ok(0) => Err(format!(
+        Ok(0) => Err(Failure::said(format!(
             "port {}: closes each connection at once",
             address.port()
-        )),
+        ))),
         Ok(_) => Ok(()),
         Err(error) if is_timeout(&error) => Ok(()),
         Err(error) => Err(explain(error)),
@@ -37,8 +62,8 @@ pub fn tcp(address: SocketAddr) -> Result<(), String> {
 ///
 /// # Errors
 /// Why not, for people.
-pub fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), String> {
-    let explain = |error: io::Error| format!("GET {path}: {}", words(&error));
+pub fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), Failure> {
+    let explain = |error: io::Error| Failure::of(&format!("GET {path}"), &error);
     let deadline = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&address, timeout).map_err(explain)?;
     stream.set_write_timeout(Some(timeout)).map_err(explain)?;
@@ -50,10 +75,7 @@ pub fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), St
     while head.len() < HEAD && !head.contains(&b'\n') {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!(
-                "GET {path}: no answer within {} s",
-                timeout.as_secs_f32()
-            ));
+            return Err(explain(ErrorKind::TimedOut.into()));
         }
         stream.set_read_timeout(Some(left)).map_err(explain)?;
         let mut chunk = [0; HEAD];
@@ -66,8 +88,10 @@ pub fn http(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), St
     }
     match status(&head) {
         Some(200) => Ok(()),
-        Some(other) => Err(format!("GET {path}: answered {other}, not 200")),
-        None => Err(format!("GET {path}: the answer is not HTTP")),
+        Some(other) => Err(Failure::said(format!(
+            "GET {path}: answered {other}, not 200"
+        ))),
+        None => Err(Failure::said(format!("GET {path}: the answer is not HTTP"))),
     }
 }
 
@@ -129,7 +153,8 @@ mod tests {
         ];
         for (answer, want) in cases {
             let got = http(serve_once(answer), "/up", Duration::from_secs(5));
-            assert_eq!(got, want.map_err(str::to_owned), "{answer:?}");
+            let want = want.map_err(|why| Failure::said(why.to_owned()));
+            assert_eq!(got, want, "{answer:?}");
         }
     }
 
@@ -138,7 +163,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("address");
         let got = http(address, "/", Duration::from_millis(50));
-        assert_eq!(got, Err("GET /: no answer in time".to_owned()));
+        let want = Failure {
+            reason: "GET /: no answer in time".to_owned(),
+            silent: true,
+        };
+        assert_eq!(got, Err(want));
     }
 
     #[test]
@@ -156,6 +185,7 @@ mod tests {
         assert!(
             tcp(stop)
                 .expect_err("closed at once")
+                .reason
                 .contains("closes each connection")
         );
         closer.join().expect("closer");
@@ -163,6 +193,7 @@ mod tests {
         assert!(
             tcp(address)
                 .expect_err("closed")
+                .reason
                 .contains("connection refused")
         );
     }

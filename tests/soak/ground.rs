@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf, str::FromStr, time::Duration};
 
-use crate::support::*;
+use crate::{stage::ACTOR, support::*};
 
 /// The app that most trials watch: three processes that serve, two that work.
 pub const APP: &str = "steady";
@@ -261,7 +261,7 @@ impl Ground {
             }
         }
         let script = format!(
-            "nft delete table inet {CUT} 2>/dev/null; systemctl kill -s CONT deis-etcd 'deis-controller@*' 2>/dev/null; \
+            "nft delete table inet {CUT} 2>/dev/null; systemctl kill -s CONT deis-etcd 'deis-controller@*' 'deis-router@*' 2>/dev/null; \
              systemctl stop soak-fill 2>/dev/null; rm -f /var/soak-fill; \
              if [ -e /var/lib/soak ]; then rm -rf /run/systemd/system/deis-*.service.d/soak.conf /var/lib/soak; \
              systemctl daemon-reload; systemctl restart deis-agent 'deis-*@*'; fi; \
@@ -295,8 +295,8 @@ impl Ground {
         let mut text = self.cluster.deisctl(&["list"]).all();
         text += &self.cluster.deisctl(&["machines"]).all();
         for host in self.up() {
-            let script = "journalctl --no-pager -n 1500 -o short-precise -u 'deis-*'; nft list tables; \
-                          systemctl list-units --all --no-pager 'steady*'; df -h / /var/lib/containers";
+            let script = "journalctl --no-pager -n 6000 -o short-precise -u 'deis-*' | grep -v 'access method.*status=200'; nft list tables; \
+                          systemctl list-units --all --no-pager 'steady*' 'actor*'; podman ps --all; df -h / /var/lib/containers";
             text += &format!(
                 "\n\n##### {}\n{}",
                 host.name,
@@ -311,8 +311,10 @@ impl Ground {
         println!("    evidence: {}", path.display());
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             self.mend();
-            let confirm = format!("--confirm={APP}");
-            let _ = self.user.deis(&["destroy", "-a", APP, &confirm]);
+            for app in [APP, ACTOR] {
+                let confirm = format!("--confirm={app}");
+                let _ = self.user.deis(&["destroy", "-a", app, &confirm]);
+            }
         }));
     }
 }

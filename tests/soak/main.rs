@@ -22,7 +22,10 @@ mod ground;
 mod network;
 mod power;
 mod records;
+mod rollout_kills;
+mod rollouts;
 mod single;
+mod stage;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -152,6 +155,30 @@ const TRIALS: &[Trial] = trials![
         "The leading controller is killed at four points of a rollout: another one finishes it, one release runs, every number is used once.",
     controllers::controllers_leader_stopped:
         "The leading controller is stopped (SIGSTOP) in a rollout for longer than its lease, another one leads, and it wakes up again: nothing is done twice.",
+    rollouts::rollouts_crash_at_start:
+        "A release that crashes at start is given up with its last words; the old processes are not touched.",
+    rollouts::rollouts_port_never_opens:
+        "The same with one that never opens its port.",
+    rollouts::rollouts_unhealthy:
+        "The same with one that fails its health check.",
+    rollouts::rollouts_healthy_then_dying:
+        "A release that serves and dies after some seconds, again and again, is given up while its first processes are watched (`deis rollout:set`).",
+    rollouts::rollouts_two_at_once:
+        "Two changes of an app at the same time: both are done one after the other, or one is refused; nothing is mixed.",
+    rollouts::rollouts_rollback_midway:
+        "A rollback in each phase of a rollout: what was before it serves again.",
+    rollouts::rollouts_process_that_hangs:
+        "A process that was well for a minute hangs: no router sends it requests 3 s later; it is back when it goes on.",
+    rollouts::rollouts_idle_close:
+        "An app whose server closes connections that are idle for 5 s, asked about that often, with and without a body.",
+    rollout_kills::rollouts_controller_killed:
+        "The leading controller is killed in each phase of a rollout, and of one that is given up: it ends as it should have.",
+    rollout_kills::rollouts_router_killed:
+        "A router is killed in each phase of a rollout: no request through the others fails.",
+    rollout_kills::rollouts_router_stopped:
+        "A router is stopped (SIGSTOP) for 20 s in each phase of a rollout: no old process ends meanwhile, no request through the others fails.",
+    rollout_kills::rollouts_host_lost:
+        "A host is lost in three phases of a rollout: it ends on the others, and only what was being answered there is lost.",
     clock::clock_jumps:
         "The wall clock of one host's daemons jumps by an hour ahead and back, then that of all: nothing restarts, moves or fails, changes work.",
     disk::disk_full:

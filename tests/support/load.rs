@@ -36,8 +36,13 @@ pub struct Loaded {
 }
 
 impl Load {
-    /// About `rate` requests a second.
+    /// About `rate` requests a second, through the entry point.
     pub fn start(app: &str, rate: u32) -> Self {
+        Self::of(app, "/", rate, &["127.0.0.1:80".to_owned()])
+    }
+
+    /// The same for a page, through these addresses in turns.
+    pub fn of(app: &str, path: &'static str, rate: u32, addresses: &[String]) -> Self {
         let begun = Instant::now();
         let mut load = Self {
             begun,
@@ -52,6 +57,7 @@ impl Load {
             let (stop, sent) = (load.stop.clone(), load.sent.clone());
             let failures = load.failures.clone();
             let host = format!("{app}.localhost");
+            let address = addresses[worker as usize / 2 % addresses.len()].clone();
             thread::spawn(move || {
                 let keep = worker % 2 == 0;
                 let mut kept: Option<Connection> = None;
@@ -61,11 +67,11 @@ impl Load {
                     next += pause;
                     let connection = match kept.take() {
                         Some(connection) => Ok(connection),
-                        None => Connection::open("127.0.0.1:80"),
+                        None => Connection::open(&address),
                     };
                     let at = begun.elapsed();
                     let answer = connection.and_then(|mut connection| {
-                        let answer = connection.get(&host, "/")?;
+                        let answer = connection.get(&host, path)?;
                         Ok((connection, answer))
                     });
                     sent.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +90,7 @@ impl Load {
                         failures
                             .lock()
                             .expect("lock")
-                            .push((at, format!("{kind}: {failure}")));
+                            .push((at, format!("{kind}, {address}: {failure}")));
                     }
                     thread::sleep(next.saturating_duration_since(Instant::now()));
                 }

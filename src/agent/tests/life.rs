@@ -46,6 +46,24 @@ async fn a_life() {
     host.end().await;
 }
 
+/// A rollback stops what the rollout has just begun to start: podman is killed at its work.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_stopped_leaves_no_container() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    host.units.set("blog_v1.web.1.service", Active::Activating);
+    host.assign(WEB, 1, Desired::Stop).await;
+    host.until("gone", |state| state.processes.is_empty()).await;
+    assert_eq!(host.runtime.removed(), [WEB]);
+    // Who was up has tidied up itself: no podman is run for nothing.
+    host.serve(WEB, 2).await;
+    host.assign(WEB, 2, Desired::Stop).await;
+    host.until("gone", |state| state.processes.is_empty()).await;
+    assert_eq!(host.runtime.removed(), [WEB]);
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agents_restart_touches_nothing_and_nobody_sees_it() {
     let mut host = Host::new().await;
@@ -275,8 +293,7 @@ async fn a_one_off_reports_its_end_once_across_an_agents_restart() {
         "exited 3 exit-code\n",
     )
     .expect("written");
-    host.units
-        .set("blog_v1.run.1.service", crate::systemd::Active::Inactive);
+    host.units.set("blog_v1.run.1.service", Active::Inactive);
     host.boot().await;
     let done = host.until_process(name, "done", |p| p.ready).await;
     assert_eq!(done.reason.as_deref(), Some("ended with exit code 3"));

@@ -214,3 +214,32 @@ async fn no_request_is_lost_when_processes_are_replaced() {
     let sent: usize = clients.join_all().await.into_iter().sum();
     assert!(sent > DEPLOYS, "there was load: {sent}");
 }
+
+/// Two releases are served for a moment: who has seen the new one doesn't get the old one again.
+#[tokio::test]
+async fn a_connection_sees_releases_only_go_forward() {
+    let cluster = Cluster::start().await;
+    let (old, _) = backend(|_| ok("release 1")).await;
+    let (new, _) = backend(|_| ok("release 2")).await;
+    cluster.publish("blog_v1.web.1", old).await;
+    cluster.publish("blog_v1.web.2", old).await;
+    let published = cluster.publish("blog_v2.web.1", new).await;
+    cluster.acked(|p| p.applied >= published).await;
+    let request = "GET / HTTP/1.1\r\nHost: blog.localhost\r\n\r\n";
+    let mut kept = cluster.connect().await;
+    let mut seen = Vec::new();
+    while seen.iter().filter(|release| **release == 2).count() < 30 {
+        assert!(seen.len() < 1000, "the new one is chosen now and then");
+        kept.write_all(request.as_bytes()).await.expect("send");
+        let answer = read_until(&mut kept, "release ").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        seen.push(kept.read_u8().await.expect("a number") - b'0');
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    // It is a preference: an older one is better than none.
+    cluster.withdraw("blog_v2.web.1").await;
+    let gone = cluster.withdraw("blog_v1.web.2").await;
+    cluster.acked(|p| p.applied >= gone).await;
+    kept.write_all(request.as_bytes()).await.expect("send");
+    read_until(&mut kept, "release 1").await;
+}

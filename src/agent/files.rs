@@ -241,7 +241,8 @@ pub fn scan(paths: &Paths) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-fn read_owned(path: &Path) -> Option<Owned> {
+/// What has been done with a raw unit, as it was written down.
+pub fn read_owned(path: &Path) -> Option<Owned> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 

@@ -13,7 +13,7 @@ mod agent;
 mod cache;
 mod cgroup;
 mod events;
-mod files;
+pub(crate) mod files;
 mod http;
 mod images;
 mod isolation;

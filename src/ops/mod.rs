@@ -6,6 +6,7 @@ pub mod audit;
 pub mod change;
 pub mod follow;
 pub mod gone;
+pub mod hosts;
 pub mod maintenance;
 mod names;
 pub mod needed;

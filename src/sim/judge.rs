@@ -1,6 +1,7 @@
 //! The laws: looked at whenever the store or a process changes. The judge keeps a mirror of its own,
 //! and sees the store as it is, whatever the nodes believe.
 
+mod raw;
 mod records;
 mod rest;
 
@@ -34,7 +35,12 @@ pub(super) struct Sight {
     pub uuid: Uuid,
     pub up: bool,
     pub healthy: bool,
+    /// Its main process is there: also while it takes its time to stop.
+    pub runs: bool,
 }
+
+/// So long after a host was closed a leader may not know of it, in seconds.
+const CLOSING: f64 = 30.0;
 
 /// How long a host has to be away before anything is moved, in seconds.
 const HOST_GRACE: f64 = 2.9;
@@ -52,6 +58,8 @@ pub(super) struct RouterSight {
 struct Book {
     keys: BTreeMap<String, (Vec<u8>, Revision)>,
     units: BTreeMap<(usize, String), Sight>,
+    /// The raw units that run, and which assignment each is.
+    raw: BTreeMap<(usize, String), Uuid>,
     /// Every process that was ever assigned.
     assigned: BTreeSet<(String, String, Uuid)>,
     floors: BTreeMap<AppName, Structure>,
@@ -62,8 +70,15 @@ struct Book {
     /// said so from the first.
     singles: BTreeSet<Uuid>,
     born_single: BTreeSet<Uuid>,
+    /// One-off processes that were started.
+    once: BTreeSet<Uuid>,
+    /// Releases that have a command to be run first, and those whose command has ended well.
+    commands: BTreeSet<(AppName, ReleaseNumber)>,
+    commanded: BTreeSet<(AppName, ReleaseNumber)>,
     /// Nothing is lost in this story: the floor holds.
     gentle: bool,
+    /// Since when hosts are closed to new processes.
+    closed: BTreeMap<String, f64>,
     /// Since when hosts' presence is gone.
     absent: BTreeMap<String, f64>,
     verdict: Option<String>,
@@ -167,6 +182,9 @@ impl Judge {
                 "{process} is started on host {host} as {uuid}, which was never assigned there"
             ));
         }
+        if process.kind.is_one_off() && !book.once.insert(uuid) {
+            book.accuse(format!("{process} is started on {host} a second time"));
+        }
         let release = keys::release(&process.app, process.release);
         let app = keys::app(&process.app);
         if !book.keys.contains_key(release.as_str()) && book.keys.contains_key(app.as_str()) {
@@ -179,6 +197,7 @@ impl Judge {
             uuid,
             up: false,
             healthy: false,
+            runs: false,
         };
         book.units.insert((host, process.to_string()), sight);
     }
@@ -191,9 +210,22 @@ impl Judge {
             uuid,
             up: true,
             healthy: false,
+            runs: true,
         };
         book.units.insert((host, process.to_string()), sight);
         book.at_most_one_single(process, uuid);
+        book.at_most_one_command(process);
+    }
+
+    /// A one-off process has ended by itself.
+    pub fn ended(&self, host: usize, process: &ProcessName, code: i32) {
+        let mut book = lock(&self.0);
+        book.note("ended", &format!("{process} on {host}: {code}"));
+        book.units.remove(&(host, process.to_string()));
+        if code == 0 && process.kind == ProcessType::release() {
+            let of = (process.app.clone(), process.release);
+            book.commanded.insert(of);
+        }
     }
 
     pub fn healthy(&self, host: usize, process: &ProcessName, healthy: bool) {
@@ -204,12 +236,21 @@ impl Judge {
         }
     }
 
-    /// It is not up any more: it crashed, its host went, or it is being stopped.
+    /// It is being stopped, and runs on until it is gone.
+    pub fn stopping(&self, host: usize, process: &ProcessName) {
+        self.goes(host, process, true);
+    }
+
+    /// It is not up any more: it crashed, or its host went.
     pub fn down(&self, host: usize, process: &ProcessName) {
+        self.goes(host, process, false);
+    }
+
+    fn goes(&self, host: usize, process: &ProcessName, runs: bool) {
         let mut book = lock(&self.0);
         book.note("down", &format!("{process} on {host}"));
         if let Some(sight) = book.units.get_mut(&(host, process.to_string())) {
-            (sight.up, sight.healthy) = (false, false);
+            (sight.up, sight.healthy, sight.runs) = (false, false, runs);
         }
         book.floors_hold(&format!("{process} on {host} went down"));
     }
@@ -223,6 +264,7 @@ impl Judge {
     pub fn host_is_off(&self, host: usize) {
         let mut book = lock(&self.0);
         book.units.retain(|(of, _), _| *of != host);
+        book.raw.retain(|(of, _), _| *of != host);
     }
 
     /// A process is being stopped; `lease_is_out` when it is behind its host's fence and the lease has
@@ -431,7 +473,7 @@ impl Book {
         }
         let slot = process.id();
         let all = self.units.values().filter(|sight| {
-            sight.process.app == process.app && sight.process.id() == slot && sight.up
+            sight.process.app == process.app && sight.process.id() == slot && sight.runs
         });
         let names: Vec<String> = all.map(|sight| sight.process.to_string()).collect();
         if names.len() > 1 {
@@ -439,6 +481,20 @@ impl Book {
                 "{} run at a time, of a single type",
                 names.join(" and ")
             ));
+        }
+    }
+
+    /// Two commands of releases of one app never run at a time, unless a host was lost with one.
+    fn at_most_one_command(&mut self, process: &ProcessName) {
+        if !self.gentle || process.kind != ProcessType::release() {
+            return;
+        }
+        let all = self.units.values().filter(|sight| {
+            sight.process.app == process.app && sight.process.kind == process.kind && sight.runs
+        });
+        let names: Vec<String> = all.map(|sight| sight.process.to_string()).collect();
+        if names.len() > 1 {
+            self.accuse(format!("{} run at a time", names.join(" and ")));
         }
     }
 }

@@ -3,10 +3,11 @@
 //! manager and users that the seed moves. docs/simulation.md tells how to use it.
 //!
 //! `sky` is the network, `units` a host's service manager, `cluster` the hosts and daemons, `story`
-//! what happens, `judge` the laws that hold all the while.
+//! what happens, `operator` what is done to hosts, `judge` the laws that hold all the while.
 
 mod cluster;
 mod judge;
+mod operator;
 mod sky;
 mod story;
 mod units;
@@ -57,7 +58,7 @@ struct World {
     hosts: Mutex<BTreeMap<usize, Host>>,
     apps: Mutex<Vec<AppName>>,
     rough: AtomicBool,
-    /// Nothing goes wrong any more.
+    /// Nothing goes wrong any more, and all hosts that are needed are there.
     peace: AtomicBool,
     /// The release that each user has asked for last, and that has to be active in the end.
     expected: Mutex<BTreeMap<AppName, ReleaseNumber>>,
@@ -101,7 +102,6 @@ impl World {
     /// Everybody comes back, and everything is reached.
     fn make_peace(self: &Arc<Self>, hosts: usize) {
         self.rough.store(false, Ordering::Relaxed);
-        self.peace.store(true, Ordering::Relaxed);
         self.sky.set_leaderless(false);
         self.memory.elect_leader();
         for host in 1..=hosts {

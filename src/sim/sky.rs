@@ -94,6 +94,8 @@ pub(super) struct Rates {
     pub late: u32,
     pub twice: u32,
     pub dies: u32,
+    /// Agents when systemd has just begun with a start of theirs.
+    pub dies_at_start: u32,
     pub breaks: u32,
     pub silence: u32,
     pub repeats: u32,
@@ -155,6 +157,12 @@ impl Sky {
         }
         drop(air);
         self.changed.notify_waiters();
+    }
+
+    /// Whether an agent dies now that a start of its has begun.
+    pub fn dies_at_start(&self) -> bool {
+        let often = lock(&self.air).rates.dies_at_start;
+        self.dice.falls(often)
     }
 
     /// A node's life has ended by itself.

@@ -1,7 +1,11 @@
 //! What happens in a simulation, drawn from its seed: users change apps while things go wrong, then
 //! nothing goes wrong any more, and everything has to come to rest.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     task::JoinSet,
@@ -9,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    World, cluster,
+    World, cluster, operator,
     sky::{Node, Rates, Role, lock, ms},
     units::Temper,
 };
@@ -48,6 +52,12 @@ pub(super) struct Plot {
     pub rates: Rates,
     /// Between two mishaps, on average, in milliseconds.
     pub mishaps: u64,
+    /// The same between two things that an operator does; none: there is no operator.
+    pub operator: Option<u64>,
+    /// The same between two things that are wanted of raw units.
+    pub units: Option<u64>,
+    /// The host that is not opened again in the end, should it be closed then.
+    pub stays_closed: Option<usize>,
 }
 
 impl Plot {
@@ -83,10 +93,16 @@ impl Plot {
                 silence: rate(30),
                 repeats: rate(500),
                 slow: rate(300),
+                dies_at_start: rate(1000),
                 patient: tone == Tone::Gentle,
                 latency: *dice.pick(&[2, 5, 20, 100]),
             },
             mishaps: *dice.pick(&[3_000, 8_000, 20_000, 60_000]),
+            operator: *dice.pick(&[None, Some(5_000), Some(20_000), Some(60_000)]),
+            units: *dice.pick(&[None, Some(3_000), Some(20_000)]),
+            // The others have to have room enough.
+            stays_closed: (hosts >= 5 && dice.falls(6000))
+                .then(|| dice.between(1, hosts as u64) as usize),
         }
     }
 }
@@ -110,6 +126,9 @@ pub(super) async fn tell(world: &Arc<World>, plot: &Plot) {
         let name: AppName = format!("app{n}").parse().expect("app");
         users.spawn(user_of(Arc::clone(world), name, plot.length));
     }
+    users.spawn(operator::run_units(Arc::clone(world), plot.clone()));
+    let mut operator = JoinSet::new();
+    operator.spawn(operator::run(Arc::clone(world), plot.clone()));
     let end = Instant::now() + plot.length;
     while Instant::now() < end && world.judge.verdict().is_none() {
         sleep(world.dice.long_tail(10, plot.mishaps * 4)).await;
@@ -122,6 +141,11 @@ pub(super) async fn tell(world: &Arc<World>, plot: &Plot) {
         ..Rates::default()
     });
     world.make_peace(plot.hosts);
+    while operator.join_next().await.is_some() {}
+    // It may have taken a host's power since.
+    world.make_peace(plot.hosts);
+    operator::open_all(world, plot).await;
+    world.peace.store(true, Ordering::Relaxed);
     let peace = Instant::now();
     let mut rest = None;
     let mut why = String::new();
@@ -280,7 +304,7 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
     world.add_app(&name);
     let (mut builds, mut say) = (0, |_: &str| {});
     while Instant::now() < end && world.judge.verdict().is_none() {
-        let what = if builds == 0 { 0 } else { dice.below(11) };
+        let what = if builds == 0 { 0 } else { dice.below(13) };
         let done = match what {
             0..=2 => {
                 builds += 1;
@@ -290,7 +314,7 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
                     2 if builds > 1 => Temper::Hangs,
                     _ => Temper::Good,
                 };
-                let build = build(&name, temper, dice.falls(9000));
+                let build = build(&name, temper, dice.falls(9000), dice.falls(2000));
                 let deploy = change::deploy(&store, &name, &by, &build, &mut say);
                 let what = format!("{name} {}", temper.text());
                 (format!("deploy {what}"), timeout(ms(700_000), deploy).await)
@@ -333,6 +357,22 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
                 let what = format!("single {name} {marks:?}");
                 (what, timeout(ms(60_000), mark).await)
             }
+            10 | 11 => {
+                // To nothing and back, before anybody has got far with either.
+                let none = wanted.keys().map(|kind| (kind.clone(), 0)).collect();
+                for _ in 0..dice.between(1, 3) {
+                    for wanted in [&none, &wanted] {
+                        let scale = change::scale(&store, &name, &by, wanted);
+                        let _ = timeout(ms(60_000), scale).await;
+                        sleep(dice.long_tail(20, 4000)).await;
+                    }
+                }
+                let scale = change::scale(&store, &name, &by, &wanted);
+                (
+                    format!("blink {name} {wanted:?}"),
+                    timeout(ms(60_000), scale).await,
+                )
+            }
             _ => {
                 let value = dice.between(1, 9).to_string();
                 let variable = "COUNT".parse().expect("a name");
@@ -355,10 +395,10 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
         sleep(dice.long_tail(10, pause)).await;
     }
     // Once nothing goes wrong any more, what is asked for has to come about.
-    let last = build(&name, Temper::Good, true);
+    let last = build(&name, Temper::Good, true, dice.falls(2000));
     loop {
         sleep(ms(1000)).await;
-        if !world.peace.load(std::sync::atomic::Ordering::Relaxed) {
+        if !world.peace.load(Ordering::Relaxed) {
             continue;
         }
         if let Ok(change) = change::deploy(&store, &name, &by, &last, &mut say).await {
@@ -371,10 +411,13 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
     }
 }
 
-fn build(app: &AppName, temper: Temper, with_worker: bool) -> NewBuild {
+fn build(app: &AppName, temper: Temper, with_worker: bool, with_command: bool) -> NewBuild {
     let mut procfile = BTreeMap::from([(kind("web"), "serve".to_owned())]);
     if with_worker {
         procfile.insert(kind("worker"), "work".to_owned());
+    }
+    if with_command {
+        procfile.insert(ProcessType::release(), "migrate".to_owned());
     }
     let digest = "0123456789abcdef".repeat(4);
     NewBuild {

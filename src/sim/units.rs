@@ -1,10 +1,12 @@
 //! A host's service manager and container runtime: jobs take their time, processes behave as their
 //! build says, announcers tell the agent of the moment. Units outlive agents, and die with the host.
 
+pub(super) mod raw;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,7 +16,11 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{World, sky::lock};
+use self::raw::RawUnits;
+use super::{
+    World,
+    sky::{Node, Role, lock},
+};
 use crate::{
     agent::{
         lease::FENCE_UNIT,
@@ -24,6 +30,7 @@ use crate::{
     },
     model::ProcessName,
     outside,
+    render::RunFiles,
     sidecar::fence,
     systemd::{Active, Exit, Inbox, UnitChange, UnitError, UnitStatus, Units},
 };
@@ -86,6 +93,7 @@ struct State {
     /// The host's fence stands.
     guarded: bool,
     turns: u64,
+    raw: RawUnits,
 }
 
 struct Shared {
@@ -117,6 +125,7 @@ impl SimUnits {
         state.off = true;
         state.words = None;
         let units = std::mem::take(&mut state.units);
+        state.raw = RawUnits::default();
         drop(state);
         for unit in units.into_values() {
             self.0.world.judge.down(self.0.host, &unit.process);
@@ -166,6 +175,9 @@ impl SimUnits {
 
     /// A process dies by itself; systemd is about to start it again.
     pub fn crash(&self, name: &str) {
+        if is_one_off(name) {
+            return self.end_once(name, None, 1);
+        }
         let Some(turn) = self.change(name, None, |unit| {
             unit.status.active = Active::AutoRestart;
             unit.status.restarts += 1;
@@ -191,7 +203,10 @@ impl SimUnits {
         let Some(unit) = state.units.get_mut(name) else {
             return;
         };
-        if unit.status.active != Active::Active || unit.word == Some(healthy) {
+        if unit.status.active != Active::Active
+            || unit.word == Some(healthy)
+            || unit.process.kind.is_one_off()
+        {
             return;
         }
         unit.word = Some(healthy);
@@ -228,6 +243,9 @@ impl SimUnits {
         match (was, unit.status.active) {
             (Active::Active, Active::Active) => {}
             (_, Active::Active) => judge.up(self.0.host, &unit.process, unit.uuid),
+            (Active::Active, Active::Deactivating) => {
+                judge.stopping(self.0.host, &unit.process);
+            }
             (Active::Active, _) => judge.down(self.0.host, &unit.process),
             _ => {}
         }
@@ -311,6 +329,50 @@ impl SimUnits {
         self.tell(name);
     }
 
+    /// A one-off begins, and ends by itself; gives whether it got up.
+    async fn run_once(&self, name: &str, turn: u64) -> bool {
+        let dice = &self.0.world.dice;
+        let Some(turn) = self.change(name, Some(turn), |unit| {
+            unit.status.active = Active::Activating;
+        }) else {
+            return false;
+        };
+        sleep(dice.long_tail(30, 1500)).await;
+        let Some(turn) = self.change(name, Some(turn), |unit| {
+            unit.status.active = Active::Active;
+        }) else {
+            return false;
+        };
+        let (units, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let world = &units.0.world;
+            sleep(world.dice.long_tail(50, 40_000)).await;
+            let goes_wrong = world.dice.falls(1500) && !world.peace.load(Ordering::Relaxed);
+            units.end_once(&name, Some(turn), i32::from(goes_wrong));
+        });
+        true
+    }
+
+    /// A one-off ends: how stays on the host, and systemd forgets it.
+    fn end_once(&self, name: &str, turn: Option<u64>, code: i32) {
+        let result = if code == 0 { "success" } else { "exit-code" };
+        let process = process_of(name).expect("a process");
+        let exit = self.0.paths.at(&RunFiles::of(&process).exit);
+        let ended = self.change(name, turn, |unit| {
+            std::fs::write(exit, format!("exited {code} {result}\n")).expect("written");
+            unit.status.active = Active::Inactive;
+            unit.status.exit = Exit {
+                result: result.into(),
+                code: 1,
+                status: code,
+            };
+        });
+        if ended.is_some() {
+            lock(&self.0.state).units.remove(name);
+            self.0.world.judge.ended(self.0.host, &process, code);
+        }
+    }
+
     async fn start_job(&self, name: &str, process: ProcessName) -> Result<(), UnitError> {
         let failed = |result: &str| UnitError::Job {
             call: "start",
@@ -355,11 +417,18 @@ impl SimUnits {
             turn
         };
         self.0.world.judge.starts(self.0.host, &process, uuid);
-        if self.come_up(name, turn).await {
-            Ok(())
-        } else {
-            Err(failed("failed"))
+        if self.0.world.sky.dies_at_start() {
+            self.0.world.kill(Node {
+                host: self.0.host,
+                role: Role::Agent,
+            });
         }
+        let is_up = if process.kind.is_one_off() {
+            self.run_once(name, turn).await
+        } else {
+            self.come_up(name, turn).await
+        };
+        if is_up { Ok(()) } else { Err(failed("failed")) }
     }
 
     async fn stop_job(&self, name: &str) {
@@ -394,8 +463,13 @@ impl SimUnits {
         }) else {
             return;
         };
-        let grace = if world.dice.falls(1000) { 10_000 } else { 1500 };
-        sleep(world.dice.long_tail(5, grace)).await;
+        // Now and then one takes all the time that it is given, or is killed in the end.
+        let takes = if world.dice.falls(1500) {
+            world.dice.time(2000, 10_000)
+        } else {
+            world.dice.long_tail(5, 1500)
+        };
+        sleep(takes).await;
         if self
             .change(name, Some(turn), |unit| {
                 unit.status.active = Active::Inactive;
@@ -452,6 +526,10 @@ fn process_of(unit: &str) -> Option<ProcessName> {
     unit.strip_suffix(".service")?.parse().ok()
 }
 
+fn is_one_off(unit: &str) -> bool {
+    process_of(unit).is_some_and(|process| process.kind.is_one_off())
+}
+
 impl Units for SimUnits {
     async fn start(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         sleep(self.0.world.dice.time(1, 10)).await;
@@ -459,8 +537,14 @@ impl Units for SimUnits {
             let (units, name) = (self.clone(), unit.to_owned());
             self.job(async move { units.start_job(&name, process).await })
                 .await?;
-        } else if unit == FENCE_UNIT && !std::mem::replace(&mut lock(&self.0.state).guarded, true) {
-            tokio::spawn(self.clone().stand_guard());
+        } else if unit == FENCE_UNIT {
+            if !std::mem::replace(&mut lock(&self.0.state).guarded, true) {
+                tokio::spawn(self.clone().stand_guard());
+            }
+        } else {
+            let (units, name) = (self.clone(), unit.to_owned());
+            self.job(async move { units.start_raw(&name).await })
+                .await?;
         }
         self.status(unit).await
     }
@@ -480,12 +564,22 @@ impl Units for SimUnits {
     async fn stop(&self, unit: &str) -> Result<(), UnitError> {
         sleep(self.0.world.dice.time(1, 5)).await;
         let (units, name) = (self.clone(), unit.to_owned());
-        self.job(async move { units.stop_job(&name).await }).await;
+        self.job(async move {
+            if process_of(&name).is_some() {
+                units.stop_job(&name).await;
+            } else {
+                units.stop_raw(&name).await;
+            }
+        })
+        .await;
         Ok(())
     }
 
     async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
         sleep(self.0.world.dice.time(1, 3)).await;
+        if process_of(unit).is_none() {
+            return Ok(self.raw_status(unit));
+        }
         let state = lock(&self.0.state);
         Ok(state
             .units
@@ -495,6 +589,7 @@ impl Units for SimUnits {
     }
 
     async fn reload(&self) -> Result<(), UnitError> {
+        self.reload_raw();
         Ok(())
     }
 

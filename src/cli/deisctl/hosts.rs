@@ -3,7 +3,6 @@
 
 use std::{io::Write, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -14,16 +13,15 @@ use super::{
     subject,
 };
 use crate::{
-    model::{HostDrain, HostRecord, MachineId},
+    model::MachineId,
+    ops::hosts::{self, HostsError},
     plan::{
         World, drain, preview,
         waiting::{Reason, Waiting},
     },
-    store::{CommitError, Store, Txn, keys},
+    store::{Store, keys},
 };
 
-/// Tries to change a record that somebody else is changing, too.
-const TRIES: usize = 8;
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a drain is followed after its deadline: barriers, and processes that take their time to stop.
@@ -78,7 +76,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// When there is no such host, or etcd can't be reached.
 pub async fn cordon(store: &Store, word: &str, out: &mut impl Write) -> anyhow::Result<()> {
-    let (_, host) = change(store, word, |host| host.cordoned = true).await?;
+    let id = find(store, word).await?;
+    let host = hosts::cordon(store, &id).await;
+    let host = host.map_err(|error| unchanged(word, error))?;
     writeln!(out, "{} is cordoned: it gets nothing new", host.hostname)?;
     Ok(())
 }
@@ -88,11 +88,9 @@ pub async fn cordon(store: &Store, word: &str, out: &mut impl Write) -> anyhow::
 /// # Errors
 /// When there is no such host, or etcd can't be reached.
 pub async fn uncordon(store: &Store, word: &str, out: &mut impl Write) -> anyhow::Result<()> {
-    let (_, host) = change(store, word, |host| {
-        host.cordoned = false;
-        host.drain = None;
-    })
-    .await?;
+    let id = find(store, word).await?;
+    let host = hosts::uncordon(store, &id).await;
+    let host = host.map_err(|error| unchanged(word, error))?;
     writeln!(out, "{} takes new processes", host.hostname)?;
     Ok(())
 }
@@ -105,13 +103,9 @@ pub async fn drain(store: &Store, args: &DrainArgs, out: &mut impl Write) -> any
     let now = Timestamp::now();
     let deadline = args.deadline.map(SignedDuration::try_from).transpose()?;
     let deadline = deadline.map(|time| now.checked_add(time)).transpose()?;
-    let (id, host) = change(store, &args.host, |host| {
-        // The leader counts the time from `since`: what is given now is given from now on.
-        let before = host.drain.as_ref().filter(|_| deadline.is_none());
-        let since = before.map_or(now, |drain| drain.since);
-        host.drain = Some(HostDrain { since, deadline });
-    })
-    .await?;
+    let id = find(store, &args.host).await?;
+    let host = hosts::drain(store, &id, now, deadline).await;
+    let host = host.map_err(|error| unchanged(&args.host, error))?;
     let until = deadline.map_or_else(
         || "until it is empty".to_owned(),
         |at| format!("until it is empty, at the latest at {at:.0}"),
@@ -202,40 +196,32 @@ fn names(words: &str, hostname: &str) -> bool {
         || (hostname.contains(|c| !in_name(c)) && words.contains(hostname))
 }
 
-/// Changes a host's record.
-async fn change(
-    store: &Store,
-    word: &str,
-    change: impl Fn(&mut HostRecord),
-) -> anyhow::Result<(MachineId, HostRecord)> {
-    let id = subject::host(&Fleet::load(store).await?, word).map_err(|error| {
-        Failure::new(Kind::NotFound, error).hint("`deisctl machines` lists the hosts")
-    })?;
-    let key = keys::host(&id);
-    for _ in 0..TRIES {
-        let found = store.get(&key).await?.ok_or_else(|| {
-            Failure::new(
-                Kind::NotFound,
-                format!("{word} has no record in /deis/hosts/ yet"),
-            )
-            .hint("its agent writes one when it starts; try again")
-        })?;
-        let mut record = found.value.clone();
-        change(&mut record);
-        if record == found.value {
-            return Ok((id, record));
+/// The host that an operator names.
+async fn find(store: &Store, word: &str) -> anyhow::Result<MachineId> {
+    let found = subject::host(&Fleet::load(store).await?, word);
+    found.map_err(|error| {
+        let failure = Failure::new(Kind::NotFound, error);
+        failure.hint("`deisctl machines` lists the hosts").into()
+    })
+}
+
+/// Why its record was not changed, in the operator's words.
+fn unchanged(word: &str, error: HostsError) -> anyhow::Error {
+    let failure = match error {
+        HostsError::Unknown(_) => {
+            let message = format!("{word} has no record in /deis/hosts/ yet");
+            Failure::new(Kind::NotFound, message)
+                .hint("its agent writes one when it starts; try again")
         }
-        let txn = Txn::new()
-            .unchanged(&key, found.mod_revision)
-            .put(&key, &record);
-        match store.commit(txn).await {
-            Ok(_) => return Ok((id, record)),
-            Err(CommitError::Conflict) => {}
-            Err(error) => return Err(error).context("nothing was changed"),
+        HostsError::Contended(_) => {
+            let message = format!("somebody else changes the record of {word} all the time");
+            Failure::new(Kind::Conflict, message)
         }
-    }
-    let message = format!("somebody else changes the record of {word} all the time");
-    Err(Failure::new(Kind::Conflict, message).into())
+        HostsError::Store(error) => {
+            return anyhow::Error::new(error).context("nothing was changed");
+        }
+    };
+    failure.into()
 }
 
 #[cfg(test)]

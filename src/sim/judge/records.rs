@@ -1,6 +1,6 @@
 //! The laws of what is written, looked at with each change of the store.
 
-use super::{Book, HOST_GRACE, host_of, ip, machine, now};
+use super::{Book, CLOSING, HOST_GRACE, host_of, ip, machine, now};
 use crate::{
     model::*,
     sim::sky::{Node, Role},
@@ -82,6 +82,12 @@ impl Book {
 
     /// A host is found lost only after its grace; from then on the floor is off.
     fn host(&mut self, id: &str, old: Option<&[u8]>, new: Option<&[u8]>) {
+        let record = new.and_then(|bytes| HostRecord::decode(bytes).ok());
+        if record.is_some_and(|record| record.cordoned || record.drain.is_some()) {
+            self.closed.entry(id.to_owned()).or_insert_with(now);
+        } else {
+            self.closed.remove(id);
+        }
         let lost = |bytes: Option<&[u8]>| {
             let record = bytes.and_then(|b| HostRecord::decode(b).ok());
             record.is_some_and(|record| record.lost_since.is_some())
@@ -148,6 +154,14 @@ impl Book {
                         "{name} is assigned to {machine}, which is not there"
                     ));
                 }
+                if let Some(since) = self.closed.get(machine)
+                    && now() - since > CLOSING
+                {
+                    let seconds = now() - since;
+                    self.accuse(format!(
+                        "{name} is assigned to {machine}, which is closed for {seconds:.1} s"
+                    ));
+                }
                 let suffix = format!("/{name}");
                 let schedule = keys::schedule();
                 let all = self.keys.range(schedule.as_str().to_owned()..);
@@ -182,6 +196,13 @@ impl Book {
                 if is_known && sight.is_some_and(|sight| sight.up && sight.uuid == old.uuid) {
                     self.accuse(format!("{name} is forgotten while it runs on {machine}"));
                 }
+            }
+            // Another text of a raw unit is another assignment.
+            (Some(old), Some(new))
+                if old.uuid != new.uuid && matches!(new.work, Work::Unit { .. }) =>
+            {
+                self.assigned
+                    .insert((machine.to_owned(), name.to_owned(), new.uuid));
             }
             (Some(old), Some(new)) if old.uuid != new.uuid => {
                 self.accuse(format!("{name} on {machine} gets another uuid"));
@@ -222,9 +243,18 @@ impl Book {
             }
             let key = keys::assignment(&machine(host), process);
             let assignment = self.read::<Assignment>(key.as_str());
-            if assignment.is_none_or(|assignment| assignment.desired != Desired::Run) {
+            let uuid = assignment
+                .filter(|assignment| assignment.desired == Desired::Run)
+                .map(|assignment| assignment.uuid);
+            let there = self.units.get(&(host, process.to_owned()));
+            let there = there.map(|sight| sight.uuid);
+            if uuid.is_none() {
                 self.accuse(format!(
                     "{process} is published on host {host}, and is not to run"
+                ));
+            } else if there.is_some() && there != uuid {
+                self.accuse(format!(
+                    "{process} is published on host {host} as {uuid:?}, and {there:?} runs there"
                 ));
             }
         } else if let Some(host) = host(old) {
@@ -264,6 +294,13 @@ impl Book {
                 new.active
             ));
         }
+        let active = (name.clone(), new.active);
+        if self.commands.contains(&active) && !self.commanded.contains(&active) {
+            self.accuse(format!(
+                "{app} {} is active, and its command has not ended well",
+                new.active
+            ));
+        }
         if new.destroying {
             self.floors.remove(&name);
             return;
@@ -293,6 +330,9 @@ impl Book {
         ) else {
             return;
         };
+        if rollout.command.is_some() {
+            self.commands.insert((name.clone(), rollout.release));
+        }
         if let Some(floor) = self.floors.get_mut(&name) {
             lower(floor, &rollout.structure);
             lower(floor, &rollout.previous_structure);

@@ -74,8 +74,17 @@ impl Judge {
                 continue;
             };
             let assignment = book.read::<Assignment>(key).ok_or("an assignment")?;
+            if matches!(assignment.work, Work::Unit { .. }) {
+                book.unit_rests(&id, name)?;
+                running.insert((host_of(&id), name.to_owned(), assignment.uuid));
+                continue;
+            }
             let process: ProcessName = name.parse().map_err(|_| format!("{key}: a name"))?;
             let app = book.read::<App>(keys::app(&process.app).as_str());
+            let record = book.read::<HostRecord>(keys::host(&id).as_str());
+            if record.is_some_and(|record| record.drain.is_some()) {
+                return Err(format!("{key} is on a host that is being drained"));
+            }
             let host = host_of(&id);
             let is = book.units.get(&(host, name.to_owned()));
             if assignment.desired != Desired::Run
@@ -98,13 +107,15 @@ impl Judge {
                 services.insert(keys::service(&process.app, &process).to_string());
             }
         }
+        book.units_are_placed()?;
         if there != wanted {
             return Err(format!("{there:?} are there, {wanted:?} are wanted"));
         }
-        let really = book.units.iter();
-        let really: BTreeSet<_> = really
-            .map(|((host, name), sight)| (*host, name.clone(), sight.uuid))
-            .collect();
+        let processes = book.units.iter();
+        let processes = processes.map(|((host, name), sight)| (*host, name.clone(), sight.uuid));
+        let raw = book.raw.iter();
+        let raw = raw.map(|((host, name), uuid)| (*host, name.clone(), *uuid));
+        let really: BTreeSet<_> = processes.chain(raw).collect();
         if let Some(more) = really.difference(&running).next() {
             return Err(format!("{more:?} runs, and is not assigned"));
         }

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts soak soak-leftovers
+.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-router soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -129,6 +129,13 @@ bench-units: packages ## Measure: starts, idle cost and memory, on three real ho
 
 bench-hosts: packages ## Measure: hosts killed with 30 processes on them, until those run elsewhere
 	@$(call bench-on-hosts,hosts)
+
+bench-router: test-packages ## Measure: the router beside nginx and HAProxy, on a core each
+	@missing=; for program in /usr/sbin/nginx:nginx-light /usr/sbin/haproxy:haproxy; do \
+	  test -x $${program%%:*} || missing="$$missing $${program##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@$(BENCH) router
 
 # A bench that drives a cluster finds its name in DEIS_TEST_CLUSTER, as the cluster tests do
 # (tests/support).

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-deploy soak soak-leftovers
+.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-deploy bench-router soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -132,6 +132,13 @@ bench-hosts: packages ## Measure: hosts killed with 30 processes on them, until 
 
 bench-deploy: packages ## Measure: requests through deploys, and addresses from etcd to the routers
 	@$(call bench-on-hosts,deploy)
+
+bench-router: test-packages ## Measure: the router beside nginx and HAProxy, on a core each
+	@missing=; for program in /usr/sbin/nginx:nginx-light /usr/sbin/haproxy:haproxy; do \
+	  test -x $${program%%:*} || missing="$$missing $${program##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@$(BENCH) router
 
 # A bench that drives a cluster finds its name in DEIS_TEST_CLUSTER, as the cluster tests do
 # (tests/support).

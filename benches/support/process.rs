@@ -21,17 +21,62 @@ pub fn thread_cpu_time(thread: u32) -> Duration {
     cpu_time_in(&format!("/proc/self/task/{thread}/stat"))
 }
 
+/// Processes that this one has started and that run.
+pub fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let children = tasks.flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("children")).ok()?;
+        Some(
+            text.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<u32>>(),
+        )
+    });
+    children.flatten().collect()
+}
+
+/// A process and all that it has started, as far as they run.
+pub fn tree(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while next < all.len() {
+        all.extend(children(all[next]));
+        next += 1;
+    }
+    all
+}
+
+/// CPU time of a process and all that it has started, those that have ended and been waited for
+/// included.
+///
+/// # Panics
+/// When there is no such process.
+pub fn cpu_time_of_tree(pid: u32) -> Duration {
+    // One that ends in this moment is counted with its parent the next time.
+    let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let ticks = tree(pid)
+        .into_iter()
+        .filter_map(stat)
+        .map(|text| ticks(&text, 4));
+    Duration::from_millis(ticks.sum::<u64>() * 1000 / USER_HZ)
+}
+
+/// The first of these: user mode, kernel mode, and both of children that were waited for.
+fn ticks(stat: &str, fields: usize) -> u64 {
+    // The name stands in parentheses, and may hold blanks and parentheses itself.
+    let (_, rest) = stat.rsplit_once(')').expect("a name in parentheses");
+    rest.split_whitespace()
+        .skip(11)
+        .take(fields)
+        .map(|field| field.parse::<u64>().expect("a number of ticks"))
+        .sum()
+}
+
 fn cpu_time_in(path: &str) -> Duration {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    // The name stands in parentheses, and may hold blanks and parentheses itself.
-    let (_, rest) = text.rsplit_once(')').expect("a name in parentheses");
-    let ticks: u64 = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().expect("a number of ticks"))
-        .sum();
-    Duration::from_millis(ticks * 1000 / USER_HZ)
+    Duration::from_millis(ticks(&text, 2) * 1000 / USER_HZ)
 }
 
 /// Memory that only this process has, and all that it has in RAM; in bytes.

@@ -113,10 +113,9 @@ impl Watcher {
         } else if let (Some(process), Some(entry)) = (keys::parse_service(key), entry)
             && process.app.to_string() == APP
             && !entry.value.starts_with(self.address.as_bytes())
+            && seen.names.insert(process.to_string())
         {
-            if seen.names.insert(process.to_string()) {
-                until(&mut seen.published);
-            }
+            until(&mut seen.published);
         }
     }
 

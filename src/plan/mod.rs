@@ -16,6 +16,8 @@ mod drain_tests;
 pub mod explain;
 pub mod fleet;
 #[cfg(test)]
+mod fleet_leaving_tests;
+#[cfg(test)]
 mod fleet_scheduling_tests;
 #[cfg(test)]
 mod fleet_tests;

@@ -39,7 +39,10 @@ pub(super) async fn run(world: Arc<World>, plot: Plot) {
     let end = Instant::now() + plot.length;
     while Instant::now() < end && world.judge.verdict().is_none() {
         sleep(dice.long_tail(1000, pause * 4)).await;
-        let host = dice.between(1, plot.hosts as u64) as usize;
+        let host = match plot.stays_closed {
+            Some(host) if dice.falls(4000) => host,
+            _ => dice.between(1, plot.hosts as u64) as usize,
+        };
         match dice.below(5) {
             0 => cordon(&world, &store, host).await,
             1 | 2 => drain(&world, &store, host, plot.tone).await,
@@ -47,7 +50,7 @@ pub(super) async fn run(world: Arc<World>, plot: Plot) {
             _ => restart(&world, &store, host, plot.tone).await,
         }
         // Mostly one host at a time, and now and then whatever comes.
-        if dice.falls(7000) {
+        if plot.stays_closed != Some(host) && dice.falls(7000) {
             sleep(dice.long_tail(500, 120_000)).await;
             open(&world, &store, host).await;
         }
@@ -111,6 +114,8 @@ async fn restart(world: &Arc<World>, store: &Store, host: usize, tone: Tone) {
     sleep(ms(5000)).await;
 }
 
+/// One text after the other; two of so many end by themselves.
+const KINDS: u64 = 5;
 /// The units of the story: their `[X-Fleet]` options.
 const UNITS: &[(&str, &str)] = &[
     ("one.service", ""),
@@ -145,10 +150,17 @@ pub(super) async fn run_units(world: Arc<World>, plot: Plot) {
     while !world.peace.load(Ordering::Relaxed) {
         sleep(ms(1000)).await;
     }
+    // What ends by itself would do so while all is at rest.
+    texts = texts.next_multiple_of(KINDS);
+    let mut is_there = true;
     for (name, options) in UNITS {
-        // Where its neighbour is on a host that is closed, it has no place.
-        let has_place = plot.stays_closed.is_none() || !options.contains("MachineOf");
+        // Where its neighbour is not, or on a host that is closed, it has no place.
+        let is_beside = options.contains("MachineOf");
+        let has_place = !is_beside || (is_there && plot.stays_closed.is_none());
         let target = (has_place && dice.falls(7000)).then_some(UnitTarget::Launched);
+        if options.is_empty() {
+            is_there = target.is_some();
+        }
         while !wish(&world, &store, name, options, texts, target).await {
             sleep(ms(1000)).await;
         }
@@ -171,7 +183,7 @@ async fn wish(
             .await
             .map(|done| done.map(|_| ())),
         Some(target) => {
-            let exec = match text % 5 {
+            let exec = match text % KINDS {
                 3 => ENDS,
                 4 => CRASHES,
                 _ => "ExecStart=/bin/runs",

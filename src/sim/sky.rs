@@ -96,6 +96,8 @@ pub(super) struct Rates {
     pub dies: u32,
     /// Agents when systemd has just begun with a start of theirs.
     pub dies_at_start: u32,
+    /// Processes that take their time to stop.
+    pub stubborn: u32,
     pub breaks: u32,
     pub silence: u32,
     pub repeats: u32,
@@ -163,6 +165,16 @@ impl Sky {
     pub fn dies_at_start(&self) -> bool {
         let often = lock(&self.air).rates.dies_at_start;
         self.dice.falls(often)
+    }
+
+    /// How long a process takes to stop: now and then all the time that it is given.
+    pub fn stopping(&self) -> Duration {
+        let often = lock(&self.air).rates.stubborn;
+        if self.dice.falls(often) {
+            self.dice.time(2000, 10_000)
+        } else {
+            self.dice.long_tail(5, 1500)
+        }
     }
 
     /// A node's life has ended by itself.

@@ -58,6 +58,8 @@ pub(super) struct Plot {
     pub units: Option<u64>,
     /// The host that is not opened again in the end, should it be closed then.
     pub stays_closed: Option<usize>,
+    /// How often users think of single types, of ten thousand times that they think of anything.
+    pub singles: u32,
 }
 
 impl Plot {
@@ -93,7 +95,8 @@ impl Plot {
                 silence: rate(30),
                 repeats: rate(500),
                 slow: rate(300),
-                dies_at_start: rate(1000),
+                dies_at_start: rate(2000),
+                stubborn: *dice.pick(&[0, 1500, 6000]),
                 patient: tone == Tone::Gentle,
                 latency: *dice.pick(&[2, 5, 20, 100]),
             },
@@ -103,6 +106,7 @@ impl Plot {
             // The others have to have room enough.
             stays_closed: (hosts >= 5 && dice.falls(6000))
                 .then(|| dice.between(1, hosts as u64) as usize),
+            singles: *dice.pick(&[0, 0, 2000]),
         }
     }
 }
@@ -124,7 +128,7 @@ pub(super) async fn tell(world: &Arc<World>, plot: &Plot) {
     let mut users = JoinSet::new();
     for n in 1..=plot.apps {
         let name: AppName = format!("app{n}").parse().expect("app");
-        users.spawn(user_of(Arc::clone(world), name, plot.length));
+        users.spawn(user_of(Arc::clone(world), name, plot.clone()));
     }
     users.spawn(operator::run_units(Arc::clone(world), plot.clone()));
     let mut operator = JoinSet::new();
@@ -289,9 +293,9 @@ async fn mishap(world: &Arc<World>, plot: &Plot) {
     }
 }
 
-/// What a user does to an app for so long.
-async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
-    let end = Instant::now() + length;
+/// What a user does to an app while the story's trouble lasts.
+async fn user_of(world: Arc<World>, name: AppName, plot: Plot) {
+    let end = Instant::now() + plot.length;
     let (store, by) = (world.user(), user());
     let dice = Arc::clone(&world.dice);
     let mut wanted: BTreeMap<ProcessType, u32> = BTreeMap::new();
@@ -304,7 +308,11 @@ async fn user_of(world: Arc<World>, name: AppName, length: Duration) {
     world.add_app(&name);
     let (mut builds, mut say) = (0, |_: &str| {});
     while Instant::now() < end && world.judge.verdict().is_none() {
-        let what = if builds == 0 { 0 } else { dice.below(13) };
+        let what = match builds {
+            0 => 0,
+            _ if dice.falls(plot.singles) => 9,
+            _ => dice.below(13),
+        };
         let done = match what {
             0..=2 => {
                 builds += 1;

@@ -1,12 +1,13 @@
 //! A host's service manager and container runtime: jobs take their time, processes behave as their
 //! build says, announcers tell the agent of the moment. Units outlive agents, and die with the host.
 
+mod once;
 pub(super) mod raw;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -30,7 +31,6 @@ use crate::{
     },
     model::ProcessName,
     outside,
-    render::RunFiles,
     sidecar::fence,
     systemd::{Active, Exit, Inbox, UnitChange, UnitError, UnitStatus, Units},
 };
@@ -329,50 +329,6 @@ impl SimUnits {
         self.tell(name);
     }
 
-    /// A one-off begins, and ends by itself; gives whether it got up.
-    async fn run_once(&self, name: &str, turn: u64) -> bool {
-        let dice = &self.0.world.dice;
-        let Some(turn) = self.change(name, Some(turn), |unit| {
-            unit.status.active = Active::Activating;
-        }) else {
-            return false;
-        };
-        sleep(dice.long_tail(30, 1500)).await;
-        let Some(turn) = self.change(name, Some(turn), |unit| {
-            unit.status.active = Active::Active;
-        }) else {
-            return false;
-        };
-        let (units, name) = (self.clone(), name.to_owned());
-        tokio::spawn(async move {
-            let world = &units.0.world;
-            sleep(world.dice.long_tail(50, 40_000)).await;
-            let goes_wrong = world.dice.falls(1500) && !world.peace.load(Ordering::Relaxed);
-            units.end_once(&name, Some(turn), i32::from(goes_wrong));
-        });
-        true
-    }
-
-    /// A one-off ends: how stays on the host, and systemd forgets it.
-    fn end_once(&self, name: &str, turn: Option<u64>, code: i32) {
-        let result = if code == 0 { "success" } else { "exit-code" };
-        let process = process_of(name).expect("a process");
-        let exit = self.0.paths.at(&RunFiles::of(&process).exit);
-        let ended = self.change(name, turn, |unit| {
-            std::fs::write(exit, format!("exited {code} {result}\n")).expect("written");
-            unit.status.active = Active::Inactive;
-            unit.status.exit = Exit {
-                result: result.into(),
-                code: 1,
-                status: code,
-            };
-        });
-        if ended.is_some() {
-            lock(&self.0.state).units.remove(name);
-            self.0.world.judge.ended(self.0.host, &process, code);
-        }
-    }
-
     async fn start_job(&self, name: &str, process: ProcessName) -> Result<(), UnitError> {
         let failed = |result: &str| UnitError::Job {
             call: "start",
@@ -463,13 +419,7 @@ impl SimUnits {
         }) else {
             return;
         };
-        // Now and then one takes all the time that it is given, or is killed in the end.
-        let takes = if world.dice.falls(1500) {
-            world.dice.time(2000, 10_000)
-        } else {
-            world.dice.long_tail(5, 1500)
-        };
-        sleep(takes).await;
+        sleep(world.sky.stopping()).await;
         if self
             .change(name, Some(turn), |unit| {
                 unit.status.active = Active::Inactive;

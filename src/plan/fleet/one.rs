@@ -5,7 +5,7 @@ use super::{
         hosts::Losses,
         round::{Batch, Context, Plan},
         waiting::Reason,
-        world::{HostView, Said, World},
+        world::{HostView, World},
     },
     Units, XFleet,
 };
@@ -306,14 +306,19 @@ impl<'w> Unit<'_, 'w> {
             self.batch.add(what, txn.put(&key, &next));
             return;
         }
-        match host.map(|host| host.said(self.name.as_str(), there.value.uuid)) {
-            Some(Said::Nothing) => {
-                let what = format!("forget {}", self.name);
-                self.batch.add(what, txn.delete(&key));
-            }
-            Some(Said::State(_) | Said::Unknown) | None => {
-                plan.wait(self.name.as_str(), Reason::Unit("stopping".to_owned()));
-            }
+        // What runs there may be of an older assignment that is still in the way of this one.
+        let is_there = host.is_none_or(|host| host.names(self.name.as_str()));
+        let is_away = host.is_some_and(|host| host.presence.is_absent());
+        if is_there {
+            plan.wait(self.name.as_str(), Reason::Unit("stopping".to_owned()));
+        } else if is_away {
+            // What it has begun since its last report nobody knows before it is back, or lost.
+            let grace = self.cx.policy.host_grace.as_secs();
+            let why = format!("its host is away; lost {grace} s after its lease");
+            plan.wait(self.name.as_str(), Reason::Unit(why));
+        } else {
+            let what = format!("forget {}", self.name);
+            self.batch.add(what, txn.delete(&key));
         }
     }
 }

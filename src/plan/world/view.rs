@@ -238,6 +238,13 @@ impl HostView {
         }
     }
 
+    /// Whether it says anything of a name, whichever assignment that is of. When its words can't be
+    /// read, it may.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.report.unreadable || self.report.processes.contains_key(name)
+    }
+
     /// The drain that an operator asked for.
     #[must_use]
     pub fn drain(&self) -> Option<&HostDrain> {

@@ -147,6 +147,8 @@ impl Book {
             }
         }
         let here = self.keys.contains_key(keys::machine(&id).as_str());
+        let state = self.read::<MachineState>(keys::state(&id).as_str());
+        let said = state.and_then(|state| state.processes.get(name).map(|p| p.uuid));
         match (old, new) {
             (None, Some(new)) => {
                 if !here {
@@ -180,7 +182,10 @@ impl Book {
                     ));
                 }
             }
-            (Some(_), None) if !here => self.moved(machine, name),
+            // What was stopped before its host went is no more than forgotten.
+            (Some(old), None) if !here && (old.desired != Desired::Stop || said.is_some()) => {
+                self.moved(machine, name);
+            }
             (Some(old), None) => {
                 if old.desired != Desired::Stop {
                     self.accuse(format!(
@@ -190,8 +195,6 @@ impl Book {
                 let sight = self.units.get(&(host_of(&id), name.to_owned()));
                 // What started a moment ago may not be in its host's report yet: then nobody knows, and its
                 // agent stops it. One of a single type is reported before it starts.
-                let state = self.read::<MachineState>(keys::state(&id).as_str());
-                let said = state.and_then(|state| state.processes.get(name).map(|p| p.uuid));
                 let is_known = said == Some(old.uuid) || self.singles.contains(&old.uuid);
                 if is_known && sight.is_some_and(|sight| sight.up && sight.uuid == old.uuid) {
                     self.accuse(format!("{name} is forgotten while it runs on {machine}"));

@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use super::{
     cache,
@@ -44,6 +45,8 @@ use tasks::{Ended, Task};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two tries to keep on disk what it has refused.
 const KEEP_RETRY: Duration = Duration::from_secs(5);
+/// A process that has not been healthy for so long is not just starting. Less than a rollout waits for it.
+const UNWELL: Duration = Duration::from_secs(20);
 /// Things that may wait for the loop; it never waits itself, so this is never full for long.
 const EVENTS_MAX: usize = 1024;
 
@@ -55,6 +58,8 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 enum Event {
     Progress(String, Progress),
     Log(String, Vec<String>),
+    /// A process was not healthy a while ago.
+    Unwell(String, Uuid),
     /// What was read of a unit, when systemd had told of it so often.
     Status {
         name: String,
@@ -293,6 +298,14 @@ impl<U: Units, R: Runtime> Agent<U, R> {
 
     fn heard(&mut self, word: Word) {
         let name = word.unit.clone();
+        if !word.healthy {
+            // If it never gets well, what it has said is told with the reason; most only start slowly.
+            let (events, name, uuid) = (self.events.0.clone(), name.clone(), word.uuid);
+            tokio::spawn(async move {
+                time::sleep(UNWELL).await;
+                let _ = events.send(Event::Unwell(name, uuid)).await;
+            });
+        }
         if let Some(happened) = self.world.hear(word) {
             self.tell(&name, &happened);
         }
@@ -318,6 +331,10 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             restarts: entry.status.restarts,
         };
         self.tell(name, &happened);
+        self.read_log(name);
+    }
+
+    fn read_log(&self, name: &str) {
         let (edges, events) = (self.edges.clone(), self.events.0.clone());
         let name = name.to_owned();
         tokio::spawn(async move {
@@ -336,6 +353,12 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Event::Log(name, lines) => {
                 if let Some(entry) = self.world.entry_mut(&name) {
                     entry.log = lines;
+                }
+            }
+            Event::Unwell(name, uuid) => {
+                let entry = self.world.entries().get(&name);
+                if entry.is_some_and(|entry| entry.is_unwell(uuid)) {
+                    self.read_log(&name);
                 }
             }
             Event::Status { name, told, status } => {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    ground::{Ground, Notes},
-    stage::{ACTOR, Eye, Moment, ROLLED, Traffic, actor, change, containers, set, wait_whole},
+    ground::{Ground, Notes, setting},
+    stage::{ACTOR, Eye, Moment, ROLLED, Traffic, WEB, actor, change, containers, set, wait_whole},
     support::*,
 };
 
@@ -214,7 +214,8 @@ const OUT: Duration = Duration::from_secs(3);
 
 pub fn rollouts_process_that_hangs(ground: &Ground, notes: &mut Notes) {
     let app = actor(ground);
-    let well = setting_secs();
+    let eye = Eye::open(ground);
+    let well = Duration::from_secs(setting("SOAK_WELL", 60));
     notes.form(format!("well for {} s", well.as_secs()));
     app.deis(&["config:set", "HEALTHCHECK_URL=/health"]).ok();
     wait_whole(ground, ROLLED);
@@ -240,11 +241,22 @@ pub fn rollouts_process_that_hangs(ground: &Ground, notes: &mut Notes) {
     signal("STOP");
     // It hangs from here on at the latest.
     let stopped = Instant::now();
-    thread::sleep(Duration::from_secs(15));
+    eventually("its address is withdrawn", MINUTE, || {
+        match eye.look()?.published.len() {
+            found if found < WEB => Ok(()),
+            found => Err(format!("{found} addresses are published")),
+        }
+    });
+    let withdrawn = stopped.elapsed();
+    assert!(withdrawn < OUT, "withdrawn after {withdrawn:?}");
+    thread::sleep(Duration::from_secs(12));
     let continued = Instant::now();
     signal("CONT");
     let back = "its address is published again";
-    eventually(back, MINUTE, || whole_services(ground));
+    eventually(back, MINUTE, || match eye.look()?.published.len() {
+        WEB => Ok(()),
+        found => Err(format!("{found} addresses are published")),
+    });
     let published = continued.elapsed();
     thread::sleep(Duration::from_secs(2));
     let (mut out, mut caught, mut sent) = (Duration::ZERO, 0, 0);
@@ -267,24 +279,12 @@ pub fn rollouts_process_that_hangs(ground: &Ground, notes: &mut Notes) {
         out = out.max(after);
     }
     notes.figure(format!(
-        "out of all three routers {:.1} s after it hung, back {:.1} s after it went on; {sent} requests, \
-         0 failed, {caught} waited for it",
+        "withdrawn {:.1} s after it hung, the last request to it after {:.1} s (who has one under way is \
+         avoided), back {:.1} s after it went on; {sent} requests, 0 failed, {caught} waited for it",
+        withdrawn.as_secs_f64(),
         out.as_secs_f64(),
         published.as_secs_f64()
     ));
-}
-
-fn setting_secs() -> Duration {
-    Duration::from_secs(crate::ground::setting("SOAK_WELL", 60))
-}
-
-fn whole_services(ground: &Ground) -> Result<(), String> {
-    let published = ground.values(&format!("/deis/services/{ACTOR}/"))?.len();
-    if published == crate::stage::WEB {
-        Ok(())
-    } else {
-        Err(format!("{published} addresses are published"))
-    }
 }
 
 /// An app whose server closes what is idle for five seconds, asked about that often.

@@ -99,6 +99,12 @@ impl Entry {
         self.status = status;
     }
 
+    /// It runs, is that incarnation, and its announcer says that it is not healthy.
+    pub fn is_unwell(&self, uuid: Uuid) -> bool {
+        let seen = &self.seen;
+        (seen.uuid, seen.running, seen.healthy) == (uuid, Running::Up, Some(false))
+    }
+
     /// Its units are stopped, and it is kept for when the host's lease is back.
     pub fn suspended(&mut self) {
         self.seen.running = Running::No;

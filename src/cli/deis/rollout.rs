@@ -15,17 +15,35 @@ pub struct Set {
     #[command(flatten)]
     pub app: args::App,
     /// Share of each type's processes that come first, in percent
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub share: Option<u32>,
-    /// How long they are watched
-    #[arg(long, value_name = "SECONDS")]
+    /// How long they are watched: 90, 90s or 2m
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub watch: Option<u32>,
     /// Errors that are allowed, in percent of the answers
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub errors: Option<u32>,
     /// Requests that may get no answer
     #[arg(long, value_name = "N")]
     pub failed: Option<u32>,
+}
+
+/// `25` or `25%`
+fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse();
+    number.map_err(|_| "a number of percent, for example 25".to_owned())
+}
+
+/// `90`, `90s` or `2m`
+fn seconds(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number = number.parse().ok();
+    number
+        .and_then(|number: u32| number.checked_mul(unit))
+        .ok_or_else(|| "a number of seconds, for example 90, 90s or 2m".to_owned())
 }
 
 /// `deis maintenance:on`
@@ -152,4 +170,22 @@ async fn switch(
     let state: wire::Maintenance = shell.ui.step(doing, work).await?.json()?;
     shell.ui.show(&state, |ui| ui.line("done"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_with_their_units() {
+        assert_eq!(percent("25"), Ok(25));
+        assert_eq!(percent("25%"), Ok(25));
+        assert!(percent("a quarter").is_err());
+        for (text, wanted) in [("90", 90), ("90s", 90), ("2m", 120)] {
+            assert_eq!(seconds(text), Ok(wanted), "{text}");
+        }
+        for text in ["", "m", "1.5m", "-1", "2h", "4294967295m"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ DEISCTL := $(OUT)/deisctl
 export CARGO_TERM_COLOR ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-deploy bench-router soak soak-leftovers
+.PHONY: help up down status build install packages fmt lint openapi test test-lib sim mutants test-cluster test-leftovers test-packages nextest bench-units bench-scheduler bench-scale bench-hosts bench-deploy bench-router fuzz soak soak-leftovers
 
 help: ## This list
 	@echo "Deis: a Heroku-like platform on systemd hosts and etcd"
@@ -69,7 +69,12 @@ openapi: packages nextest ## Write docs/openapi.json anew, from the table of rou
 test: lint test-lib test-cluster ## Every test there is
 
 test-lib: test-packages nextest ## Unit, property and snapshot tests
-	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test oneoff --test cli
+	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test oneoff --test cli --test fuzz
+
+# Mutations of fuzz/corpus, without looking at coverage: docs/router.md tells of what.
+SECONDS ?= 60
+fuzz: packages ## Feed what is parsed from the network with SECONDS=60 of nonsense each
+	@FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz --profile $(PROFILE) -- --nocapture
 
 # docs/simulation.md tells what it is. SEED=7 tells one story, with everything that happens in it.
 SEEDS ?= 1000

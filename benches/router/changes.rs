@@ -9,10 +9,11 @@ use deis::store::Txn;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
+    Bench,
     load::{Ask, Client, Kind},
-    peers::{BACKENDS, Place, Proxy, Which, host, hosts, service},
+    peers::{BACKENDS, Proxy, Which, host, hosts, service},
     rows::{Turn, turn},
-    support::{Report, Target, setting, stats::median, stats::quantile},
+    support::{Target, setting, stats::median, stats::quantile},
 };
 
 /// Apps, of which each changes in its turn.
@@ -27,9 +28,9 @@ const RATES: [u32; 4] = [0, 10, 100, 1000];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Loads each proxy while its routes change.
-pub async fn compare(place: &Place, all: &[Which], report: &mut Report) {
-    for which in all {
-        let proxy = place.start(*which, APPS).await;
+pub async fn compare(bench: &Bench) {
+    for which in &bench.all {
+        let proxy = bench.place.start(*which, APPS).await;
         let mut still = 0.0;
         for rate in RATES {
             let (turn, told) = under_changes(&proxy, rate).await;
@@ -38,7 +39,7 @@ pub async fn compare(place: &Place, all: &[Which], report: &mut Report) {
             let name = format!("{name}, {rate} of {APPS} routes change per second");
             if rate == 0 {
                 still = turn.per_second;
-                report.row(name, Target::None, still, "requests/s");
+                bench.row(name, Target::None, still, "requests/s");
                 continue;
             }
             let (none, little) = match which {
@@ -47,11 +48,11 @@ pub async fn compare(place: &Place, all: &[Which], report: &mut Report) {
             };
             let lost = (1.0 - turn.per_second / still) * 100.0;
             let failed = turn.failed as f64;
-            report.row(format!("{name}: throughput lost"), little, lost, "%");
-            report.row(format!("{name}: failed"), none, failed, "requests");
+            bench.row(format!("{name}: throughput lost"), little, lost, "%");
+            bench.row(format!("{name}: failed"), none, failed, "requests");
             if told < rate * 9 / 10 {
                 let told = f64::from(told);
-                report.row(format!("{name}: it got"), Target::None, told, "changes/s");
+                bench.row(format!("{name}: it got"), Target::None, told, "changes/s");
             }
         }
     }
@@ -99,7 +100,8 @@ async fn under_changes(proxy: &Proxy, rate: u32) -> (Turn, u32) {
 }
 
 /// Changes a route at a time, and asks three routers for it without a pause.
-pub async fn served(place: &Place, report: &mut Report) {
+pub async fn served(bench: &Bench) {
+    let place = &bench.place;
     const ROUTERS: [&str; 3] = ["127.77.0.1", "127.77.0.11", "127.77.0.12"];
     let mut routers = Vec::new();
     for ip in ROUTERS {
@@ -147,13 +149,13 @@ pub async fn served(place: &Place, report: &mut Report) {
         ("committed", &committed, Target::AtMost(25.0)),
         ("sent to etcd", &written, Target::None),
     ] {
-        report.row(
+        bench.row(
             format!("{name}, {what}: p50"),
             Target::None,
             median(samples),
             "ms",
         );
-        report.row(
+        bench.row(
             format!("{name}, {what}: p99"),
             most,
             quantile(samples, 0.99),

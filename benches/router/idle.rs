@@ -6,9 +6,10 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use crate::{
+    Bench,
     load::{Ask, Client, Kind},
-    peers::{Place, Which, host},
-    support::{Report, Target, setting},
+    peers::{Which, files, host},
+    support::{Target, setting},
 };
 
 /// Opened side by side.
@@ -17,10 +18,12 @@ const WAVE: usize = 200;
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Opens ten thousand through each proxy.
-pub async fn compare(place: &Place, all: &[Which], report: &mut Report) {
-    let number = setting("BENCH_WEBSOCKETS", 10_000);
-    for which in all {
-        let proxy = place.start(*which, 1).await;
+pub async fn compare(bench: &Bench) {
+    // Two descriptors each, here as there, and some for all the rest.
+    let room = (files().saturating_sub(400) / 2) as usize;
+    let number = setting("BENCH_WEBSOCKETS", 10_000).min(room);
+    for which in &bench.all {
+        let proxy = bench.place.start(*which, 1).await;
         let ask = Ask {
             address: proxy.address(false),
             tls: false,
@@ -40,15 +43,15 @@ pub async fn compare(place: &Place, all: &[Which], report: &mut Report) {
         };
         let name = format!("{number} idle websockets, {}", which.name());
         let lost = (number - opened) + (number - still);
-        report.row(format!("{name}: failed"), none, lost as f64, "messages");
-        report.row(
+        bench.row(format!("{name}: failed"), none, lost as f64, "messages");
+        bench.row(
             format!("{name}: memory for each"),
             Target::None,
             after.saturating_sub(before) as f64 / number as f64 / 1024.0,
             "KiB",
         );
         let share = cpu.as_secs_f64() / QUIET.as_secs_f64() * 100.0;
-        report.row(format!("{name}: CPU"), Target::None, share, "% of a core");
+        bench.row(format!("{name}: CPU"), Target::None, share, "% of a core");
     }
 }
 

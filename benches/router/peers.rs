@@ -17,6 +17,7 @@ use deis::{
     model::ProcessName,
     store::{Key, Store, Txn, keys},
 };
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -239,8 +240,15 @@ impl Place {
     }
 }
 
+/// Descriptors that each program here may have.
+pub fn files() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(crate::FILES)
+}
+
 fn addressed(conf: &str, dir: &Path, ip: &str) -> String {
-    conf.replace("@DIR@", &dir.display().to_string())
+    conf.replace("@FILES@", &files().to_string())
+        .replace("@CLIENTS@", &(files() / 2 - 50).to_string())
+        .replace("@DIR@", &dir.display().to_string())
         .replace("@LOG@", &dir.join("log").display().to_string())
         .replace("@HTTP@", &format!("{ip}:80"))
         .replace("@HTTPS@", &format!("{ip}:443"))

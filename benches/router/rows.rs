@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    APPS,
+    APPS, Bench,
     load::{self, Ask, Kind, Outcome},
-    peers::{Place, Proxy, Which, hosts},
+    peers::{Proxy, Which, hosts},
     support::{
-        Report, Target, setting,
+        Target, setting,
         stats::{median, quantile},
     },
 };
@@ -115,88 +115,84 @@ fn said(which: Which, outcome: &Outcome) {
     }
 }
 
-/// Measures these rows of all proxies, and adds them.
-pub async fn compare(place: &Place, all: &[Which], apps: usize, rows: &[Row], report: &mut Report) {
+/// Measures a row of all proxies.
+pub async fn compare(bench: &Bench, row: Row) {
     let mut proxies = Vec::new();
-    for which in all {
-        proxies.push(place.start(*which, apps).await);
+    for which in &bench.all {
+        proxies.push(bench.place.start(*which, row.apps).await);
     }
-    let rounds = setting("BENCH_ROUNDS", 3);
-    for row in rows {
-        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); proxies.len()];
-        for round in 0..rounds {
-            // Who begins changes.
-            for at in 0..proxies.len() {
-                let at = (at + round) % proxies.len();
-                let ask = row.ask(&proxies[at]);
-                let turn = turn(&proxies[at], &ask, TURN).await;
-                eprintln!("  {} {}: {turn:.1?}", row.what, proxies[at].which.name());
-                turns[at].push(turn);
-            }
+    let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); proxies.len()];
+    for round in 0..setting("BENCH_ROUNDS", 3) {
+        // Who begins changes.
+        for at in 0..proxies.len() {
+            let at = (at + round) % proxies.len();
+            let turn = turn(&proxies[at], &row.ask(&proxies[at]), TURN).await;
+            eprintln!("  {}, {}: {turn:.1?}", row.what, proxies[at].which.name());
+            turns[at].push(turn);
         }
-        let of = |at: usize, figure: fn(&Turn) -> f64| {
-            median(&turns[at].iter().map(figure).collect::<Vec<_>>())
+    }
+    let of = |at: usize, figure: fn(&Turn) -> f64| {
+        median(&turns[at].iter().map(figure).collect::<Vec<_>>())
+    };
+    let slowest = (0..proxies.len())
+        .map(|at| of(at, |turn| turn.per_second))
+        .fold(f64::INFINITY, f64::min);
+    let half = slowest / 2.0;
+    let mut latencies: Vec<Outcome> = Vec::new();
+    for proxy in &proxies {
+        let outcome = load::steady(&row.ask(proxy), half, TURN).await;
+        said(proxy.which, &outcome);
+        proxy.forget_log();
+        latencies.push(outcome);
+    }
+    let nginx = bench.all.iter().position(|which| *which == Which::Nginx);
+    let least = nginx.map(|at| of(at, |turn| turn.cpu));
+    for (at, proxy) in proxies.iter().enumerate() {
+        let name = format!("{}: {}", row.what, proxy.which.name());
+        let target = match (proxy.which, least) {
+            (Which::Router, Some(least)) => Target::AtMost((least * 10.0).round() / 10.0),
+            _ => Target::None,
         };
-        let slowest = (0..proxies.len())
-            .map(|at| of(at, |turn| turn.per_second))
-            .fold(f64::INFINITY, f64::min);
-        let half = slowest / 2.0;
-        let mut latencies: Vec<Outcome> = Vec::new();
-        for proxy in &proxies {
-            let outcome = load::steady(&row.ask(proxy), half, TURN).await;
-            said(proxy.which, &outcome);
-            proxy.forget_log();
-            latencies.push(outcome);
-        }
-        let nginx = all.iter().position(|which| *which == Which::Nginx);
-        let least = nginx.map(|at| of(at, |turn| turn.cpu));
-        for (at, proxy) in proxies.iter().enumerate() {
-            let name = format!("{}: {}", row.what, proxy.which.name());
-            let target = match (proxy.which, least) {
-                (Which::Router, Some(least)) => Target::AtMost((least * 10.0).round() / 10.0),
-                _ => Target::None,
-            };
-            report.row(
-                format!("{name}, CPU per request"),
-                target,
-                of(at, |turn| turn.cpu),
-                "us",
-            );
-            let busy = of(at, |turn| turn.busy);
-            let void = if busy < SATURATED {
-                " (void: its core had time left)"
-            } else {
-                ""
-            };
-            report.row(
-                format!("{name}, at saturation{void}"),
-                Target::None,
-                of(at, |turn| turn.per_second),
-                "/s",
-            );
-            report.row(
-                format!("{name}, its core at saturation"),
-                Target::None,
-                busy,
-                "% busy",
-            );
-            let outcome = &latencies[at];
-            for (word, q) in [("p50", 0.5), ("p99", 0.99)] {
-                if !outcome.latencies.is_empty() {
-                    report.row(
-                        format!("{name}, {word} at {half:.0}/s"),
-                        Target::None,
-                        quantile(&outcome.latencies, q),
-                        "ms",
-                    );
-                }
+        bench.row(
+            format!("{name}, CPU per request"),
+            target,
+            of(at, |turn| turn.cpu),
+            "us",
+        );
+        let busy = of(at, |turn| turn.busy);
+        let void = if busy < SATURATED {
+            " (void: its core had time left)"
+        } else {
+            ""
+        };
+        bench.row(
+            format!("{name}, at saturation{void}"),
+            Target::None,
+            of(at, |turn| turn.per_second),
+            "/s",
+        );
+        bench.row(
+            format!("{name}, its core at saturation"),
+            Target::None,
+            busy,
+            "% busy",
+        );
+        let outcome = &latencies[at];
+        for (word, q) in [("p50", 0.5), ("p99", 0.99)] {
+            if !outcome.latencies.is_empty() {
+                bench.row(
+                    format!("{name}, {word} at {half:.0}/s"),
+                    Target::None,
+                    quantile(&outcome.latencies, q),
+                    "ms",
+                );
             }
-            let failed = turns[at].iter().map(|turn| turn.failed).sum::<u64>() + outcome.failed;
-            let none = match proxy.which {
-                Which::Router => Target::AtMost(0.0),
-                _ => Target::None,
-            };
-            report.row(format!("{name}, failed"), none, failed as f64, "requests");
         }
+        let failed = turns[at].iter().map(|turn| turn.failed).sum::<u64>() + outcome.failed;
+        let none = match proxy.which {
+            Which::Router => Target::AtMost(0.0),
+            _ => Target::None,
+        };
+        bench.row(format!("{name}, failed"), none, failed as f64, "requests");
     }
 }

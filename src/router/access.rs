@@ -18,6 +18,10 @@ use crate::metrics::Counter;
 
 /// Lines that wait to be written, in bytes.
 const WAITING_MAX: usize = 1 << 20;
+/// The first line of a batch waits so long for others, or until there are so many bytes: a thread that
+/// is woken for each line costs more than the request.
+const GATHER: Duration = Duration::from_millis(10);
+const ENOUGH: usize = 256 << 10;
 /// Longest value of a field.
 const VALUE_MAX: usize = 1024;
 
@@ -148,10 +152,11 @@ impl AccessLog {
                 drop(state);
                 return self.dropped.inc();
             }
-            let first = state.waiting.is_empty();
+            let before = state.waiting.len();
             state.waiting.extend_from_slice(text);
+            let full = before < ENOUGH && state.waiting.len() >= ENOUGH;
             drop(state);
-            if first {
+            if before == 0 || full {
                 self.changed.notify_one();
             }
         });
@@ -175,6 +180,11 @@ impl AccessLog {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
+            let more = |state: &mut State| state.waiting.len() < ENOUGH && !state.ended;
+            let (mut state, _) = self
+                .changed
+                .wait_timeout_while(state, GATHER, more)
+                .unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut state.waiting, &mut batch);
             drop(state);
             if batch.is_empty() {

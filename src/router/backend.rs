@@ -2,18 +2,27 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use hyper::client::conn::http1::SendRequest;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{body::RequestBody, onward::Generation, tally::ReleaseTally};
-use crate::plan::routes::Endpoint;
+use super::{
+    body::RequestBody,
+    metrics::{AppFigures, Metrics},
+    onward::Generation,
+    tally::ReleaseTally,
+};
+use crate::{plan::routes::Endpoint, store::keys};
 
 /// How long an idle upstream connection may live, reaper's pause included.
 pub const IDLE_MAX: Duration = Duration::from_secs(4);
@@ -29,8 +38,78 @@ const EJECT_FOR: Duration = Duration::from_secs(2);
 /// Failures in a row that are counted.
 const EJECT_TIMES: u32 = 5;
 
+/// Requests at once on one connection of HTTP/2. RFC 9113 (6.5.2) wants servers to allow as many; of
+/// one that allows fewer the others wait.
+pub const STREAMS: usize = 100;
+
 /// A connection to a backend that can take a request.
-pub type Sender = SendRequest<RequestBody>;
+#[derive(Debug)]
+pub enum Sender {
+    /// One request after the other.
+    Http1(http1::SendRequest<RequestBody>),
+    /// Many at once. Each holds `streams`, and so does the pool.
+    Http2 {
+        /// The connection's.
+        sender: http2::SendRequest<RequestBody>,
+        /// How many hold it is how many requests it has.
+        streams: Arc<()>,
+    },
+}
+
+impl Sender {
+    /// A new connection of HTTP/2.
+    #[must_use]
+    pub fn http2(sender: http2::SendRequest<RequestBody>) -> Self {
+        let streams = Arc::default();
+        Self::Http2 { sender, streams }
+    }
+
+    /// Sends a request; gives it back when nothing of it was sent.
+    ///
+    /// # Errors
+    /// When the connection broke, or the other side speaks something else.
+    pub async fn try_send_request(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2 { sender, .. } => sender.try_send_request(request).await,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2 { sender, .. } => sender.is_closed(),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2 { sender, .. } => sender.is_ready(),
+        }
+    }
+
+    /// Whether a pool's connection has requests.
+    fn is_used(&self) -> bool {
+        matches!(self, Self::Http2 { streams, .. } if Arc::strong_count(streams) > 1)
+    }
+
+    /// For one request more on a connection that takes many at once.
+    fn another(&self) -> Option<Self> {
+        match self {
+            Self::Http2 { sender, streams } if Arc::strong_count(streams) <= STREAMS => {
+                Some(Self::Http2 {
+                    sender: sender.clone(),
+                    streams: Arc::clone(streams),
+                })
+            }
+            _ => None,
+        }
+    }
+}
 
 /// What a connection is used for. Each sort keeps to itself, because their sockets differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +118,12 @@ pub enum Sort {
     Heads,
     /// Requests with a body.
     Bodies,
+    /// Requests that are passed on in HTTP/2, many at once.
+    Streams,
+}
+
+impl Sort {
+    const COUNT: usize = 3;
 }
 
 /// Where a connection is kept while it is idle.
@@ -52,12 +137,14 @@ pub struct Place {
 
 impl Place {
     const fn index(self) -> usize {
-        self.worker * 2 + self.sort as usize
+        self.worker * Sort::COUNT + self.sort as usize
     }
 }
 
+/// A connection in a pool: idle, or one that takes many requests at once.
 struct Idle {
     sender: Sender,
+    /// When it was last seen to be used.
     since: Instant,
 }
 
@@ -66,9 +153,13 @@ pub struct Backend {
     endpoint: Endpoint,
     /// Its process's name, for the access log.
     name: String,
+    /// Whether the API is behind it, and no app.
+    controller: bool,
     /// What its requests are counted by; none when it is a part of the platform.
     tally: Option<Arc<ReleaseTally>>,
     generation: Generation,
+    /// What its app's requests are counted by.
+    figures: OnceLock<Arc<AppFigures>>,
     in_flight: AtomicUsize,
     gone: AtomicBool,
     /// Cancelled when it leaves the table: tunnels begin their last seconds.
@@ -103,10 +194,12 @@ impl Backend {
         Self {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
+            controller: endpoint.key.starts_with(keys::parts("controller").as_str()),
             tally,
             generation: endpoint
                 .process()
                 .map_or_else(Generation::default, |process| Generation::of(&process)),
+            figures: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             gone: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
@@ -114,15 +207,31 @@ impl Backend {
             released,
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
-            idle: (0..workers * 2).map(|_| Mutex::default()).collect(),
+            idle: (0..workers * Sort::COUNT)
+                .map(|_| Mutex::default())
+                .collect(),
         }
     }
 
     /// Whether the API is behind it, and no app.
     #[must_use]
-    pub fn is_controller(&self) -> bool {
-        let controllers = crate::store::keys::parts("controller");
-        self.endpoint.key.starts_with(controllers.as_str())
+    pub const fn is_controller(&self) -> bool {
+        self.controller
+    }
+
+    /// What its app's requests are counted by. Found once: an app that is forgotten by the metrics has
+    /// no backend in the table.
+    #[must_use]
+    pub fn figures(&self, metrics: &Metrics) -> Option<&Arc<AppFigures>> {
+        if let Some(there) = self.figures.get() {
+            return Some(there);
+        }
+        let found = if self.controller {
+            metrics.controller()
+        } else {
+            metrics.app(self.endpoint.process()?.app.as_str())?
+        };
+        Some(self.figures.get_or_init(|| found))
     }
 
     /// Its address and incarnation.
@@ -198,6 +307,9 @@ impl Backend {
     /// sent twice.
     #[must_use]
     pub fn checkout(&self, place: Place, replayable: bool) -> Option<Sender> {
+        if place.sort == Sort::Streams {
+            return self.join(place);
+        }
         let oldest = if replayable { IDLE_MAX } else { FRESH };
         let mut pool = lock(&self.idle[place.index()]);
         while let Some(idle) = pool.pop() {
@@ -217,13 +329,38 @@ impl Backend {
         None
     }
 
+    /// A place on a connection that takes many requests at once. No request waits for how fresh it is:
+    /// a server says goodbye before it closes one, and to which requests it has not listened.
+    fn join(&self, place: Place) -> Option<Sender> {
+        let mut pool = lock(&self.idle[place.index()]);
+        pool.retain(|idle| !idle.sender.is_closed());
+        pool.iter_mut()
+            .filter(|idle| idle.sender.is_used() || idle.since.elapsed() < IDLE_MAX)
+            .find_map(|idle| {
+                let sender = idle.sender.another()?;
+                idle.since = Instant::now();
+                Some(sender)
+            })
+    }
+
+    /// Lets other requests use a connection that takes many at once.
+    pub fn share(&self, place: Place, sender: &Sender) {
+        if let Some(sender) = sender.another() {
+            self.keep(place, sender);
+        }
+    }
+
     /// Gives a connection back when its answer has been read.
     pub fn give_back(self: &Arc<Self>, place: Place, sender: Sender) {
+        // A shared one is in its place already.
+        let Sender::Http1(sender) = sender else {
+            return;
+        };
         if sender.is_closed() || self.gone.load(Ordering::SeqCst) {
             return;
         }
         if sender.is_ready() {
-            return self.keep(place, sender);
+            return self.keep(place, Sender::Http1(sender));
         }
         // The request's last bytes may still be on their way: wait for that, not for long.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -234,7 +371,7 @@ impl Backend {
             let mut sender = sender;
             let ready = tokio::time::timeout(Duration::from_secs(1), sender.ready()).await;
             if matches!(ready, Ok(Ok(()))) {
-                backend.keep(place, sender);
+                backend.keep(place, Sender::Http1(sender));
             }
         });
     }
@@ -255,7 +392,10 @@ impl Backend {
     pub fn reap(&self) {
         let now = Instant::now();
         for pool in &self.idle {
-            lock(pool).retain(|idle| {
+            lock(pool).retain_mut(|idle| {
+                if idle.sender.is_used() {
+                    idle.since = now;
+                }
                 !idle.sender.is_closed() && now.duration_since(idle.since) < IDLE_MAX - REAP_EVERY
             });
         }
@@ -263,7 +403,8 @@ impl Backend {
 
     /// Drops the idle connections there: one of them turned out to be dead.
     pub fn drop_idle(&self, place: Place) {
-        lock(&self.idle[place.index()]).clear();
+        // The requests of a shared one say for themselves how they fare.
+        lock(&self.idle[place.index()]).retain(|idle| idle.sender.is_used());
     }
 }
 

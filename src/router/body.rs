@@ -2,15 +2,21 @@
 
 use std::{
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::exchange::Exchange;
+
+/// So much of a streamed body is kept until its answer begins, to be sent once more if the process
+/// says that it has not looked at it.
+const KEPT: usize = 64 << 10;
 
 /// A client may send nothing of a body for so long.
 const CLIENT_SILENCE: Duration = Duration::from_secs(60);
@@ -76,6 +82,8 @@ pub enum RequestBody {
     Client(Box<ClientBody>),
     /// None: such a request can be sent again.
     Empty,
+    /// As the client sends it, and its beginning once more if need be.
+    Streamed(Streamed),
 }
 
 /// What a client sends.
@@ -87,9 +95,139 @@ pub struct ClientBody {
     received: u64,
     waited: Duration,
     wait: Wait,
+    /// How long the client may be silent, when it may talk for as long as it likes.
+    chat: Option<Duration>,
+}
+
+/// A body of which the beginning is kept. Whoever sends it has one of these; only the last one made
+/// reads on.
+#[derive(Debug)]
+pub struct Streamed {
+    shared: Arc<Mutex<Kept>>,
+    /// What of the kept has been sent by this one.
+    at: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    body: ClientBody,
+    parts: Vec<Part>,
+    bytes: usize,
+    /// It has become too much, or nobody needs it any more.
+    forgotten: bool,
+}
+
+/// A frame that can be sent twice.
+#[derive(Debug, Clone)]
+enum Part {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Part {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        let data = frame.data_ref().cloned().map(Self::Data);
+        data.or_else(|| frame.trailers_ref().cloned().map(Self::Trailers))
+    }
+
+    fn frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
+}
+
+impl Streamed {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same body from its beginning, if that is still there.
+    fn again(&self) -> Option<Self> {
+        let shared = Arc::clone(&self.shared);
+        (!self.kept().forgotten).then_some(Self { shared, at: 0 })
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut kept = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = kept.parts.get(self.at).cloned() {
+            self.at += 1;
+            return Poll::Ready(Some(Ok(part.frame())));
+        }
+        let frame = std::task::ready!(kept.body.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && !kept.forgotten
+            && let Some(part) = Part::of(frame)
+        {
+            kept.bytes += part.len();
+            if kept.bytes > KEPT {
+                kept.forget();
+            } else {
+                kept.parts.push(part);
+                self.at = kept.parts.len();
+            }
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Kept {
+    fn forget(&mut self) {
+        self.forgotten = true;
+        self.parts = Vec::new();
+    }
 }
 
 impl RequestBody {
+    /// A client's body that is passed on as it comes, however long that goes on: a conversation in
+    /// which the client may be silent for so long.
+    #[must_use]
+    pub fn streamed(body: Incoming, silence: Duration) -> Self {
+        match Self::of(body, None) {
+            Self::Client(mut body) => {
+                body.chat = Some(silence);
+                Self::Streamed(Streamed {
+                    shared: Arc::new(Mutex::new(Kept {
+                        body: *body,
+                        parts: Vec::new(),
+                        bytes: 0,
+                        forgotten: false,
+                    })),
+                    at: 0,
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// The same once more, if none of it is lost.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Streamed(streamed) => streamed.again().map(Self::Streamed),
+            Self::Client(_) => None,
+        }
+    }
+
+    /// It won't be sent once more.
+    pub fn forget(&self) {
+        if let Self::Streamed(streamed) = self {
+            streamed.kept().forget();
+        }
+    }
+
     /// A client's body, of so many bytes at most.
     #[must_use]
     pub fn of(body: Incoming, most: Option<u64>) -> Self {
@@ -102,6 +240,7 @@ impl RequestBody {
             received: 0,
             waited: Duration::ZERO,
             wait: Wait::default(),
+            chat: None,
         }))
     }
 }
@@ -112,6 +251,10 @@ impl ClientBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            if let Some(silence) = self.chat {
+                let wait = self.wait.poll(cx, silence);
+                return wait.map(|()| Some(Err(BodyError::Slow)));
+            }
             // Only time in which the client was waited for counts.
             let earned = Duration::from_secs(self.received / BYTES_PER_SECOND);
             let left = (CLIENT_SILENCE + earned).saturating_sub(self.waited);
@@ -144,6 +287,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Client(body) => body.poll_frame(cx),
             Self::Empty => Poll::Ready(None),
+            Self::Streamed(body) => body.poll_frame(cx),
         }
     }
 
@@ -151,6 +295,10 @@ impl Body for RequestBody {
         match self {
             Self::Client(client) => client.body.is_end_stream(),
             Self::Empty => true,
+            Self::Streamed(streamed) => {
+                let kept = streamed.kept();
+                streamed.at >= kept.parts.len() && kept.body.body.is_end_stream()
+            }
         }
     }
 
@@ -158,6 +306,8 @@ impl Body for RequestBody {
         match self {
             Self::Client(client) => client.body.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
+            // Whoever makes a length of it would be wrong the second time.
+            Self::Streamed(_) => SizeHint::default(),
         }
     }
 }

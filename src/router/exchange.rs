@@ -110,10 +110,10 @@ impl Exchange {
     }
 
     /// Whose request it is.
-    pub fn is_for(&mut self, app: Arc<AppFigures>) {
+    pub fn is_for(&mut self, app: &Arc<AppFigures>) {
         if self.app.is_none() {
             app.began();
-            self.app = Some(app);
+            self.app = Some(Arc::clone(app));
         }
     }
 

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONNECTION, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 use super::live::random;
@@ -93,6 +93,21 @@ pub fn takes_trailers(headers: &HeaderMap, version: Version) -> bool {
         })
     };
     names(TE, b"trailers") && (version == Version::HTTP_2 || names(CONNECTION, b"te"))
+}
+
+/// Whether a request is gRPC's own: it means what it says only in HTTP/2 from end to end. gRPC-Web is
+/// something else.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap, version: Version) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    version == Version::HTTP_2
+        && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+/// Asks the backend for trailers, in HTTP/2.
+pub fn set_trailers(headers: &mut HeaderMap) {
+    headers.insert(TE, HeaderValue::from_static("trailers"));
 }
 
 /// Asks the backend for trailers.
@@ -301,6 +316,22 @@ mod tests {
             ),
         ] {
             assert_eq!(takes_trailers(&map(rows), version), want, "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_type_and_version() {
+        for (kind, version, want) in [
+            ("application/grpc", Version::HTTP_2, true),
+            ("application/grpc+proto", Version::HTTP_2, true),
+            ("application/grpc;charset=utf-8", Version::HTTP_2, true),
+            ("application/grpc", Version::HTTP_11, false),
+            ("application/grpc-web", Version::HTTP_2, false),
+            ("application/grpc-web+proto", Version::HTTP_2, false),
+            ("application/json", Version::HTTP_2, false),
+        ] {
+            let headers = map(&[("content-type", kind)]);
+            assert_eq!(is_grpc(&headers, version), want, "{kind} {version:?}");
         }
     }
 

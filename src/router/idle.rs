@@ -16,10 +16,12 @@ use tokio::{
     time::sleep,
 };
 
+use super::writes::pass_writes;
+
 /// Buffer per direction.
 const BUFFER: usize = 16 << 10;
 
-/// A stream whose bytes are counted, whichever way they go.
+/// A stream of which is counted what comes from it.
 struct Counted<'s, S> {
     stream: &'s mut S,
     bytes: Arc<AtomicU64>,
@@ -35,9 +37,11 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let bytes = Arc::<AtomicU64>::default();
-    let seen = Arc::clone(&bytes);
-    let mut counted = Counted { stream: a, bytes };
+    let seen = Arc::<AtomicU64>::default();
+    let bytes = Arc::clone(&seen);
+    let mut a = Counted { stream: a, bytes };
+    let bytes = Arc::clone(&seen);
+    let mut b = Counted { stream: b, bytes };
     let silent = async {
         // Looked at now and then: nothing has to be armed for each byte.
         let mut last = 0;
@@ -50,7 +54,7 @@ where
         }
     };
     tokio::select! {
-        ended = copy_bidirectional_with_sizes(&mut counted, b, BUFFER, BUFFER) => ended,
+        ended = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER) => ended,
         () = silent => Err(io::ErrorKind::TimedOut.into()),
     }
 }
@@ -70,28 +74,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<'_, S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut *this.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(bytes)) = written {
-            this.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-        written
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.get_mut().stream).poll_shutdown(cx)
-    }
-}
+pass_writes!(Counted<'_, S>);
 
 #[cfg(test)]
 mod tests {

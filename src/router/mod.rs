@@ -5,7 +5,7 @@
 //! - `front` accepts connections on threads of their own, `opening` reads their first bytes (PROXY
 //!   header, HTTP/1 or 2), `pace` bounds how long clients dawdle;
 //! - `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
-//!   and tunnels (`upgrade`), or says why not (`refusal`);
+//!   and tunnels (`upgrade`), or says why not (`refusal`); `upstream` connects with backends;
 //! - an `exchange` is what one request holds, measures (`metrics`) and logs (`access`);
 //! - `keeper` holds the sockets and what systemd knows of the router; `sockets` sets them up;
 //! - `tally` counts what became of each release's requests, and is where they wait for a process;
@@ -41,6 +41,8 @@ mod tally;
 mod tcp;
 mod tls;
 mod upgrade;
+mod upstream;
+mod writes;
 
 #[cfg(test)]
 pub(crate) mod simulated;

@@ -11,14 +11,12 @@ use http::{
     uri::PathAndQuery,
 };
 use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use super::{
     access::AccessLog,
-    backend::{Backend, Held, Place, Sender, Sort},
+    backend::{Backend, Place, Sort},
     body::{BodyError, ReplyBody, RequestBody},
     exchange::{Asked, Exchange},
     headers::{self, Forwarded, X_REQUEST_ID},
@@ -27,26 +25,17 @@ use super::{
     onward::Seen,
     pace::Phase,
     refusal::Refusal,
-    sockets::{self, Peer},
+    sockets::Peer,
     upgrade,
+    upstream::{connect, is_refused},
 };
-use crate::{
-    link,
-    plan::{
-        front::{CONNECT, RouterSettings},
-        host::parse_host,
-        routes,
-    },
-    store::keys,
-};
+use crate::plan::{front::RouterSettings, host::parse_host, routes};
 
 /// Connections tried for one request at most.
 const TRIES: u32 = 8;
 /// New connections that may break under a request before it is given up: it may be the request that
 /// breaks processes, and not all of them have to be tried.
 const BREAKS: u32 = 2;
-/// Largest head of an answer.
-const HEAD_MAX: usize = 256 << 10;
 /// Headers of a request at most.
 pub const HEAD_COUNT: usize = 128;
 
@@ -186,7 +175,13 @@ async fn answer(
     }
     let of_controller = is_controller(text);
     let most = terms.settings.body_size.filter(|_| !of_controller);
-    let body = RequestBody::of(body, most);
+    let silence = silence(terms.settings, of_controller);
+    let grpc = !of_controller && headers::is_grpc(&parts.headers, parts.version);
+    let body = if grpc {
+        RequestBody::streamed(body, silence)
+    } else {
+        RequestBody::of(body, most)
+    };
     if most.is_some_and(|most| body.size_hint().lower() > most) {
         own(client, text, &mut exchange);
         return refuse(&Refusal::TooLarge, exchange);
@@ -197,19 +192,24 @@ async fn answer(
         .filter(|_| matches!(body, RequestBody::Empty) && parts.version == Version::HTTP_11);
     headers::set_forwarded(&mut parts.headers, forwarded, exchange.id());
     headers::join_cookies(&mut parts.headers);
-    parts.uri = origin_form(parts.uri);
-    parts.headers.insert(HOST, host.clone());
-    parts.version = Version::HTTP_11;
+    if grpc {
+        parts.uri = absolute_form(parts.uri, text);
+        parts.headers.remove(HOST);
+        headers::set_trailers(&mut parts.headers);
+    } else {
+        parts.uri = origin_form(parts.uri);
+        parts.headers.insert(HOST, host.clone());
+        parts.version = Version::HTTP_11;
+    }
     let on_client = protocol.map(|protocol| {
         headers::set_upgrade(&mut parts.headers, protocol);
         parts.extensions.remove::<hyper::upgrade::OnUpgrade>()
     });
     let upgrading = on_client.is_some();
-    if trailers && !upgrading {
+    if trailers && !upgrading && !grpc {
         headers::ask_for_trailers(&mut parts.headers);
     }
     let request = Request::from_parts(parts, body);
-    let silence = silence(terms.settings, of_controller);
     match ask(client, terms, text, request, upgrading, &mut exchange).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             match on_client.flatten() {
@@ -238,7 +238,7 @@ fn own(client: &Client, host: &str, exchange: &mut Exchange) {
         None => None,
     };
     if let Some(app) = app {
-        exchange.is_for(app);
+        exchange.is_for(&app);
     }
 }
 
@@ -323,6 +323,18 @@ fn origin_form(uri: Uri) -> Uri {
     Uri::from(path)
 }
 
+/// What HTTP/2 wants to know of a target.
+fn absolute_form(uri: Uri, host: &str) -> Uri {
+    let path = uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let absolute = Uri::builder()
+        .scheme("http")
+        .authority(host)
+        .path_and_query(path);
+    // A host that makes none is found to be none by whoever looks for its app.
+    absolute.build().unwrap_or(uri)
+}
+
 /// The value of a query's argument, as it stands there.
 fn argument<'u>(uri: &'u Uri, name: &str) -> Option<&'u str> {
     let pairs = uri
@@ -346,6 +358,7 @@ async fn ask(
 ) -> Result<Response<Incoming>, Refusal> {
     let live = &client.proxy.live;
     let (sort, peer) = match request.body() {
+        _ if request.version() == Version::HTTP_2 => (Sort::Streams, Peer::Patient),
         RequestBody::Empty if !upgrading => (Sort::Heads, Peer::Backend),
         _ => (Sort::Bodies, Peer::Patient),
     };
@@ -394,15 +407,20 @@ async fn ask(
             Choice::Unknown => return Err(Refusal::Unknown),
             Choice::InvalidHost => return Err(Refusal::BadHost),
         };
-        count_for(&client.proxy.metrics, &held, exchange);
+        if let Some(figures) = held.figures(&client.proxy.metrics) {
+            exchange.is_for(figures);
+        }
         let kept = (!upgrading && !again)
             .then(|| held.checkout(place, replayable))
             .flatten();
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match connect(&held, terms.settings, peer, upgrading).await {
-                Ok(sender) => sender,
+            None => match connect(&held, terms.settings, peer, sort, upgrading).await {
+                Ok(sender) => {
+                    held.share(place, &sender);
+                    sender
+                }
                 Err(error) => {
                     held.failed(live.now());
                     exchange.ejected();
@@ -413,7 +431,9 @@ async fn ask(
             },
         };
         let first_byte = silence(terms.settings, held.is_controller());
-        let spare = replayable.then(|| copy_head(&request));
+        let spare = (replayable || sort == Sort::Streams)
+            .then(|| copy(&request))
+            .flatten();
         match timeout(first_byte, sender.try_send_request(request)).await {
             Err(_) => {
                 exchange.tried(&held, "no answer in time");
@@ -422,6 +442,9 @@ async fn ask(
             Ok(Ok(response)) => {
                 held.succeeded();
                 client.seen.answered(held.generation());
+                if let Some(spare) = spare {
+                    spare.body().forget();
+                }
                 exchange.answered(held, place, (!upgrading).then_some(sender));
                 return Ok(response);
             }
@@ -433,7 +456,10 @@ async fn ask(
                     return Err(fault);
                 }
                 outcome = Refusal::Broken;
-                // Not one byte was sent, or it does no harm to send it twice.
+                // Not one byte was sent, or nobody has looked at it, or it does no harm to send it twice.
+                let refused = is_refused(error.error());
+                let harmless = replayable || refused;
+                let spare = spare.filter(|spare| harmless && spare.body().again().is_some());
                 request = match unsent.or(spare) {
                     Some(request) => request,
                     None => return Err(Refusal::Broken),
@@ -443,7 +469,7 @@ async fn ask(
                     again = true;
                     continue;
                 }
-                breaks += 1;
+                breaks += u32::from(!refused);
                 if breaks >= BREAKS {
                     return Err(Refusal::Broken);
                 }
@@ -452,19 +478,6 @@ async fn ask(
         }
     }
     Err(outcome)
-}
-
-/// Counts a request for the app whose process it is given to.
-fn count_for(metrics: &Metrics, held: &Held, exchange: &mut Exchange) {
-    if held.is_controller() {
-        return exchange.is_for(metrics.controller());
-    }
-    let services = keys::services();
-    let app = keys::last_part(&held.endpoint().key, services.as_str())
-        .and_then(|rest| metrics.app(rest.split('/').next()?));
-    if let Some(app) = app {
-        exchange.is_for(app);
-    }
 }
 
 /// What the client did wrong, if it is that for which a request could not be sent.
@@ -477,55 +490,14 @@ fn client_fault(error: &hyper::Error) -> Option<Refusal> {
     }
 }
 
-/// A bodyless request once more.
-fn copy_head(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+/// A request once more, if its body can be had from the beginning.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
-/// A new connection to a backend.
-async fn connect(
-    backend: &Arc<Backend>,
-    settings: &RouterSettings,
-    peer: Peer,
-    upgrading: bool,
-) -> std::io::Result<Sender> {
-    let address = backend.endpoint().address;
-    // Apps speak for themselves; the controller is a part of the platform.
-    let (links, within) = if backend.is_controller() {
-        (link::links(), settings.controller.connect)
-    } else {
-        (link::plain(), CONNECT)
-    };
-    let stream = links.connect(address, within).await?;
-    sockets::tune(stream.socket(), peer);
-    let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .title_case_headers(true)
-        // Old clients' scripts know the controller's header names by their spelling.
-        .preserve_header_case(backend.is_controller())
-        .max_header_size(HEAD_MAX)
-        .handshake::<_, RequestBody>(TokioIo::new(stream))
-        .await
-        .map_err(std::io::Error::other)?;
-    let cut = backend.cut.clone();
-    tokio::spawn(async move {
-        let ended = if upgrading {
-            // The tunnel's own task minds the cut.
-            connection.with_upgrades().await
-        } else {
-            tokio::select! {
-                ended = connection => ended,
-                () = cut.cancelled() => Ok(()),
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%address, %error, "upstream connection ended");
-        }
-    });
-    Ok(sender)
+    *copy.version_mut() = request.version();
+    Some(copy)
 }
 
 /// Passes a backend's answer on; it may be silent for so long.

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod backends;
+mod grpc;
 mod https;
 mod protocols;
 mod requests;

@@ -71,10 +71,10 @@ test: lint test-lib test-cluster ## Every test there is
 test-lib: test-packages nextest ## Unit, property and snapshot tests
 	@$(CARGO) nextest run --locked --lib --test layering --test logs --test builder --test oneoff --test cli --test fuzz
 
-# Mutations of fuzz/corpus, without looking at coverage: docs/router.md tells of what.
+# Mutations of fuzz/corpus, blind to coverage. What is found lies in fuzz/found.
 SECONDS ?= 60
 fuzz: packages ## Feed what is parsed from the network with SECONDS=60 of nonsense each
-	@FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz --profile $(PROFILE) -- --nocapture
+	@FUZZ_SECONDS=$(SECONDS) FUZZ_TARGET=$(TARGET) $(CARGO) test --locked --test fuzz --profile $(PROFILE) -- --nocapture
 
 # docs/simulation.md tells what it is. SEED=7 tells one story, with everything that happens in it.
 SEEDS ?= 1000

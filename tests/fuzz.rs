@@ -1,7 +1,7 @@
 //! The targets in `fuzz/targets.rs`, run on their corpora and on mutations of them.
 //!
 //! `make test` makes a fixed number of them from a fixed seed; `make fuzz SECONDS=60` goes on for so long
-//! with each target, from a seed of its own. What makes a target panic is written to `fuzz/found`.
+//! with each target (or with TARGET), from a seed of its own. What makes a target panic is written to `fuzz/found`.
 
 #[path = "../fuzz/targets.rs"]
 mod targets;
@@ -159,7 +159,9 @@ fn mutations() {
         None => 1,
         Some(_) => now.map_or(1, |now| now.as_nanos() as u64) | 1,
     };
-    for target in TARGETS {
+    let only = std::env::var("FUZZ_TARGET").unwrap_or_default();
+    let wanted = |target: &Target| only.is_empty() || target.0 == only;
+    for target in TARGETS.into_iter().filter(wanted) {
         let (corpus, mut random) = (corpus(target.0), Random(seed));
         let (began, mut count) = (Instant::now(), 0_u32);
         let goes_on = |count: u32| match seconds {

@@ -50,7 +50,9 @@ async fn one(stream: &mut TcpStream, seen: &mut Vec<u8>, name: &str) -> std::io:
     };
     if seen.starts_with(b"GET /echo") {
         seen.clear();
-        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        // The load's key is RFC 6455's own, and HAProxy looks at what is made of it.
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         stream.write_all(agreed).await?;
         let mut buffer = [0; 1024];
         loop {

@@ -30,7 +30,7 @@ use tokio::{task::LocalSet, time::timeout};
 /// Descriptors that each program of this bench has, if it may.
 const FILES: u64 = 65_536;
 /// A part that takes longer hangs.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(240);
 /// Apps in most rows.
 const APPS: usize = 10;
 

@@ -29,8 +29,8 @@ use crate::{
     support::{etcd::Etcd, process},
 };
 
-/// How long a proxy may take to serve.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a proxy may take to serve: nginx reads ten thousand servers for many seconds.
+const BOOT: Duration = Duration::from_secs(120);
 /// Changes in one transaction.
 const BATCH: usize = 100;
 

@@ -137,7 +137,7 @@ pub async fn compare(bench: &Bench, row: Row) {
     let slowest = (0..proxies.len())
         .map(|at| of(at, |turn| turn.per_second))
         .fold(f64::INFINITY, f64::min);
-    let half = slowest / 2.0;
+    let half = (slowest / 2.0).max(1.0);
     let mut latencies: Vec<Outcome> = Vec::new();
     for proxy in &proxies {
         let outcome = load::steady(&row.ask(proxy), half, TURN).await;

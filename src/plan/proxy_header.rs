@@ -53,6 +53,10 @@ fn read_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, NoProxyHeader> {
         let open = bytes.len() < LINE_MAX && !within.contains(&b'\n');
         return if open { Ok(None) } else { Err(NoProxyHeader) };
     };
+    // Refused when it came last, so also when more has come with it.
+    if bytes[..end].contains(&b'\n') {
+        return Err(NoProxyHeader);
+    }
     let line = std::str::from_utf8(&bytes[..end]).map_err(|_| NoProxyHeader)?;
     let length = end + 2;
     let words: Vec<&str> = line.split(' ').collect();
@@ -193,6 +197,7 @@ mod tests {
             b"PROXY TCP4 192.0.2.7  10.0.0.1 1 80\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 1 80\n".to_vec(),
             b"PROXY UDP4 192.0.2.7 10.0.0.1 1 80\r\n".to_vec(),
+            b"PROXY UNKNOWN a\nb\r\n".to_vec(),
             endless,
             binary(0x31, 0x11, &[0; 12]),
             binary(0x22, 0x11, &[0; 12]),

@@ -18,21 +18,23 @@ use tokio::{
 
 use super::writes::pass_writes;
 
-/// Buffer per direction.
-const BUFFER: usize = 16 << 10;
-
 /// A stream of which is counted what comes from it.
 struct Counted<'s, S> {
     stream: &'s mut S,
     bytes: Arc<AtomicU64>,
 }
 
-/// Passes bytes on until both sides have ended, one breaks off, or nothing comes from either for so long.
-/// Gives back how many went from `a` to `b`, and from `b` to `a`.
+/// Passes bytes on until both sides have ended, one breaks off, or nothing comes from either for so long,
+/// by a buffer of so many bytes per direction, which is there as long as the tunnel. Gives back how many went from `a` to `b`, and from `b` to `a`.
 ///
 /// # Errors
 /// When a side breaks off; `TimedOut` when both are silent.
-pub async fn copy<A, B>(a: &mut A, b: &mut B, silence: Duration) -> io::Result<(u64, u64)>
+pub async fn copy<A, B>(
+    a: &mut A,
+    b: &mut B,
+    silence: Duration,
+    buffer: usize,
+) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -54,7 +56,7 @@ where
         }
     };
     tokio::select! {
-        ended = copy_bidirectional_with_sizes(&mut a, &mut b, BUFFER, BUFFER) => ended,
+        ended = copy_bidirectional_with_sizes(&mut a, &mut b, buffer, buffer) => ended,
         () = silent => Err(io::ErrorKind::TimedOut.into()),
     }
 }
@@ -91,7 +93,7 @@ mod tests {
             (tokio::io::duplex(64), tokio::io::duplex(64));
         let began = Instant::now();
         let copying = tokio::spawn(async move {
-            let ended = copy(&mut a, &mut b, Duration::from_secs(60)).await;
+            let ended = copy(&mut a, &mut b, Duration::from_secs(60), 64).await;
             (ended.expect_err("silent").kind(), began.elapsed().as_secs())
         });
         for _ in 0..10 {

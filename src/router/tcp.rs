@@ -19,6 +19,8 @@ use super::{
 
 /// Connections at once.
 const CONNECTIONS: usize = 1024;
+/// Per direction.
+const BUFFER: usize = 16 << 10;
 
 /// Forwards connections until the stop; those under way have some time then (what is cut nevertheless
 /// git reports, and the push can be repeated).
@@ -71,7 +73,8 @@ async fn forward(mut client: TcpStream, peer: SocketAddr, live: &Live) {
     };
     sockets::tune(&builder, Peer::Patient);
     // One side's end of sending is passed on and leaves the other direction open.
-    match idle::copy(&mut client, &mut builder, settings.builder_idle).await {
+    let copying = idle::copy(&mut client, &mut builder, settings.builder_idle, BUFFER);
+    match copying.await {
         Ok((up, down)) => info!(%peer, builder = %address, up, down, "builder connection ended"),
         Err(error) => info!(%peer, builder = %address, %error, "builder connection broke"),
     }

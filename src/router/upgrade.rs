@@ -12,6 +12,8 @@ use super::{body::ReplyBody, exchange::Exchange, headers, idle};
 
 /// How long a tunnel may outlive the withdrawal of its backend.
 pub const AFTER_WITHDRAWAL: Duration = Duration::from_secs(30);
+/// Per direction: most tunnels say little, and there are many.
+const BUFFER: usize = 4 << 10;
 /// Both sides have agreed; so long may the change take.
 const CHANGE: Duration = Duration::from_secs(10);
 
@@ -53,7 +55,7 @@ async fn tunnel(
         sleep(AFTER_WITHDRAWAL).await;
     };
     tokio::select! {
-        ended = idle::copy(&mut client, &mut backend, silence) => match ended {
+        ended = idle::copy(&mut client, &mut backend, silence, BUFFER) => match ended {
             Ok((_, down)) => {
                 exchange.passed(usize::try_from(down).unwrap_or(usize::MAX));
                 exchange.complete();

@@ -282,7 +282,7 @@ pub fn containers(ground: &Ground) -> BTreeMap<String, String> {
     );
     let mut found = BTreeMap::new();
     for host in ground.up() {
-        let out = ground.cluster.sh(host, &script).out;
+        let out = ground.cluster.sh(host, &script).ok().out;
         let pairs = out.lines().filter_map(|line| line.split_once(' '));
         found.extend(pairs.map(|(name, id)| (name.to_owned(), id.to_owned())));
     }

@@ -252,9 +252,11 @@ async fn backend(
     let (sender, events) = mpsc::unbounded_channel();
     let answer = Arc::new(answer);
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             let (answer, sender) = (Arc::clone(&answer), sender.clone());
             tokio::spawn(async move {
+                // A body that it wasn't interested in is read byte by byte, and may be large.
+                let mut stream = tokio::io::BufReader::new(stream);
                 let _ = sender.send("open");
                 let mut head = Vec::new();
                 while let Ok(byte) = stream.read_u8().await {

@@ -44,19 +44,19 @@ fn main() {
     let user = User::first(&cluster);
     let mut report = Report::new("deploy");
     // Whatever comes of the one, the other is measured, and all figures are written.
-    let parts: [(&str, &dyn Fn(&mut Report)); 2] = [
-        ("addresses", &|report| addresses(&cluster, report)),
-        ("changes", &|report| changes(&cluster, &user, report)),
-    ];
-    let mut whole = true;
-    for (what, part) in parts {
-        if catch_unwind(AssertUnwindSafe(|| part(&mut report))).is_err() {
-            eprintln!("{what}: it broke off; what was measured before stands");
-            whole = false;
-        }
-    }
+    let mut whole = run("addresses", || addresses(&cluster, &mut report));
+    whole &= run("changes", || changes(&cluster, &user, &mut report));
     report.finish();
     assert!(whole, "not all was measured");
+}
+
+/// Runs a part of the bench; whether it came to its end.
+fn run(what: &str, part: impl FnOnce()) -> bool {
+    let is_whole = catch_unwind(AssertUnwindSafe(part)).is_ok();
+    if !is_whole {
+        eprintln!("{what}: it broke off; what was measured before stands");
+    }
+    is_whole
 }
 
 fn routers(cluster: &Cluster) -> Vec<IpAddr> {

@@ -1,5 +1,6 @@
 //! The host that a request names.
 
+use core::net::Ipv6Addr;
 use std::borrow::Cow;
 
 /// A `Host` header that names no host.
@@ -15,12 +16,8 @@ pub fn parse_host(header: &str) -> Result<Cow<'_, str>, InvalidHost> {
     let (host, port) = match header.strip_prefix('[') {
         Some(rest) => {
             let (inner, after) = rest.split_once(']').ok_or(InvalidHost)?;
-            let plain = inner
-                .bytes()
-                .all(|b| b.is_ascii_hexdigit() || b == b':' || b == b'.');
-            if !plain || inner.is_empty() {
-                return Err(InvalidHost);
-            }
+            // Anything less would make `[a.b]` another spelling of `a.b`.
+            inner.parse::<Ipv6Addr>().map_err(|_| InvalidHost)?;
             let port = match after {
                 "" => None,
                 _ => Some(after.strip_prefix(':').ok_or(InvalidHost)?),
@@ -52,4 +49,25 @@ pub fn parse_host(header: &str) -> Result<Cow<'_, str>, InvalidHost> {
     } else {
         Cow::Borrowed(host)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_are_for_addresses_only() {
+        for (header, want) in [
+            ("[::1]", Some("::1")),
+            ("[2001:DB8::1]:80", Some("2001:db8::1")),
+            ("[::ffff:10.0.0.1]", Some("::ffff:10.0.0.1")),
+            ("[ab.de]", None),
+            ("[10.0.0.1]:80", None),
+            ("[]", None),
+            ("[::1]80", None),
+            ("ab.de:80", Some("ab.de")),
+        ] {
+            assert_eq!(parse_host(header).ok().as_deref(), want, "{header}");
+        }
+    }
 }

@@ -17,6 +17,9 @@ const COPY: &str = "copied";
 pub struct App {
     user: User,
     copied: Cell<bool>,
+    /// Turns by hand so far. Each has names of its own, as the agents' units have: systemd refuses a
+    /// socket again whose service it still knows.
+    turns: Cell<u32>,
 }
 
 impl App {
@@ -34,6 +37,7 @@ impl App {
         let app = Self {
             user,
             copied: false.into(),
+            turns: 0.into(),
         };
         app.scale(hosts.hosts.len() * 2);
         app.empty(hosts);
@@ -92,9 +96,15 @@ impl App {
             self.copy(hosts);
             self.empty(hosts);
         }
-        hosts.on_all(
-            "cp /run/bench-units/* /run/systemd/system/; cp /run/bench-env/* /run/deis/env/ 2>/dev/null || true",
-        );
+        let turn = self.turns.replace(self.turns.get() + 1);
+        let name = format!("{COPY}{turn}_v");
+        hosts.on_all(&format!(
+            "copy() {{ for file in $1/*; do [ -e $file ] || continue
+                 to=$2/$(basename $file | sed 's/^{COPY}_v/{name}/')
+                 sed 's/{COPY}_v/{name}/g' $file >$to; chmod 600 $to; done; }}
+             copy /run/bench-units /run/systemd/system
+             copy /run/bench-env /run/deis/env"
+        ));
         let on_each = |script: &str| -> Vec<Vec<String>> {
             let each = hosts.hosts.iter().map(|host| {
                 let ran = hosts.cluster.sh(&host.of_suite, script).ok();
@@ -102,7 +112,9 @@ impl App {
             });
             each.collect()
         };
-        let units = on_each("cd /run/bench-units; ls | grep -v -e '-announce' -e '-log' || true");
+        let units = on_each(&format!(
+            "cd /run/systemd/system; ls | grep ^{name} | grep -v -e '-announce' -e '-log' || true"
+        ));
         let ports = on_each(
             r#"grep -ho -e '"--address" "[0-9.:]*"' /run/bench-units/*-announce.service | cut -d '"' -f 4"#,
         );
@@ -115,7 +127,7 @@ impl App {
         assert_eq!(ports.len(), COUNT);
         let took = hosts.time_by_hand(&units, || hosts.wait_until_healthy(&ports));
         hosts.on_all(&format!(
-            "systemctl stop '{COPY}_v*'; rm -f /run/systemd/system/{COPY}_v* /run/deis/env/{COPY}_v*"
+            "systemctl stop '{name}*'; rm -f /run/systemd/system/{name}* /run/deis/env/{name}*"
         ));
         took
     }

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod backoff;
 pub mod builder;
+pub mod burst;
 pub mod cert;
 pub mod cli;
 pub mod controller;

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::world::kind_of_name;
 use crate::{
+    burst::Burst,
     model::{MachineId, MachineState, Phase, ProcessState, Revision},
     outside,
     plan::units::Kind,
@@ -77,14 +78,14 @@ pub async fn write_states(
     // Revision of what is in etcd; unknown before the first write and after a conflict.
     let mut at: Option<Revision> = None;
     let mut failing = false;
-    let mut pace = Pace(Instant::now());
+    let mut pace = Burst::new(BURST, BUSY_PAUSE);
     loop {
         let is_settled = {
             let state = states.borrow_and_update();
             let rests = |state: &MachineState| is_settled(state, outside::now());
             state.as_ref().is_none_or(rests) || *state == written
         };
-        if !is_settled && !pace.allows(Instant::now()) {
+        if !is_settled && pace.ready_at() > Instant::now() {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -181,19 +182,6 @@ fn is_settled(state: &MachineState, now: Timestamp) -> bool {
     let is_one_off = |name: &str| kind_of_name(name) == Kind::Run;
     let mut processes = state.processes.iter();
     !processes.any(|(name, process)| on_its_way(process) && is_recent(process) && !is_one_off(name))
-}
-
-/// Until when the reports of a busy host are paid for, each with [`BUSY_PAUSE`].
-struct Pace(Instant);
-
-impl Pace {
-    fn allows(&self, now: Instant) -> bool {
-        self.0 <= now + BUSY_PAUSE * (BURST - 1)
-    }
-
-    fn spend(&mut self, now: Instant) {
-        self.0 = (self.0.max(now) + BUSY_PAUSE).min(now + BUSY_PAUSE * BURST);
-    }
 }
 
 /// Says once per outage that reports are not written.

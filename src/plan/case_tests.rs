@@ -219,6 +219,16 @@ fn a_surge_stays_within_its_budget() {
 }
 
 #[test]
+fn scaling_up_starts_as_many_at_once_as_the_hosts_can_take() {
+    let mut sim = running(1, 4, 30, 1);
+    sim.roll(RolloutKind::Scale, 2, &structure(100, 0));
+    sim.go(1, &["10.0.0.1"]);
+    assert_eq!(sim.assignments().len(), 1 + 4 * 20);
+    sim.settle();
+    sim.check_converged(2, &structure(100, 0), Some(OutcomeResult::Succeeded));
+}
+
+#[test]
 fn processes_are_spread_over_the_hosts() {
     let mut sim = running(3, 3, 9, 1);
     let spread = |sim: &Sim| {

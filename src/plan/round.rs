@@ -64,6 +64,9 @@ pub struct Policy {
     pub surge: usize,
     /// Share of the wanted processes that a rollout may have in flight, in percent.
     pub surge_percent: usize,
+    /// Processes that scaling up may have in flight for each host, if that is more than both. A host of
+    /// one slow core starts so many within [`Self::ready`].
+    pub starts_per_host: usize,
     /// Restarts from which on a crashed process counts as crash-looping.
     pub crash_restarts: u32,
     /// Where processes are placed.
@@ -88,6 +91,7 @@ impl Default for Policy {
             router_linger: Duration::from_secs(20),
             surge: 4,
             surge_percent: 25,
+            starts_per_host: 20,
             crash_restarts: 3,
             placing: Placing::default(),
             faults: Vec::new(),

@@ -61,12 +61,13 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    burst::Burst,
     model::{RouterPresence, SCHEMA},
     outside,
     seal::ClusterKey,
@@ -98,6 +99,10 @@ const LONG_DRAIN: Duration = Duration::from_secs(600);
 const ASIDE_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two tries to register.
 const REGISTER_PAUSE: Duration = Duration::from_secs(1);
+/// Acknowledgements that don't wait for each other: rollouts of a few processes need no more.
+const ACKS_AT_ONCE: u32 = 10;
+/// Pause for each of those after them.
+const ACK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the router can't run.
 #[derive(Debug, thiserror::Error)]
@@ -563,8 +568,9 @@ impl Member {
         }
     }
 
-    /// Writes each new acknowledgement: at once when none is being written, else the latest after
-    /// it. Saves the table meanwhile. Ends with its task.
+    /// Writes each new acknowledgement: at once when few were written lately, else the latest after a
+    /// pause: while sixty processes come up, etcd is not to hear of each from every router. Saves the
+    /// table meanwhile. Ends with its task.
     async fn acknowledge(
         self,
         presence: Presence<RouterPresence>,
@@ -577,9 +583,12 @@ impl Member {
             acks: acks.clone(),
         }));
         acks.mark_changed();
+        let mut pace = Burst::new(ACKS_AT_ONCE, ACK_PAUSE);
         let acknowledge = async {
             // The sender lives as long as `following`.
             while acks.changed().await.is_ok() {
+                sleep_until(pace.ready_at()).await;
+                pace.spend(Instant::now());
                 acks.mark_unchanged();
                 // The key may be another one by now.
                 if let Some(registration) = registered.borrow().as_ref() {

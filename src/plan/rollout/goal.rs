@@ -76,17 +76,19 @@ impl<'w> Goal<'w> {
         self.id().is_some() && proc.rollout() == self.id()
     }
 
+    /// Whether nothing but the number of processes changes.
+    pub fn is_scaling(&self) -> bool {
+        let scale = |rollout: &Versioned<Rollout>| rollout.value.change == RolloutKind::Scale;
+        self.mode == Mode::Forward && self.rollout.is_some_and(scale)
+    }
+
     /// The numbers wanted of a type, given those that are there.
     ///
     /// The lowest stay. A scale-up counts on from the highest, as Deis v1 did; repairs and deploys
     /// fill gaps, so that a number survives the loss of its process.
     pub fn numbers(&self, there: &BTreeSet<u32>, count: u32) -> BTreeSet<u32> {
         let mut wanted: BTreeSet<u32> = there.iter().copied().take(count as usize).collect();
-        let scaling = self.mode == Mode::Forward
-            && self
-                .rollout
-                .is_some_and(|rollout| rollout.value.change == RolloutKind::Scale);
-        let from = if scaling {
+        let from = if self.is_scaling() {
             there.last().map_or(1, |highest| highest + 1)
         } else {
             1

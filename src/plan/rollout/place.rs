@@ -22,8 +22,10 @@ use crate::{
 impl<'w> Step<'_, 'w> {
     /// The missing slots that are to get a process now.
     ///
-    /// A rollout has a budget of processes in flight. So have moves, of processes that run and have to
-    /// leave their host; what is simply missing is replaced at once.
+    /// A rollout has a budget of processes in flight: of those it replaces something with, a share; of
+    /// those that come to a release that runs already, as many as the hosts can start in time. So have
+    /// moves, of processes that run and have to leave their host; what is simply missing is replaced at
+    /// once.
     pub(super) fn due<'m>(
         &mut self,
         missing: &BTreeSet<&'m ProcessId>,
@@ -33,8 +35,11 @@ impl<'w> Step<'_, 'w> {
         others: &Others<'w>,
     ) -> Vec<&'m ProcessId> {
         let share = (wanted.len() * self.cx.policy.surge_percent).div_ceil(100);
-        let budget = self.cx.policy.surge.max(share);
+        let mut budget = self.cx.policy.surge.max(share);
         if self.mode() == Mode::Forward {
+            if self.goal.is_scaling() {
+                budget = budget.max(self.cx.policy.starts_per_host * self.world.hosts.len());
+            }
             let in_flight = keepers
                 .iter()
                 .filter(|(slot, keeper)| {

@@ -101,8 +101,8 @@ const ASIDE_PATIENCE: Duration = Duration::from_secs(2);
 const REGISTER_PAUSE: Duration = Duration::from_secs(1);
 /// Acknowledgements that don't wait for each other: rollouts of a few processes need no more.
 const ACKS_AT_ONCE: u32 = 10;
-/// Pause for each of those after them.
-const ACK_PAUSE: Duration = Duration::from_secs(1);
+/// Pause for each of those after them: a long rollout waits for one at each of its steps.
+const ACK_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why the router can't run.
 #[derive(Debug, thiserror::Error)]
@@ -569,8 +569,8 @@ impl Member {
     }
 
     /// Writes each new acknowledgement: at once when few were written lately, else the latest after a
-    /// pause: while sixty processes come up, etcd is not to hear of each from every router. Saves the
-    /// table meanwhile. Ends with its task.
+    /// pause, so that a flood of changes is no flood of writes by every router. Saves the table
+    /// meanwhile. Ends with its task.
     async fn acknowledge(
         self,
         presence: Presence<RouterPresence>,

@@ -103,7 +103,7 @@ test-leftovers:
 	@diff target/before target/after && echo "the cluster left nothing behind"
 
 # The long trials, on a cluster of their own: TRIALS='word...' picks, docs/soak.md tells what came of it.
-soak: build ## Hours of outages, partitions and power cuts, on three real hosts
+soak: build test-packages ## Hours of outages, partitions and power cuts, on three real hosts
 	@$(CARGO) test --locked --test soak --no-run
 	@if [ "$(TRIALS)" = --list ]; then $(CARGO) test -q --locked --test soak -- --list; exit; fi; \
 	$(DEISCTL) cluster down --name soak; rm -rf $${TMPDIR:-/tmp}/deis-suite-soak; \

@@ -33,8 +33,10 @@ const AUDIT_EVERY: Duration = Duration::from_secs(300);
 const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
 /// First pause between two tries to reach etcd.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-/// Longest one.
+/// Longest one, when etcd isn't there; see [`Backoff::next_after`].
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A watch that stood for so long was well. One that broke sooner has found an etcd that can't take it.
+const WELL_AFTER: Duration = Duration::from_secs(10);
 /// Updates that may wait for a slow consumer; then the feed waits too, and etcd buffers.
 const QUEUE: usize = 64;
 
@@ -132,11 +134,12 @@ impl Driver {
         let mut listed = false;
         let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
         loop {
+            let begun = Instant::now();
             if !listed {
                 match self.resync().await? {
                     true => listed = true,
                     false => {
-                        time::sleep(backoff.next(random())).await;
+                        time::sleep(backoff.next_after(begun.elapsed(), random())).await;
                         continue;
                     }
                 }
@@ -144,8 +147,11 @@ impl Driver {
             let from = self.mirror.revision() + 1;
             let ended = match self.backend.watch(&self.prefix, from).await {
                 Ok(mut watch) => {
-                    backoff.reset();
-                    self.pump(&mut *watch).await?
+                    let ended = self.pump(&mut *watch).await?;
+                    if begun.elapsed() >= WELL_AFTER {
+                        backoff.reset();
+                    }
+                    ended
                 }
                 Err(error) => Ended::Broken(error.to_string()),
             };
@@ -157,7 +163,7 @@ impl Driver {
                 Ended::Broken(reason) => {
                     self.broken();
                     warn!(prefix = self.prefix, reason, "watch broke, reconnecting");
-                    time::sleep(backoff.next(random())).await;
+                    time::sleep(backoff.next_after(begun.elapsed(), random())).await;
                 }
             }
         }

@@ -9,10 +9,20 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{CommitError, Key, Store, StoreError, Txn, backend::Backend};
-use crate::model::{Record, Revision};
+use crate::{
+    backoff::{Backoff, random},
+    model::{Record, Revision},
+};
 
 /// Pause after a lease was not renewed: each member has had its time to answer.
 const RETRY: Duration = Duration::from_millis(200);
+/// First pause between two tries to register again.
+const REGISTER_FIRST: Duration = Duration::from_millis(500);
+/// Longest one, when the store isn't there; see [`Backoff::next_after`].
+const REGISTER_MAX: Duration = Duration::from_secs(2);
+/// A registration that was kept for so long was well. One that is lost sooner has found a store that
+/// can't take it.
+const WELL_AFTER: Duration = Duration::from_secs(20);
 
 /// A lease that is kept alive until it is dropped or lost.
 #[derive(Debug)]
@@ -191,12 +201,21 @@ impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
             let (store, key) = (store.clone(), key.clone());
             async move {
                 let mut state = held.lease.state.clone();
+                let mut backoff = Backoff::new(REGISTER_FIRST, REGISTER_MAX);
+                let mut registered = Instant::now();
                 loop {
                     tokio::select! {
                         biased;
                         () = held.lease.lost() => {
                             warn!(%key, "presence lost, registering again");
-                            held = reregister(&store, &key, &mut values, ttl, &ours).await;
+                            if registered.elapsed() >= WELL_AFTER {
+                                backoff.reset();
+                            } else {
+                                // A store that can't renew it can't be helped by one more.
+                                time::sleep(backoff.next_after(ttl, random())).await;
+                            }
+                            held = reregister(&store, &key, &mut values, ttl, &ours, &mut backoff).await;
+                            registered = Instant::now();
                             state = held.lease.state.clone();
                         }
                         changed = values.changed() => {
@@ -371,14 +390,16 @@ async fn reregister<T: Record + Clone>(
     values: &mut watch::Receiver<T>,
     ttl: Duration,
     ours: &(impl Fn(&T) -> bool + Send + Sync),
+    backoff: &mut Backoff,
 ) -> Held {
     loop {
+        let begun = Instant::now();
         let value = values.borrow_and_update().clone();
         match register(store, key, &value, ttl, ours).await {
             Ok(held) => return held,
             Err(error) => {
                 warn!(%key, error = &error as &dyn std::error::Error, "can't register, trying again");
-                time::sleep(Duration::from_millis(500)).await;
+                time::sleep(backoff.next_after(begun.elapsed(), random())).await;
             }
         }
     }

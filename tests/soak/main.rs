@@ -11,6 +11,7 @@
 mod support;
 
 mod book;
+mod certificates;
 mod clock;
 mod controllers;
 mod disk;
@@ -155,6 +156,8 @@ const TRIALS: &[Trial] = trials![
         "The leading controller is killed at four points of a rollout: another one finishes it, one release runs, every number is used once.",
     controllers::controllers_leader_stopped:
         "The leading controller is stopped (SIGSTOP) in a rollout for longer than its lease, another one leads, and it wakes up again: nothing is done twice.",
+    certificates::certificates_by_acme:
+        "Certificates of a real authority (pebble): ordered, served by all routers, renewed, also past a killed controller; a domain that leads elsewhere says why it gets none.",
     rollouts::rollouts_crash_at_start:
         "A release that crashes at start is given up with its last words; the old processes are not touched.",
     rollouts::rollouts_port_never_opens:

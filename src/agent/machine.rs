@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{
     model::{HostRecord, Machine, MachineId, SCHEMA},
     settings::{HostSettings, SettingsError},
-    store::{CommitError, Store, StoreError, Txn, keys},
+    store::{Along, CommitError, Store, StoreError, Txn, keys},
 };
 
 /// Share of the memory that processes may reserve, in percent; the rest is for the platform.
@@ -66,6 +66,25 @@ pub fn has_init() -> bool {
         .any(|path| Path::new(path).exists())
 }
 
+/// A host that is there is not lost: the one can't be read without the other. Were it the leader's to say
+/// so a moment later, the host might be away again by then, and would count as lost ever since the
+/// first time.
+#[derive(Debug)]
+pub struct NotLost(pub MachineId);
+
+impl Along for NotLost {
+    async fn of(&self, store: &Store) -> Result<Txn, StoreError> {
+        let key = keys::host(&self.0);
+        Ok(match store.get(&key).await? {
+            Some(old) if old.value.lost_since.is_some() => Txn::new()
+                .unchanged(&key, old.mod_revision)
+                .put(&key, &old.value.found()),
+            Some(old) => Txn::new().unchanged(&key, old.mod_revision),
+            None => Txn::new().absent(&key),
+        })
+    }
+}
+
 /// Writes or corrects the host's durable record; what operators and the leader keep in it stays.
 ///
 /// # Errors
@@ -97,6 +116,7 @@ pub async fn record(store: &Store, machine: &Machine) -> Result<(), StoreError> 
                     cordoned: false,
                     drain: None,
                     lost_since: None,
+                    declared_lost: false,
                 };
                 Txn::new().absent(&key).put(&key, &new)
             }

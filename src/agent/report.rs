@@ -226,6 +226,7 @@ mod tests {
             ready: phase == Phase::Up,
             port: None,
             withdrawn: None,
+            fenced: None,
             restarts,
             exit: None,
             exit_code: None,

@@ -146,6 +146,9 @@ impl Book {
                 self.born_single.insert(new.uuid);
             }
         }
+        if let Some(new) = new.as_ref().filter(|new| new.desired == Desired::Drain) {
+            self.draining.entry(new.uuid).or_insert_with(now);
+        }
         let here = self.keys.contains_key(keys::machine(&id).as_str());
         let state = self.read::<MachineState>(keys::state(&id).as_str());
         let said = state.and_then(|state| state.processes.get(name).map(|p| p.uuid));
@@ -320,10 +323,19 @@ impl Book {
                 lower(floor, &new.structure);
             }
         }
-        // One of a single type goes before the next one comes.
-        if let Some(floor) = self.floors.get_mut(&name) {
-            floor.retain(|kind, _| !new.single.contains(kind));
-        }
+        // One of a single type goes before the next one comes; and what the fence has stopped because
+        // etcd was away is missing for a while, also when its type is no longer single.
+        let Some(mut floor) = self.floors.remove(&name) else {
+            return;
+        };
+        floor.retain(|kind, wanted| {
+            let of = (name.clone(), kind.clone());
+            if self.serving(&name, kind) >= *wanted as usize {
+                self.fenced.remove(&of);
+            }
+            !new.single.contains(kind) && !self.fenced.contains(&of)
+        });
+        self.floors.insert(name, floor);
     }
 
     fn rollout(&mut self, app: &str, new: Option<&[u8]>) {

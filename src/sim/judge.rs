@@ -73,6 +73,9 @@ struct Book {
     /// said so from the first.
     singles: BTreeSet<Uuid>,
     born_single: BTreeSet<Uuid>,
+    /// Processes that were moved away from a host that went before their type was single: what may be
+    /// left of them there nobody can know.
+    left_before: BTreeSet<Uuid>,
     /// Types of which the fence has stopped something, until as many serve again as are wanted.
     fenced: BTreeSet<(AppName, ProcessType)>,
     /// Since when processes are to be drained.
@@ -486,7 +489,8 @@ impl Book {
     /// Two processes of one single slot never run at a time.
     ///
     /// Those that ran two before their type was marked run on; so what counts is one that was single
-    /// from its assignment on: it may come up only when no other is.
+    /// from its assignment on: it may come up only when no other is, but for what was moved from a lost
+    /// host while its type was none of those.
     fn at_most_one_single(&mut self, process: &ProcessName, uuid: Uuid) {
         let app = self.read::<App>(keys::app(&process.app).as_str());
         let is_single = app.is_some_and(|app| app.single.contains(&process.kind));
@@ -495,7 +499,10 @@ impl Book {
         }
         let slot = process.id();
         let all = self.units.values().filter(|sight| {
-            sight.process.app == process.app && sight.process.id() == slot && sight.runs
+            sight.process.app == process.app
+                && sight.process.id() == slot
+                && sight.runs
+                && !self.left_before.contains(&sight.uuid)
         });
         let names: Vec<String> = all.map(|sight| sight.process.to_string()).collect();
         if names.len() > 1 {

@@ -187,6 +187,12 @@ impl Book {
             }
             // What was stopped before its host went is no more than forgotten.
             (Some(old), None) if !here && (old.desired != Desired::Stop || said.is_some()) => {
+                if let Ok(process) = name.parse::<ProcessName>() {
+                    let app = self.read::<App>(keys::app(&process.app).as_str());
+                    if app.is_some_and(|app| !app.single.contains(&process.kind)) {
+                        self.left_before.insert(old.uuid);
+                    }
+                }
                 self.moved(machine, name);
             }
             (Some(old), None) => {

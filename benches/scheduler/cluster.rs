@@ -52,6 +52,7 @@ impl Cluster {
                 cordoned: false,
                 drain: None,
                 lost_since: None,
+                declared_lost: false,
             };
             let machine = Machine {
                 schema: 1,

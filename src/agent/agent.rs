@@ -147,7 +147,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     "it is from an older template, and will be replaced when its app is deployed next"
                 );
             }
-            let fenced = lease::is_fenced(&edges.paths, &found.name);
+            let fenced = lease::fenced_by(&edges.paths, &found.name);
             world.adopt(&found.name, found.uuid, found.port, fenced, status, now);
             if let (Some(owned), Some(entry)) = (found.raw, world.entry_mut(&found.name)) {
                 entry.adopt_raw(owned.loaded);

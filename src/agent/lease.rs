@@ -79,21 +79,31 @@ pub fn note(paths: &Paths, until: Instant) -> io::Result<()> {
     write_atomic(&paths.lease(), text.as_bytes(), 0o600, Durability::Runtime)
 }
 
-/// Puts a process behind the fence, or takes it out.
+/// Puts a process behind the fence, or takes it out; by which of its assignment's marks is written there.
 ///
 /// # Errors
 /// When the file can't be made or removed.
-pub fn set_fenced(paths: &Paths, name: &str, fenced: bool) -> io::Result<()> {
+pub fn set_fenced(paths: &Paths, name: &str, fenced: Option<u32>) -> io::Result<()> {
     let file = paths.fenced().join(name);
-    match (fenced, file.exists()) {
-        (true, false) => write_atomic(&file, b"", 0o600, Durability::Runtime),
-        (false, true) => remove(&file),
-        (true, true) | (false, false) => Ok(()),
+    match (fenced, fenced_by(paths, name)) {
+        (fenced, there) if fenced == there => Ok(()),
+        (Some(mark), _) => {
+            let text = mark.to_string();
+            write_atomic(&file, text.as_bytes(), 0o600, Durability::Runtime)
+        }
+        (None, _) => remove(&file),
     }
 }
 
-/// Whether a process is behind the fence.
+/// Whether a process is behind the fence, and by which of its assignment's marks. What can't be read
+/// there was written by a former agent, which knew of none.
 #[must_use]
-pub fn is_fenced(paths: &Paths, name: &str) -> bool {
-    paths.fenced().join(name).exists()
+pub fn fenced_by(paths: &Paths, name: &str) -> Option<u32> {
+    let file = paths.fenced().join(name);
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) => String::new(),
+    };
+    Some(text.trim().parse().unwrap_or(0))
 }

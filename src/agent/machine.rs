@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crate::{
     model::{HostRecord, Machine, MachineId, SCHEMA},
     settings::{HostSettings, SettingsError},
-    store::{CommitError, Store, StoreError, Txn, keys},
+    store::{Along, CommitError, Store, StoreError, Txn, keys},
 };
 
 /// Share of the memory that processes may reserve, in percent; the rest is for the platform.
@@ -66,6 +66,25 @@ pub fn has_init() -> bool {
         .any(|path| Path::new(path).exists())
 }
 
+/// A host that is there is not lost: the one can't be read without the other. Were it the leader's to say
+/// so a moment later, the host might be away again by then, and would count as lost ever since the
+/// first time.
+#[derive(Debug)]
+pub struct NotLost(pub MachineId);
+
+impl Along for NotLost {
+    async fn of(&self, store: &Store) -> Result<Txn, StoreError> {
+        let key = keys::host(&self.0);
+        Ok(match store.get(&key).await? {
+            Some(old) if old.value.lost_since.is_some() => Txn::new()
+                .unchanged(&key, old.mod_revision)
+                .put(&key, &old.value.found()),
+            Some(old) => Txn::new().unchanged(&key, old.mod_revision),
+            None => Txn::new().absent(&key),
+        })
+    }
+}
+
 /// Writes or corrects the host's durable record; what operators and the leader keep in it stays.
 ///
 /// # Errors
@@ -97,6 +116,7 @@ pub async fn record(store: &Store, machine: &Machine) -> Result<(), StoreError> 
                     cordoned: false,
                     drain: None,
                     lost_since: None,
+                    declared_lost: false,
                 };
                 Txn::new().absent(&key).put(&key, &new)
             }
@@ -105,6 +125,66 @@ pub async fn record(store: &Store, machine: &Machine) -> Result<(), StoreError> 
             Ok(_) => return Ok(()),
             Err(CommitError::Conflict) => {}
             Err(CommitError::Store(error)) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::store::Presence;
+
+    /// From a seed of the simulation: it was back for five seconds, nobody had written so by then, and the
+    /// next leader moved what had just been assigned to it without any grace.
+    #[tokio::test(start_paused = true)]
+    async fn who_registers_is_not_lost_from_that_revision_on() {
+        let id: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
+        let machine = Machine {
+            schema: SCHEMA,
+            id: id.clone(),
+            hostname: "deis-01".into(),
+            address: "10.0.0.1".into(),
+            memory_bytes: 1 << 30,
+            cpus: 1,
+            version: "2".into(),
+            boot_id: "1".into(),
+            metadata: BTreeMap::new(),
+        };
+        let lost = HostRecord {
+            schema: SCHEMA,
+            hostname: "deis-01".into(),
+            address: "10.0.0.1".into(),
+            labels: BTreeMap::from([("rack".into(), "a".into())]),
+            cordoned: true,
+            drain: None,
+            lost_since: Some(jiff::Timestamp::UNIX_EPOCH),
+            declared_lost: true,
+        };
+        for before in [Some(lost.clone()), Some(lost.clone().found()), None] {
+            let store = Store::memory();
+            let key = keys::host(&id);
+            if let Some(before) = &before {
+                let txn = Txn::new().put(&key, before);
+                store.commit(txn).await.expect("written");
+            }
+            let presence = Presence::keep_along(
+                &store,
+                keys::machine(&id),
+                machine.clone(),
+                Duration::from_secs(6),
+                |_| false,
+                NotLost(id.clone()),
+            );
+            let presence = presence.await.expect("registered");
+            let now = store.get(&key).await.expect("read");
+            let value = now.as_ref().map(|now| now.value.clone());
+            assert_eq!(value, before.clone().map(HostRecord::found));
+            if before.is_some_and(|before| before.lost_since.is_some()) {
+                let revision = now.map(|now| now.mod_revision);
+                assert_eq!(revision, Some(presence.revision()), "one transaction");
+            }
         }
     }
 }

@@ -282,12 +282,13 @@ async fn register(
     };
     let mut failing = false;
     let presence = loop {
-        let kept = Presence::keep(
+        let kept = Presence::keep_along(
             &store,
             keys::machine(&id),
             machine.clone(),
             LEASE,
             ours.clone(),
+            machine::NotLost(id.clone()),
         );
         tokio::select! {
             biased;

@@ -214,6 +214,7 @@ mod tests {
             ready: phase == Phase::Up,
             port: None,
             withdrawn: None,
+            fenced: None,
             restarts,
             exit: None,
             exit_code: None,

@@ -27,7 +27,7 @@ use super::{
     runtime::{ImageError, Runtime},
     spool,
     texts::Texts,
-    world::is_single,
+    world::mark_of,
 };
 use crate::{
     logger::tell::Teller,
@@ -295,10 +295,10 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         let _slot = self.starts.containers.acquire().await;
         files::write_process(&self.paths, &name, &units, &environment)?;
         let prepared = begun.elapsed();
-        if is_single(&job.assignment.work) {
+        if mark_of(&job.assignment.work).is_some() {
             self.claim(job).await?;
         } else {
-            lease::set_fenced(&self.paths, &job.name, false)?;
+            lease::set_fenced(&self.paths, &job.name, None)?;
         }
         progress(Progress::Starting);
         let unit = service(&name);
@@ -398,7 +398,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             return Ok(());
         };
         self.stop_units(&process).await?;
-        lease::set_fenced(&self.paths, &name, false)?;
+        lease::set_fenced(&self.paths, &name, None)?;
         tokio::spawn(spool::clear(self.paths.clone(), process.clone(), uuid));
         files::remove_process(&self.paths, &process)?;
         self.forget(&name);

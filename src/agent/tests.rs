@@ -212,6 +212,7 @@ impl Host {
                 memory_bytes: 1 << 20,
                 cpu_shares: 0,
                 single: false,
+                marks: 0,
             },
             Err(_) => Work::Unit {
                 hash: steps::sha256(&unit_text(name)),

@@ -78,9 +78,16 @@ fn memory_of(assignment: &Assignment) -> Option<u64> {
     }
 }
 
-/// Whether there must never be two of it.
-pub const fn is_single(work: &Work) -> bool {
-    matches!(work, Work::Process { single: true, .. })
+/// When there must never be two of it: how often that has been said or taken back.
+pub const fn mark_of(work: &Work) -> Option<u32> {
+    match work {
+        Work::Process {
+            single: true,
+            marks,
+            ..
+        } => Some(*marks),
+        Work::Process { .. } | Work::Run { .. } | Work::Unit { .. } => None,
+    }
 }
 
 fn running_of(active: Active) -> Running {
@@ -226,7 +233,7 @@ impl World {
                 uuid: assignment.uuid,
                 desired: assignment.desired,
                 kind: kind_of(name, &assignment.work),
-                single: is_single(&assignment.work),
+                single: mark_of(&assignment.work),
             };
             Some((name.clone(), wanted))
         };
@@ -259,7 +266,7 @@ impl World {
         name: &str,
         uuid: Uuid,
         port: Option<u16>,
-        fenced: bool,
+        fenced: Option<u32>,
         status: UnitStatus,
         now: Timestamp,
     ) {

@@ -305,6 +305,7 @@ mod tests {
                 memory_bytes: GIB,
                 cpu_shares: 0,
                 single: false,
+                marks: 0,
             };
             let assignment = Assignment {
                 schema: 1,
@@ -322,6 +323,7 @@ mod tests {
                     ready: phase == Phase::Up,
                     port: None,
                     withdrawn: None,
+                    fenced: None,
                     exit: None,
                     exit_code: None,
                     restarts: 0,

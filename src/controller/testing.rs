@@ -375,6 +375,7 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
                 memory_bytes: DEFAULT_MEMORY_BYTES,
                 cpu_shares: 0,
                 single: false,
+                marks: 0,
             },
         };
         txn = txn.put(
@@ -396,6 +397,7 @@ fn report(uuid: Uuid, phase: Phase, reason: Option<String>) -> ProcessState {
         ready: phase == Phase::Up,
         port: None,
         withdrawn: None,
+        fenced: None,
         exit: None,
         exit_code: None,
         restarts: 0,

@@ -53,6 +53,7 @@ async fn served() -> Served {
                     cordoned: false,
                     drain: None,
                     lost_since: None,
+                    declared_lost: false,
                 },
             );
     }
@@ -91,6 +92,7 @@ async fn run(store: &Store, name: &str, text: &str) {
         ready: true,
         port: None,
         withdrawn: None,
+        fenced: None,
         restarts: 0,
         exit: None,
         exit_code: None,

@@ -44,6 +44,7 @@ impl Local {
             ready: false,
             port: None,
             withdrawn: None,
+            fenced: None,
             exit: None,
             exit_code: None,
             restarts: 0,
@@ -166,6 +167,14 @@ impl Sim {
                 .entry(name)
                 .or_insert_with(|| Local::new(&assignment));
             local.fenced = false;
+            local.state.fenced = match assignment.work {
+                Work::Process {
+                    single: true,
+                    marks,
+                    ..
+                } => Some(marks),
+                _ => None,
+            };
             let health = self
                 .health
                 .get(&process.release)

@@ -19,6 +19,7 @@ fn say(sim: &mut Sim, runs: bool) {
         ready: true,
         port: None,
         withdrawn: None,
+        fenced: None,
         restarts: 0,
         exit: None,
         exit_code: None,

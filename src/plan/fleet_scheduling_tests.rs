@@ -411,6 +411,7 @@ fn obey(sim: &mut Sim) {
                 ready: true,
                 port: None,
                 withdrawn: None,
+                fenced: None,
                 exit: None,
                 exit_code: None,
                 restarts: 0,

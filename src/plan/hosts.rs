@@ -227,9 +227,14 @@ fn mark(id: &MachineId, view: &HostView, lost: bool, cx: &Context<'_>, plan: &mu
         return;
     }
     let (key, machine) = (keys::host(id), keys::machine(id));
-    let value = HostRecord {
-        lost_since: lost.then_some(cx.wall),
-        ..record.value.clone()
+    let record_of = record.value.clone();
+    let value = if lost {
+        HostRecord {
+            lost_since: Some(cx.wall),
+            ..record_of
+        }
+    } else {
+        record_of.found()
     };
     let txn = fenced(cx)
         .unchanged(&key, record.mod_revision)

@@ -26,6 +26,7 @@ impl Sim {
     fn declare_lost(&mut self, n: usize) {
         let record = HostRecord {
             lost_since: Some(jiff::Timestamp::UNIX_EPOCH),
+            declared_lost: true,
             ..self.host(n)
         };
         self.kv.put(&keys::host(&machine(n)), &record);
@@ -218,6 +219,71 @@ fn a_single_process_of_a_lost_host_is_replaced_when_it_must_have_stopped() {
     sim.settle();
     sim.check_converged(2, &structure(1, 0), None);
     sim.check_single();
+}
+
+/// Its host was cut off already when its type was marked: nothing stops it there.
+#[test]
+fn one_that_does_not_know_that_it_is_single_is_not_replaced() {
+    let mut sim = Sim::new(3, 4, 1);
+    sim.deploy_first(&structure(1, 0));
+    let home = at(&sim, "web.1");
+    // The platform believes in the host for its lease's time, and tells it what it doesn't hear.
+    let agent = sim.agents.get_mut(&machine(home)).expect("a host");
+    agent.cut = Some(sim.now);
+    sim.mark(web());
+    sim.go(1, ROUTER);
+    let (_, (_, told)) = sim.assignments().into_iter().next().expect("assigned");
+    let Work::Process { single, marks, .. } = told.work else {
+        panic!("{told:?}");
+    };
+    assert_eq!((single, marks), (true, 1));
+    sim.cut(home);
+    sim.go(60, ROUTER);
+    assert!(sim.host(home).lost_since.is_some(), "lost it is");
+    assert!(sim.has_work(home), "it may run on there");
+    let waiting = sim.waiting();
+    assert!(waiting.contains("deisctl declare-lost"), "{waiting}");
+    sim.check_single();
+    sim.heal(home, 4);
+    sim.settle();
+    sim.check_converged(2, &structure(1, 0), None);
+    sim.check_single();
+}
+
+#[test]
+fn one_that_was_marked_after_its_host_went_is_replaced_when_somebody_says_that_it_is_gone() {
+    let mut sim = Sim::new(3, 4, 1);
+    sim.deploy_first(&structure(1, 0));
+    let home = at(&sim, "web.1");
+    sim.cut(home);
+    sim.mark(web());
+    sim.go(60, ROUTER);
+    assert!(sim.has_work(home), "{}", sim.waiting());
+    sim.agents.remove(&machine(home));
+    sim.declare_lost(home);
+    sim.until("moved", |sim| !sim.has_work(home));
+    sim.settle();
+    sim.check_converged(2, &structure(1, 0), None);
+}
+
+/// What its host said before it was marked anew says nothing of the fence.
+#[test]
+fn only_the_last_mark_counts() {
+    let mut sim = single(3);
+    let home = at(&sim, "web.1");
+    sim.mark(BTreeSet::new());
+    sim.settle();
+    sim.mark(web());
+    sim.settle();
+    let agent = sim.agents.get_mut(&machine(home)).expect("a host");
+    agent.cut = Some(sim.now);
+    sim.mark(BTreeSet::new());
+    sim.go(1, ROUTER);
+    sim.mark(web());
+    sim.go(1, ROUTER);
+    sim.cut(home);
+    sim.go(60, ROUTER);
+    assert!(sim.has_work(home), "{}", sim.waiting());
 }
 
 #[test]

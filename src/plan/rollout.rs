@@ -258,8 +258,13 @@ impl<'w> Step<'_, 'w> {
             .iter()
             .filter(|slot| !keepers.contains_key(*slot))
             .collect();
-        let missing_now = missing.len();
-        let all_settled = missing.is_empty() && unsettled == 0;
+        // Whoever goes back, or has nothing to roll out, doesn't wait for what only a host's return ends.
+        let is_stuck = |slot: &&&ProcessId| {
+            let mut procs = others.get(**slot).into_iter().flatten();
+            self.mode() != Mode::Forward && procs.any(|proc| self.is_unstoppable(proc))
+        };
+        let missing_now = missing.len() - missing.iter().filter(is_stuck).count();
+        let all_settled = missing_now == 0 && unsettled == 0;
 
         self.hold(&wanted, &keepers, &settled);
         let open = self.open(&missing, &keepers);
@@ -308,7 +313,11 @@ impl<'w> Step<'_, 'w> {
                 self.retire(proc, plan);
             }
         }
-        let is_through = missing_now == 0 && unsettled == 0 && others.is_empty();
+        let is_gone = others
+            .values()
+            .flatten()
+            .all(|proc| self.is_unstoppable(proc));
+        let is_through = missing_now == 0 && unsettled == 0 && is_gone;
         is_through && !is_watched && self.failure.is_none()
     }
 

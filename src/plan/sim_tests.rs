@@ -134,6 +134,7 @@ impl Sim {
             cordoned: false,
             drain: None,
             lost_since: None,
+            declared_lost: false,
         };
         if self.kv.get(&keys::host(&id)).is_none() {
             self.kv.put(&keys::host(&id), &record);
@@ -249,8 +250,9 @@ impl Sim {
     fn singles(&self) -> BTreeMap<ProcessId, usize> {
         let mut there = BTreeMap::new();
         for agent in self.agents.values() {
-            let stopped = agent.cut.is_some_and(|at| self.now >= at);
+            let is_out = agent.cut.is_some_and(|at| self.now >= at);
             for (name, local) in &agent.local {
+                let stopped = is_out && local.state.fenced.is_some();
                 let process: ProcessName = name.parse().expect("process");
                 if self.single.contains(&process.kind) && !local.fenced && !stopped {
                     *there.entry(process.id()).or_default() += 1;
@@ -318,9 +320,8 @@ impl Sim {
         self.join(n, places);
         let healed = self.agents.get_mut(&machine(n)).expect("just joined");
         healed.local = agent.local;
-        for (name, local) in &mut healed.local {
-            let process: ProcessName = name.parse().expect("process");
-            if agent.cut.is_some() && self.single.contains(&process.kind) {
+        for local in healed.local.values_mut() {
+            if agent.cut.is_some() && local.state.fenced.is_some() {
                 local.fenced = true;
                 (local.state.phase, local.state.ready) = (Phase::Preparing, false);
             }

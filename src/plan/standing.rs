@@ -96,6 +96,27 @@ impl<'w> Proc<'w> {
         }
     }
 
+    /// Whether its host is known to stop it when its lease runs out. Who was single when he was assigned
+    /// doesn't start without that. Who was marked since has to have said that he has heard of it: his
+    /// host may have been cut off already.
+    pub fn is_behind_fence(&self) -> bool {
+        match &self.assignment.value.work {
+            Work::Process { single, marks, .. } if *single => {
+                *marks == 0
+                    || self
+                        .state()
+                        .is_some_and(|state| state.fenced == Some(*marks))
+            }
+            Work::Process { .. } | Work::Run { .. } | Work::Unit { .. } => false,
+        }
+    }
+
+    /// Whether somebody who should know has said that it is lost with its host.
+    pub fn is_declared_lost(&self) -> bool {
+        let record = self.host.record.as_ref();
+        self.lost && record.is_some_and(|record| record.value.declared_lost)
+    }
+
     /// `web.1 on deis-02`
     pub fn label(&self) -> String {
         format!("{} on {}", self.name.id(), self.host.name(self.machine))

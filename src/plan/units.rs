@@ -57,8 +57,8 @@ pub struct Wanted {
     pub desired: Desired,
     /// What it is.
     pub kind: Kind,
-    /// There must never be two of it.
-    pub single: bool,
+    /// There must never be two of it: how often that has been said or taken back of it.
+    pub single: Option<u32>,
 }
 
 /// How much of a unit runs.
@@ -119,8 +119,9 @@ pub struct Seen {
     pub published: Published,
     /// A one-off has ended, and how is known.
     pub reported: bool,
-    /// It is behind the host's fence: what stands there runs only while the lease is held.
-    pub fenced: bool,
+    /// It is behind the host's fence, since so many words about it: what stands there runs only while
+    /// the lease is held.
+    pub fenced: Option<u32>,
     /// The task under way.
     pub busy: Option<Busy>,
     /// After a failure: no new attempt before this time.
@@ -144,7 +145,7 @@ pub enum Action {
     Stop,
     /// Stop its units, and remember it: it is started again when the lease is back.
     Suspend,
-    /// Put it behind the host's fence, for its type is single now.
+    /// Put it behind the host's fence, for its type is single now, or was so marked once more.
     Fence,
     /// Take it out again.
     Unfence,
@@ -242,7 +243,7 @@ fn decide(
             _ => Step::Nothing,
         };
     };
-    if seen.fenced && lease == Lease::Expired {
+    if seen.fenced.is_some() && lease == Lease::Expired {
         return suspend(seen, now);
     }
     let mine = wanted.filter(|w| w.uuid == seen.uuid && w.desired != Desired::Stop);
@@ -267,11 +268,11 @@ fn decide(
 fn start(knowledge: Knowledge, lease: Lease, wanted: &Wanted) -> Step {
     match (knowledge, lease) {
         (Knowledge::Nothing | Knowledge::Cached, _)
-            if wanted.kind == Kind::Run || wanted.single =>
+            if wanted.kind == Kind::Run || wanted.single.is_some() =>
         {
             Step::Wait(Waiting::Etcd)
         }
-        (_, Lease::Expired) if wanted.single => Step::Wait(Waiting::Lease),
+        (_, Lease::Expired) if wanted.single.is_some() => Step::Wait(Waiting::Lease),
         _ => Step::Do(Action::Start),
     }
 }
@@ -339,8 +340,10 @@ fn run_once(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) ->
 fn keep(knowledge: Knowledge, lease: Lease, wanted: &Wanted, seen: &Seen) -> Step {
     // A mark that was set or taken while it runs touches nothing but the fence.
     match (seen.running, wanted.single, seen.fenced) {
-        (Running::Up | Running::Changing, true, false) => return Step::Do(Action::Fence),
-        (Running::Up | Running::Changing, false, true) => return Step::Do(Action::Unfence),
+        (Running::Up | Running::Changing, Some(mark), fenced) if fenced != Some(mark) => {
+            return Step::Do(Action::Fence);
+        }
+        (Running::Up | Running::Changing, None, Some(_)) => return Step::Do(Action::Unfence),
         _ => {}
     }
     let run = wanted.desired == Desired::Run;

@@ -349,13 +349,13 @@ fn singles_live_by_the_lease() {
     use Knowledge::{Cached, Live, Nothing};
     use Lease::{Expired, Held};
     let single = |desired| Wanted {
-        single: true,
+        single: Some(0),
         ..wanted(1, desired, Kind::Routable)
     };
     let run = single(Desired::Run);
     let plain = wanted(1, Desired::Run, Kind::Routable);
     let up = Seen {
-        fenced: true,
+        fenced: Some(0),
         ..serving(1)
     };
     let down = Seen {
@@ -505,6 +505,17 @@ fn singles_live_by_the_lease() {
                 ..down
             }),
             does(Action::Stop),
+        ),
+        (
+            "marked anew while it runs",
+            Live,
+            Held,
+            Some(Wanted {
+                single: Some(2),
+                ..run
+            }),
+            Some(up),
+            does(Action::Fence),
         ),
         (
             "marked while it runs",

@@ -14,7 +14,7 @@ fn wanted(uuid: u128, desired: Desired, kind: Kind) -> Wanted {
         uuid: Uuid::from_u128(uuid),
         desired,
         kind,
-        single: false,
+        single: None,
     }
 }
 
@@ -28,7 +28,7 @@ fn serving(uuid: u128) -> Seen {
         healthy: Some(true),
         published: Published::Yes,
         reported: false,
-        fenced: false,
+        fenced: None,
         busy: None,
         retry_at: None,
     }
@@ -73,8 +73,8 @@ fn carry_out(plan: &Plan, wanted: &BTreeMap<String, Wanted>, seen: &mut BTreeMap
                 seen.remove(name);
             }
             Action::Suspend => (s.running, s.healthy) = (Running::No, None),
-            Action::Fence => s.fenced = true,
-            Action::Unfence => s.fenced = false,
+            Action::Fence => s.fenced = wanted[name].single,
+            Action::Unfence => s.fenced = None,
         }
     }
     // Time passes: tasks end, systemd and the announcers finish what they do, one-offs end.
@@ -113,7 +113,7 @@ fn wishes() -> impl Strategy<Value = BTreeMap<String, Wanted>> {
             // Neither one-offs nor raw units have a type that could be marked.
             let single = single && matches!(kind, Kind::Routable | Kind::Plain);
             Wanted {
-                single,
+                single: single.then_some(0),
                 ..wanted(uuid, desired, kind)
             }
         });
@@ -163,7 +163,7 @@ fn hosts() -> impl Strategy<Value = BTreeMap<String, Seen>> {
                 healthy,
                 published,
                 reported,
-                fenced: false,
+                fenced: None,
                 busy,
                 retry_at: retry.map(Duration::from_secs),
             },
@@ -223,14 +223,14 @@ proptest! {
     /// The lease changes nothing for anybody else, and without it nothing single runs or comes up.
     #[test]
     fn the_lease_is_the_singles_business(wanted in wishes(), mut seen in hosts(), fenced in any::<u8>()) {
-        for (at, s) in seen.values_mut().enumerate() { s.fenced = fenced >> at & 1 == 1; }
+        for (at, s) in seen.values_mut().enumerate() { s.fenced = (fenced >> at & 1 == 1).then_some(0); }
         for knowledge in [Knowledge::Nothing, Knowledge::Cached, Knowledge::Live] {
             let with = plan(knowledge, Lease::Held, &wanted, &seen, NOW);
             let without = plan(knowledge, Lease::Expired, &wanted, &seen, NOW);
             for name in wanted.keys().chain(seen.keys()) {
                 let action = without.actions.get(name);
-                let is_single = wanted.get(name).is_some_and(|w| w.single);
-                let is_fenced = seen.get(name).is_some_and(|s| s.fenced);
+                let is_single = wanted.get(name).is_some_and(|w| w.single.is_some());
+                let is_fenced = seen.get(name).is_some_and(|s| s.fenced.is_some());
                 if !is_single && !is_fenced {
                     prop_assert_eq!(with.actions.get(name), action);
                 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     model::*,
-    outside::simulated,
+    outside::{self, simulated},
     plan::routes::Endpoint,
     store::{Change, keys},
 };
@@ -41,6 +41,9 @@ pub(super) struct Sight {
 
 /// So long after a host was closed a leader may not know of it, in seconds.
 const CLOSING: f64 = 30.0;
+
+/// How long routers have to let go of a process before the deadline of its host's drain counts, in seconds.
+const ROUTER_SILENCE: f64 = 30.0;
 
 /// How long a host has to be away before anything is moved, in seconds.
 const HOST_GRACE: f64 = 2.9;
@@ -70,6 +73,13 @@ struct Book {
     /// said so from the first.
     singles: BTreeSet<Uuid>,
     born_single: BTreeSet<Uuid>,
+    /// Processes that were moved away from a host that went before their type was single: what may be
+    /// left of them there nobody can know.
+    left_before: BTreeSet<Uuid>,
+    /// Types of which the fence has stopped something, until as many serve again as are wanted.
+    fenced: BTreeSet<(AppName, ProcessType)>,
+    /// Since when processes are to be drained.
+    draining: BTreeMap<Uuid, f64>,
     /// One-off processes that were started.
     once: BTreeSet<Uuid>,
     /// Releases that have a command to be run first, and those whose command has ended well.
@@ -283,6 +293,8 @@ impl Judge {
             // Its type is single, and it may be replaced elsewhere: the one thing that goes before all
             // else. Whatever was put behind the fence was told to be.
             book.note("fence", &format!("{process} on {host}"));
+            let kind = (process.app.clone(), process.kind.clone());
+            book.fenced.insert(kind);
             if !book.singles.contains(&uuid) {
                 book.accuse(format!(
                     "{process} on host {host} is stopped by the fence, and was never single"
@@ -318,7 +330,8 @@ impl Judge {
                     router.ip
                 ));
             }
-            if router.held.iter().any(|endpoint| ours(&endpoint)) {
+            let is_held = router.held.iter().any(|endpoint| ours(&endpoint));
+            if is_held && !book.has_had_its_time(host, uuid) {
                 book.accuse(format!(
                     "{process} on host {host} is stopped while router {} has a request with it",
                     router.ip
@@ -430,6 +443,28 @@ impl Book {
         }
     }
 
+    /// How many processes of a type serve.
+    fn serving(&self, app: &AppName, kind: &ProcessType) -> usize {
+        let serving = self.units.values().filter(|sight| {
+            let service = || keys::service(app, &sight.process);
+            sight.process.app == *app
+                && sight.process.kind == *kind
+                && sight.up
+                && sight.healthy
+                && (!kind.is_routable() || self.keys.contains_key(service().as_str()))
+        });
+        serving.count()
+    }
+
+    /// Whether the deadline of its host's drain is over, and routers have had their time to let go of it.
+    fn has_had_its_time(&self, host: usize, uuid: Uuid) -> bool {
+        let record = self.read::<HostRecord>(keys::host(&machine(host)).as_str());
+        let deadline = record.and_then(|record| record.drain?.deadline);
+        let since = self.draining.get(&uuid);
+        deadline.is_some_and(|deadline| deadline <= outside::now())
+            && since.is_some_and(|since| now() - since >= ROUTER_SILENCE)
+    }
+
     /// While nothing is lost, no type has fewer serving processes than both old and new want.
     fn floors_hold(&mut self, when: &str) {
         if !self.gentle || self.verdict.is_some() {
@@ -438,17 +473,7 @@ impl Book {
         let mut broken = None;
         for (app, floor) in &self.floors {
             for (kind, floor) in floor {
-                let serving = self.units.values().filter(|sight| {
-                    sight.process.app == *app
-                        && sight.process.kind == *kind
-                        && sight.up
-                        && sight.healthy
-                        && (!kind.is_routable()
-                            || self
-                                .keys
-                                .contains_key(keys::service(app, &sight.process).as_str()))
-                });
-                let serving = serving.count();
+                let serving = self.serving(app, kind);
                 if serving < *floor as usize {
                     broken = Some(format!(
                         "{serving} {kind} of {app} serve, and {floor} must ({when})"
@@ -464,7 +489,8 @@ impl Book {
     /// Two processes of one single slot never run at a time.
     ///
     /// Those that ran two before their type was marked run on; so what counts is one that was single
-    /// from its assignment on: it may come up only when no other is.
+    /// from its assignment on: it may come up only when no other is, but for what was moved from a lost
+    /// host while its type was none of those.
     fn at_most_one_single(&mut self, process: &ProcessName, uuid: Uuid) {
         let app = self.read::<App>(keys::app(&process.app).as_str());
         let is_single = app.is_some_and(|app| app.single.contains(&process.kind));
@@ -473,7 +499,10 @@ impl Book {
         }
         let slot = process.id();
         let all = self.units.values().filter(|sight| {
-            sight.process.app == process.app && sight.process.id() == slot && sight.runs
+            sight.process.app == process.app
+                && sight.process.id() == slot
+                && sight.runs
+                && !self.left_before.contains(&sight.uuid)
         });
         let names: Vec<String> = all.map(|sight| sight.process.to_string()).collect();
         if names.len() > 1 {

@@ -29,7 +29,7 @@ pub use feed::{Feed, Health};
 pub use keys::{Key, Prefix};
 pub use memory::{Faults, MemoryStore};
 pub use mirror::{Change, Update};
-pub use presence::{Lease, LeaseClock, Presence, PresenceError};
+pub use presence::{Along, Lease, LeaseClock, Presence, PresenceError};
 pub use txn::{Compare, MAX_TXN_OPS, Op, Txn, compacted};
 
 use crate::model::{DecodeError, Record, Revision};

@@ -127,6 +127,21 @@ pub enum PresenceError {
     },
 }
 
+/// What is changed together with a registration.
+pub trait Along: Send + Sync + 'static {
+    /// The change, based on what the store holds now.
+    fn of(&self, store: &Store) -> impl Future<Output = Result<Txn, StoreError>> + Send;
+}
+
+/// Nothing but the key.
+struct Alone;
+
+impl Along for Alone {
+    async fn of(&self, _: &Store) -> Result<Txn, StoreError> {
+        Ok(Txn::new())
+    }
+}
+
 /// A key that is there while we are: put under a lease of its own, and put again when that is lost.
 #[derive(Debug)]
 pub struct Presence<T> {
@@ -185,9 +200,24 @@ impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
         ttl: Duration,
         ours: impl Fn(&T) -> bool + Send + Sync + 'static,
     ) -> Result<Self, PresenceError> {
+        Self::keep_along(store, key, value, ttl, ours, Alone).await
+    }
+
+    /// The same; each registration takes `along` what has to be true from that moment on.
+    ///
+    /// # Errors
+    /// As [`Self::keep`].
+    pub async fn keep_along(
+        store: &Store,
+        key: Key<T>,
+        value: T,
+        ttl: Duration,
+        ours: impl Fn(&T) -> bool + Send + Sync + 'static,
+        along: impl Along,
+    ) -> Result<Self, PresenceError> {
         let deadline = Instant::now() + ttl + Duration::from_secs(2);
         let mut held = loop {
-            match register(store, &key, &value, ttl, &ours).await {
+            match register(store, &key, &value, ttl, &ours, &along).await {
                 Err(PresenceError::Taken { .. }) if Instant::now() < deadline => {
                     time::sleep(Duration::from_millis(250)).await;
                 }
@@ -214,7 +244,7 @@ impl<T: Record + Clone + Send + Sync + 'static> Presence<T> {
                                 // A store that can't renew it can't be helped by one more.
                                 time::sleep(backoff.next_after(ttl, random())).await;
                             }
-                            held = reregister(&store, &key, &mut values, ttl, &ours, &mut backoff).await;
+                            held = reregister(&store, &key, &mut values, ttl, &ours, &along, &mut backoff).await;
                             registered = Instant::now();
                             state = held.lease.state.clone();
                         }
@@ -337,6 +367,7 @@ async fn register<T: Record + Clone>(
     value: &T,
     ttl: Duration,
     ours: &(impl Fn(&T) -> bool + Send + Sync),
+    along: &impl Along,
 ) -> Result<Held, PresenceError> {
     let failed = |source| PresenceError::Store {
         key: key.to_string(),
@@ -366,6 +397,7 @@ async fn register<T: Record + Clone>(
             txn
         } else {
             txn.put_leased(key, value, lease.id)
+                .and(along.of(store).await.map_err(failed)?)
         };
         match store.commit(txn).await {
             Ok(revision) if !taking_over => {
@@ -390,12 +422,13 @@ async fn reregister<T: Record + Clone>(
     values: &mut watch::Receiver<T>,
     ttl: Duration,
     ours: &(impl Fn(&T) -> bool + Send + Sync),
+    along: &impl Along,
     backoff: &mut Backoff,
 ) -> Held {
     loop {
         let begun = Instant::now();
         let value = values.borrow_and_update().clone();
-        match register(store, key, &value, ttl, ours).await {
+        match register(store, key, &value, ttl, ours, along).await {
             Ok(held) => return held,
             Err(error) => {
                 warn!(%key, error = &error as &dyn std::error::Error, "can't register, trying again");

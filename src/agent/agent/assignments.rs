@@ -231,6 +231,7 @@ fn work_of(kind: Kind) -> Work {
             memory_bytes: 0,
             cpu_shares: 0,
             single: false,
+            marks: 0,
         },
     }
 }

@@ -17,7 +17,7 @@ use super::{
         runtime::Runtime,
         steps::{Job, Progress, StepError},
         texts::Texts,
-        world::{Assigned, is_single, kind_of},
+        world::{Assigned, kind_of, mark_of},
     },
     Agent, Event,
 };
@@ -40,7 +40,7 @@ pub(super) enum Ended {
     Reported(End),
     Suspended,
     /// Behind the fence, or out of it.
-    Fenced(bool),
+    Fenced(Option<u32>),
     /// Left off, and whether the address was written or removed is not known.
     Unknown,
 }
@@ -273,7 +273,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             .world
             .begin(name, assigned.assignment.uuid, kind, outside::now());
         entry.seen.busy = Some(Busy::Starting);
-        entry.seen.fenced = is_single(&assigned.assignment.work);
+        entry.seen.fenced = mark_of(&assigned.assignment.work);
         entry.progress = Progress::Preparing;
         let port = (kind == Kind::Routable).then(|| self.take_port(name));
         if port == Some(None) {

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::{CLAIM_LIMIT, Edges, Job, StepError, process_name};
 use crate::{
-    agent::{cache, lease, runtime::Runtime, world::is_single},
+    agent::{cache, lease, runtime::Runtime, world::mark_of},
     model::{Assignment, MachineState, Revision},
     outside,
     plan::units::Lease,
@@ -45,7 +45,7 @@ impl<U: Units, R: Runtime> Edges<U, R> {
             Err(CommitError::Conflict) => return Err(StepError::Outdated),
             Err(CommitError::Store(error)) => return Err(error.into()),
         }
-        lease::set_fenced(&self.paths, &job.name, true)?;
+        lease::set_fenced(&self.paths, &job.name, mark_of(&job.assignment.work))?;
         self.units.start(lease::FENCE_UNIT).await?;
         match *self.standing.lease.borrow() {
             Lease::Held => Ok(()),
@@ -59,10 +59,10 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         name: String,
         assignment: Assignment,
         mod_revision: Revision,
-    ) -> Result<bool, StepError> {
-        let fenced = is_single(&assignment.work);
+    ) -> Result<Option<u32>, StepError> {
+        let fenced = mark_of(&assignment.work);
         lease::set_fenced(&self.paths, &name, fenced)?;
-        if fenced {
+        if fenced.is_some() {
             self.units.start(lease::FENCE_UNIT).await?;
         }
         let paths = self.paths.clone();

@@ -12,6 +12,7 @@ impl Host {
             memory_bytes: 1 << 20,
             cpu_shares: 0,
             single: true,
+            marks: 0,
         };
         self.assign_work(CLOCK, uuid, desired, work).await;
     }

@@ -170,7 +170,7 @@ fn what_was_read_before_a_signal_is_old() {
             name,
             Uuid::nil(),
             None,
-            false,
+            None,
             of(Active::Inactive),
             jiff::Timestamp::UNIX_EPOCH,
         );

@@ -181,7 +181,8 @@ pub enum FleetCommand {
     /// Say that absent hosts are gone for good, so that what ran there moves
     ///
     /// One lost host is found out by itself. When many go at once, that looks like a fault of the
-    /// network: then nothing moves until they are back, or declared lost.
+    /// network: then nothing moves until they are back, or declared lost. Of a host that is lost already
+    /// it says that nothing runs there any more, also what its agent didn't know to be single.
     #[command(after_help = "Example: deisctl declare-lost deis-02 deis-03")]
     DeclareLost {
         /// Hosts (name, address, beginning of the id)

@@ -49,14 +49,25 @@ pub async fn declare(
                 let message = format!("{label} has no record in etcd: nothing is known of it");
                 return Err(Failure::new(Kind::NotFound, message).into());
             };
-            if record.value.lost_since.is_some() != undo {
+            // What the platform found lost can be declared so as well: then nothing runs there.
+            let is_so = if undo {
+                record.value.lost_since.is_none()
+            } else {
+                record.value.declared_lost
+            };
+            if is_so {
                 done.push(format!("{label}: is {} already", state(undo)));
                 continue;
             }
             done.push(format!("{label}: declared {}", state(undo)));
-            let value = HostRecord {
-                lost_since: (!undo).then(Timestamp::now),
-                ..record.value
+            let value = if undo {
+                record.value.found()
+            } else {
+                HostRecord {
+                    lost_since: record.value.lost_since.or_else(|| Some(Timestamp::now())),
+                    declared_lost: true,
+                    ..record.value
+                }
             };
             txn = txn.unchanged(&key, record.mod_revision).put(&key, &value);
             if !undo {

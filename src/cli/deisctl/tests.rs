@@ -49,6 +49,7 @@ fn host(n: u8) -> HostRecord {
         cordoned: n == 2,
         drain: None,
         lost_since: (n == 3).then(|| TIME.parse().expect("time")),
+        declared_lost: false,
     }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn assignment(uuid: u128, desired: Desired, unit: bool) -> Assignment
             memory_bytes: 1 << 29,
             cpu_shares: 0,
             single: false,
+            marks: 0,
         }
     };
     Assignment {
@@ -79,6 +81,7 @@ pub(super) fn report(uuid: u128, phase: Phase, reason: Option<&str>) -> ProcessS
         ready: phase == Phase::Up,
         port: None,
         withdrawn: None,
+        fenced: None,
         exit: None,
         exit_code: None,
         restarts: if phase == Phase::Crashed { 4 } else { 0 },

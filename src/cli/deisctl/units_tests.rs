@@ -88,6 +88,7 @@ async fn play_an_agent(store: Store, id: MachineId) {
                 ready: true,
                 port: None,
                 withdrawn: None,
+                fenced: None,
                 exit: None,
                 exit_code: None,
                 restarts: 0,

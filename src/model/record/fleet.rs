@@ -31,6 +31,21 @@ pub struct HostRecord {
     /// Since when the platform counts it as lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_since: Option<Timestamp>,
+    /// That it is lost was said by a person (`deisctl declare-lost`): nothing runs there any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub declared_lost: bool,
+}
+
+impl HostRecord {
+    /// The same of a host that is there.
+    #[must_use]
+    pub fn found(self) -> Self {
+        Self {
+            lost_since: None,
+            declared_lost: false,
+            ..self
+        }
+    }
 }
 
 /// What an operator asked for by `deisctl drain`: everything on the host moves elsewhere.
@@ -99,6 +114,10 @@ pub enum Work {
         /// Never more than one of it at a time: it is stopped when its host's lease has run out.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         single: bool,
+        /// How often `single` has changed since it was assigned: its host's report says which change it
+        /// has carried out.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        marks: u32,
     },
     /// A one-off process (`deis run`).
     Run {
@@ -201,6 +220,9 @@ pub struct ProcessState {
     /// etcd's revision at which its address was withdrawn; absent while published or never published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<Revision>,
+    /// It is behind its host's fence, as of this many of its assignment's `marks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<u32>,
     /// Restarts by systemd.
     #[serde(default)]
     pub restarts: u32,

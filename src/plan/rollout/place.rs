@@ -191,6 +191,7 @@ impl<'w> Step<'_, 'w> {
                 memory_bytes: needs.memory_bytes,
                 cpu_shares: u32::try_from(needs.cpu_shares).unwrap_or(u32::MAX),
                 single: self.record.value.single.contains(&slot.kind),
+                marks: 0,
             },
         };
         let mut txn = Txn::new()

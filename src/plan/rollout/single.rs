@@ -1,10 +1,11 @@
 //! Types marked *single*: never two processes of one slot. The old one drains, stops and is forgotten
 //! before a new one is placed; one on a lost host counts as running until its agent must have
-//! stopped it.
+//! stopped it. One that was not known to be single there when its host was last heard of counts as
+//! running until that host is back, or a person says that it is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Mode, Others, Step};
+use super::{Mode, Others, Step, Timer};
 use crate::{
     model::*,
     plan::{
@@ -37,13 +38,14 @@ impl<'w> Step<'_, 'w> {
         for proc in procs {
             let wanted = self.is_single(&proc.name.kind);
             let mut assignment = proc.assignment.value.clone();
-            let Work::Process { single, .. } = &mut assignment.work else {
+            let Work::Process { single, marks, .. } = &mut assignment.work else {
                 continue;
             };
             if *single == wanted || proc.host.presence.is_absent() {
                 continue;
             }
             *single = wanted;
+            *marks += 1;
             let key = keys::assignment(proc.machine, &proc.name.to_string());
             let txn = Txn::new()
                 .unchanged(&key, proc.assignment.mod_revision)
@@ -60,6 +62,16 @@ impl<'w> Step<'_, 'w> {
         if !self.is_single(&proc.name.kind) {
             return false;
         }
+        if self.is_unstoppable(proc) {
+            let host = proc.host.name(proc.machine);
+            self.waiting.push(format!(
+                "{}: its host is lost, and had not said yet that it knows of the type being single, so \
+                 it may run on there: it is replaced when {host} is back, or when you say that \
+                 {host} is gone: deisctl declare-lost {host}",
+                proc.label()
+            ));
+            return true;
+        }
         let Some(at) = self.losses.fenced.get(proc.machine).copied() else {
             return false;
         };
@@ -74,6 +86,15 @@ impl<'w> Step<'_, 'w> {
             proc.label()
         ));
         true
+    }
+
+    /// Whether a process of a single type runs on a host that is lost for all that is known, and nothing
+    /// stops it there.
+    pub(super) fn is_unstoppable(&self, proc: &Proc<'_>) -> bool {
+        proc.lost
+            && self.is_single(&proc.name.kind)
+            && !proc.is_behind_fence()
+            && !proc.is_declared_lost()
     }
 
     /// Which of the slots without a keeper have to wait, and which of those are emptied now: going
@@ -108,6 +129,13 @@ impl<'w> Step<'_, 'w> {
                 continue;
             }
             slots.taken.insert((*slot).clone());
+            if let Some(proc) = there.iter().find(|proc| self.is_unstoppable(proc))
+                && self.mode() == Mode::Forward
+                && self.waited(Timer::Place, self.cx.policy.total, plan)
+            {
+                let why = format!("{} may still run, and its host is lost", proc.label());
+                self.failure.get_or_insert((why, vec![]));
+            }
             let leaves = |proc: &&Proc<'_>| proc.lost || proc.desired() != Desired::Run;
             let moves = there.iter().any(|proc| self.has_to_leave(proc));
             let is_leaving = there.iter().any(leaves);

@@ -146,6 +146,9 @@ impl Book {
                 self.born_single.insert(new.uuid);
             }
         }
+        if let Some(new) = new.as_ref().filter(|new| new.desired == Desired::Drain) {
+            self.draining.entry(new.uuid).or_insert_with(now);
+        }
         let here = self.keys.contains_key(keys::machine(&id).as_str());
         let state = self.read::<MachineState>(keys::state(&id).as_str());
         let said = state.and_then(|state| state.processes.get(name).map(|p| p.uuid));
@@ -184,6 +187,12 @@ impl Book {
             }
             // What was stopped before its host went is no more than forgotten.
             (Some(old), None) if !here && (old.desired != Desired::Stop || said.is_some()) => {
+                if let Ok(process) = name.parse::<ProcessName>() {
+                    let app = self.read::<App>(keys::app(&process.app).as_str());
+                    if app.is_some_and(|app| !app.single.contains(&process.kind)) {
+                        self.left_before.insert(old.uuid);
+                    }
+                }
                 self.moved(machine, name);
             }
             (Some(old), None) => {
@@ -320,10 +329,19 @@ impl Book {
                 lower(floor, &new.structure);
             }
         }
-        // One of a single type goes before the next one comes.
-        if let Some(floor) = self.floors.get_mut(&name) {
-            floor.retain(|kind, _| !new.single.contains(kind));
-        }
+        // One of a single type goes before the next one comes; and what the fence has stopped because
+        // etcd was away is missing for a while, also when its type is no longer single.
+        let Some(mut floor) = self.floors.remove(&name) else {
+            return;
+        };
+        floor.retain(|kind, wanted| {
+            let of = (name.clone(), kind.clone());
+            if self.serving(&name, kind) >= *wanted as usize {
+                self.fenced.remove(&of);
+            }
+            !new.single.contains(kind) && !self.fenced.contains(&of)
+        });
+        self.floors.insert(name, floor);
     }
 
     fn rollout(&mut self, app: &str, new: Option<&[u8]>) {

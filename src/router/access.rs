@@ -295,7 +295,10 @@ mod tests {
             assert_eq!(text(&|out| number(out, n, digits)), want);
         }
         for want in ["0.0.0.0", "192.0.2.107", "255.255.255.255", "2001:db8::1"] {
-            assert_eq!(text(&|out| address(out, want.parse().expect("address"))), want);
+            assert_eq!(
+                text(&|out| address(out, want.parse().expect("address"))),
+                want
+            );
         }
     }
 

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
+use super::{exchange::Exchange, wait::Wait};
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use super::{exchange::Exchange, wait::Wait};
 
 /// So much of a streamed body is kept until its answer begins, to be sent once more if the process
 /// says that it has not looked at it.

@@ -38,6 +38,7 @@ use super::{
     sockets::{self, Peer},
     tls::Tls,
     wait::Patience,
+    writes::Gathered,
 };
 use crate::plan::front::RouterSettings;
 
@@ -184,7 +185,7 @@ impl Front {
         tunnels: TaskTracker,
     ) -> io::Result<()> {
         let settings = self.proxy.live.settings();
-        let mut stream = Opened::new(stream);
+        let mut stream = Opened::new(Gathered::new(stream));
         let peer_ip = peer.ip().to_canonical();
         let trusted = settings.is_proxy(peer_ip);
         let mut address = peer_ip;

@@ -439,7 +439,9 @@ async fn ask(
         let spare = (replayable || sort == Sort::Streams)
             .then(|| copy(&request))
             .flatten();
-        let answer = client.patience.bound(first_byte, sender.try_send_request(request));
+        let answer = client
+            .patience
+            .bound(first_byte, sender.try_send_request(request));
         match answer.await {
             None => {
                 exchange.tried(&held, "no answer in time");

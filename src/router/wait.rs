@@ -98,14 +98,25 @@ mod tests {
     async fn patience_is_as_long_each_time() {
         let patience = Patience::default();
         let minute = Duration::from_secs(60);
-        for (takes, bound, want) in [(50, 60, true), (50, 60, true), (70, 60, false), (50, 60, true), (8, 5, false)] {
+        for (takes, bound, want) in [
+            (50, 60, true),
+            (50, 60, true),
+            (70, 60, false),
+            (50, 60, true),
+            (8, 5, false),
+        ] {
             let began = Instant::now();
             let coming = sleep(Duration::from_secs(takes));
             let came = patience.bound(Duration::from_secs(bound), coming).await;
             assert_eq!(came.is_some(), want, "{takes} of {bound}");
             assert_eq!(began.elapsed().as_secs(), takes.min(bound));
         }
-        let both = async { tokio::join!(patience.bound(minute, pending::<()>()), patience.bound(minute * 2, pending::<()>())) };
+        let both = async {
+            tokio::join!(
+                patience.bound(minute, pending::<()>()),
+                patience.bound(minute * 2, pending::<()>())
+            )
+        };
         let began = Instant::now();
         assert_eq!(both.await, (None, None));
         assert_eq!(began.elapsed().as_secs(), 120);

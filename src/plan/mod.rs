@@ -44,6 +44,7 @@ pub mod screen;
 pub mod settings;
 #[cfg(test)]
 mod sim_tests;
+mod slots;
 mod standing;
 #[cfg(test)]
 mod story_tests;

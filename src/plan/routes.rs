@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use super::slots::Slot;
+use super::slots::{put_slot, take_slot};
 use crate::{
     model::{AppName, Domain, DomainName, PartPresence, ProcessName, Record, Revision, Route},
     store::keys,
@@ -88,15 +90,6 @@ impl<B> Default for Applied<B> {
             bad: Vec::new(),
         }
     }
-}
-
-/// A backend and where it came from.
-#[derive(Debug, Clone)]
-pub struct Slot<B> {
-    /// Its address and incarnation.
-    pub endpoint: Endpoint,
-    /// Its run-time half.
-    pub backend: B,
 }
 
 /// What the table knows of one app.
@@ -246,35 +239,6 @@ fn kind_of(key: &str) -> Kind<'_> {
         return Kind::Builder;
     }
     Kind::Foreign
-}
-
-/// Takes the slot of a key out.
-fn take_slot<B>(slots: &mut Vec<Slot<B>>, key: &str) -> Option<B> {
-    let at = slots
-        .binary_search_by(|slot| slot.endpoint.key.as_str().cmp(key))
-        .ok()?;
-    Some(slots.remove(at).backend)
-}
-
-/// Puts an endpoint in its place; gives back the incarnation that it replaces. The same incarnation
-/// again changes nothing.
-fn put_slot<B>(
-    slots: &mut Vec<Slot<B>>,
-    endpoint: Endpoint,
-    make: &mut dyn FnMut(&Endpoint) -> B,
-) -> Option<B> {
-    match slots.binary_search_by(|slot| slot.endpoint.key.cmp(&endpoint.key)) {
-        Ok(at) if slots[at].endpoint == endpoint => None,
-        Ok(at) => {
-            let backend = make(&endpoint);
-            Some(std::mem::replace(&mut slots[at], Slot { endpoint, backend }).backend)
-        }
-        Err(at) => {
-            let backend = make(&endpoint);
-            slots.insert(at, Slot { endpoint, backend });
-            None
-        }
-    }
 }
 
 impl<B> RouteTable<B> {

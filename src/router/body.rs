@@ -7,12 +7,10 @@ use std::{
     time::Duration,
 };
 
+use super::{exchange::Exchange, wait::Wait};
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
-
-use super::exchange::Exchange;
 
 /// So much of a streamed body is kept until its answer begins, to be sent once more if the process
 /// says that it has not looked at it.
@@ -39,40 +37,6 @@ pub enum BodyError {
     /// The process stopped answering.
     #[error("the process sent nothing more of its answer in time")]
     Silent,
-}
-
-/// A wait for the next part of a body. Its timer is made when there is something to wait for, and set
-/// anew only when it has rung.
-#[derive(Debug, Default)]
-struct Wait {
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Wait {
-    /// Nothing has come. Ready when that has been so for longer than the bound.
-    fn poll(&mut self, cx: &mut Context<'_>, bound: Duration) -> Poll<()> {
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let end = since + bound;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        if timer.deadline() > end {
-            timer.as_mut().reset(end);
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= end {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(end);
-        }
-        Poll::Pending
-    }
-
-    /// Something has come, after so long.
-    fn over(&mut self) -> Duration {
-        self.since
-            .take()
-            .map_or(Duration::ZERO, |since| since.elapsed())
-    }
 }
 
 /// A request's body on its way to a backend.
@@ -423,32 +387,5 @@ impl Drop for ReplyBody {
         {
             exchange.complete();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_begins_anew_when_something_has_come() {
-        let mut wait = Wait::default();
-        let minute = Duration::from_secs(60);
-        for _ in 0..5 {
-            let waiting = poll_fn(|cx| wait.poll(cx, minute));
-            let early = tokio::time::timeout(Duration::from_secs(50), waiting).await;
-            assert!(early.is_err(), "not yet");
-            assert_eq!(wait.over().as_secs(), 50);
-        }
-        let began = Instant::now();
-        poll_fn(|cx| wait.poll(cx, minute)).await;
-        assert_eq!(began.elapsed().as_secs(), 60);
-        // A shorter bound counts at once.
-        assert_eq!(wait.over().as_secs(), 60);
-        let began = Instant::now();
-        poll_fn(|cx| wait.poll(cx, Duration::from_secs(5))).await;
-        assert_eq!(began.elapsed().as_secs(), 5);
     }
 }

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 
 use super::{
+    called::Called,
     headers::Forwarded,
     onward::Seen,
     opening::Opened,
@@ -36,6 +37,8 @@ use super::{
     proxy::{Client, HEAD_COUNT, Proxy, handle},
     sockets::{self, Peer},
     tls::Tls,
+    wait::Patience,
+    writes::Gathered,
 };
 use crate::plan::front::RouterSettings;
 
@@ -130,6 +133,7 @@ impl Front {
             Ok(listener) => listener,
             Err(error) => return error!(%error, "a worker can't use its listener"),
         };
+        sockets::tune(&listener, Peer::Patient);
         let port = listener.local_addr().map_or(0, |address| address.port());
         let door = Arc::new(Door {
             proto: if bound.tls.is_some() { "https" } else { "http" },
@@ -152,7 +156,6 @@ impl Front {
                 }
             };
             self.proxy.metrics.connections.inc();
-            sockets::tune(&stream, Peer::Patient);
             let (front, door) = (self.clone(), Arc::clone(&door));
             let tunnels = tasks.clone();
             tasks.spawn(async move {
@@ -182,7 +185,7 @@ impl Front {
         tunnels: TaskTracker,
     ) -> io::Result<()> {
         let settings = self.proxy.live.settings();
-        let mut stream = Opened::new(stream);
+        let mut stream = Opened::new(Gathered::new(stream));
         let peer_ip = peer.ip().to_canonical();
         let trusted = settings.is_proxy(peer_ip);
         let mut address = peer_ip;
@@ -204,6 +207,7 @@ impl Front {
                 port: door.port.clone(),
             },
             seen: Seen::default(),
+            patience: Patience::default(),
         };
         match &door.tls {
             None => {
@@ -278,26 +282,25 @@ impl Front {
         lingers: impl Future<Output = ()>,
         quiet: impl Future<Output = ()>,
     ) {
-        let goodbye = async {
-            self.stop.cancelled().await;
-            quiet.await;
-        };
+        let end = pin!(async {
+            let goodbye = async {
+                self.stop.cancelled().await;
+                quiet.await;
+            };
+            tokio::select! {
+                // Nothing is under way, or nothing moves: a moment for the goodbye.
+                () = lingers => PACE.tick,
+                () = goodbye => self.drain,
+            }
+        });
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => ended,
-            () = lingers => {
+            within = Called::new(end) => {
                 connection.as_mut().end();
-                // Nothing is under way, or nothing moves: a moment for the goodbye.
-                match timeout(PACE.tick, connection).await {
+                match timeout(within, connection).await {
                     Ok(ended) => ended,
                     Err(_) => return debug!("client connection cut: nothing moved"),
-                }
-            }
-            () = goodbye => {
-                connection.as_mut().end();
-                match timeout(self.drain, connection).await {
-                    Ok(ended) => ended,
-                    Err(_) => return,
                 }
             }
         };

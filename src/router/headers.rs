@@ -4,7 +4,10 @@ use core::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
-    header::{CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_TYPE, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 use super::live::random;
@@ -17,11 +20,13 @@ const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers that are about one connection, besides those that `Connection` names.
-static HOP_BY_HOP: [HeaderName; 6] = [
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    UPGRADE,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("proxy-authenticate"),
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
     TE,
     TRANSFER_ENCODING,
 ];
@@ -58,6 +63,10 @@ fn is_protected(name: &HeaderName) -> bool {
 /// Takes out what is about the connection that the message came over. Gives back the protocol that
 /// it asks (or agrees) to change to.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    // Most have none, and comparing names is cheaper than looking for each.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return None;
+    }
     let mut upgrade = false;
     if headers.contains_key(CONNECTION) {
         let mut named: Vec<HeaderName> = Vec::new();
@@ -70,15 +79,15 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) -> Option<HeaderValue> {
                 }
             }
         }
-        headers.remove(CONNECTION);
         for name in named {
             headers.remove(name);
         }
     }
+    let protocol = headers.remove(UPGRADE);
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    headers.remove(UPGRADE).filter(|_| upgrade)
+    protocol.filter(|_| upgrade)
 }
 
 /// Whether the client takes trailers. Over HTTP/1 that is about the connection, and only counts when

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::writes::pass_writes;
+use super::{called::Called, writes::pass_writes};
 
 /// A stream of which is counted what comes from it.
 struct Counted<'s, S> {
@@ -44,7 +44,7 @@ where
     let mut a = Counted { stream: a, bytes };
     let bytes = Arc::clone(&seen);
     let mut b = Counted { stream: b, bytes };
-    let silent = async {
+    let silent = pin!(async {
         // Looked at now and then: nothing has to be armed for each byte.
         let mut last = 0;
         loop {
@@ -54,10 +54,11 @@ where
                 return;
             }
         }
-    };
+    });
     tokio::select! {
+        biased;
         ended = copy_bidirectional_with_sizes(&mut a, &mut b, buffer, buffer) => ended,
-        () = silent => Err(io::ErrorKind::TimedOut.into()),
+        () = Called::new(silent) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

@@ -3,7 +3,8 @@
 //! - `live` is the route table with the operators' settings, kept by `follow` from etcd's feeds, saved
 //!   by `saved`;
 //! - `front` accepts connections on threads of their own, `opening` reads their first bytes (PROXY
-//!   header, HTTP/1 or 2), `pace` bounds how long clients dawdle;
+//!   header, HTTP/1 or 2), `pace` bounds how long clients dawdle, `wait` how long anything is waited for;
+//!   `called` keeps what is seldom due out of the way;
 //! - `proxy` answers one request: it chooses a `backend`, passes heads (`headers`), bodies (`body`)
 //!   and tunnels (`upgrade`), or says why not (`refusal`); `upstream` connects with backends;
 //! - an `exchange` is what one request holds, measures (`metrics`) and logs (`access`);
@@ -18,6 +19,7 @@
 mod access;
 mod backend;
 mod body;
+mod called;
 mod certs;
 mod challenges;
 mod exchange;
@@ -42,6 +44,7 @@ mod tcp;
 mod tls;
 mod upgrade;
 mod upstream;
+mod wait;
 mod writes;
 
 #[cfg(test)]

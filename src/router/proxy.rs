@@ -1,6 +1,6 @@
 //! One request: whom to ask, how often to try, and how the answer passes.
 
-use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -11,7 +11,6 @@ use http::{
     uri::PathAndQuery,
 };
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -28,6 +27,7 @@ use super::{
     sockets::Peer,
     upgrade,
     upstream::{connect, is_refused},
+    wait::Patience,
 };
 use crate::plan::{front::RouterSettings, host::parse_host, routes};
 
@@ -86,6 +86,8 @@ pub struct Client {
     pub seen: Seen,
     /// What it is waited for.
     pub phase: Phase,
+    /// How its requests wait for answers.
+    pub patience: Patience,
     /// Where what a connection has become goes on: a stop waits for it, too.
     pub tunnels: TaskTracker,
 }
@@ -144,15 +146,18 @@ pub async fn handle(client: &Client, request: Request<Incoming>) -> Response<Rep
 }
 
 /// Who the client is, for backends: what a trusted load balancer says, if there is one.
-fn forwarded(client: &Client, terms: &Terms<'_>, port: Option<u16>) -> Forwarded {
+fn forwarded<'c>(client: &'c Client, terms: &Terms<'_>, port: Option<u16>) -> Cow<'c, Forwarded> {
+    if !client.believed {
+        return Cow::Borrowed(&client.forwarded);
+    }
     let mut forwarded = client.forwarded.clone();
-    if client.believed && terms.secure != client.secure {
+    if terms.secure != client.secure {
         forwarded.proto = HeaderValue::from_static("https");
         forwarded.port = HeaderValue::from(port.unwrap_or(443));
-    } else if let (true, Some(port)) = (client.believed, port) {
+    } else if let Some(port) = port {
         forwarded.port = HeaderValue::from(port);
     }
-    forwarded
+    Cow::Owned(forwarded)
 }
 
 async fn answer(
@@ -434,12 +439,15 @@ async fn ask(
         let spare = (replayable || sort == Sort::Streams)
             .then(|| copy(&request))
             .flatten();
-        match timeout(first_byte, sender.try_send_request(request)).await {
-            Err(_) => {
+        let answer = client
+            .patience
+            .bound(first_byte, sender.try_send_request(request));
+        match answer.await {
+            None => {
                 exchange.tried(&held, "no answer in time");
                 return Err(Refusal::TimedOut);
             }
-            Ok(Ok(response)) => {
+            Some(Ok(response)) => {
                 held.succeeded();
                 client.seen.answered(held.generation());
                 if let Some(spare) = spare {
@@ -448,7 +456,7 @@ async fn ask(
                 exchange.answered(held, place, (!upgrading).then_some(sender));
                 return Ok(response);
             }
-            Ok(Err(mut error)) => {
+            Some(Err(mut error)) => {
                 let unsent = error.take_message();
                 exchange.left = error.error().is_user();
                 exchange.tried(&held, error.error());

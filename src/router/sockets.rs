@@ -3,12 +3,11 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::fd::AsFd,
     time::Duration,
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
-use tokio::net::TcpStream;
-
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -22,19 +21,20 @@ pub enum Peer {
     Backend,
 }
 
-/// Sends at once, and notices when the other side is gone without a word.
-pub fn tune(stream: &TcpStream, peer: Peer) {
+/// Sends at once, and notices when the other side is gone without a word. What a listener accepts is as
+/// the listener was then: set there it costs connections nothing.
+pub fn tune(socket: impl AsFd, peer: Peer) {
     let (idle, interval, user_timeout_ms) = match peer {
         Peer::Patient => (Duration::from_secs(30), Duration::from_secs(10), 60_000),
         Peer::Backend => (Duration::from_secs(2), Duration::from_secs(1), 2_000),
     };
     // None of these can fail on a live TCP socket; on a dead one the next read says so.
-    let _ = stream.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    let _ = sockopt::set_tcp_keepidle(stream, idle);
-    let _ = sockopt::set_tcp_keepintvl(stream, interval);
-    let _ = sockopt::set_tcp_keepcnt(stream, 3);
-    let _ = sockopt::set_tcp_user_timeout(stream, user_timeout_ms);
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, idle);
+    let _ = sockopt::set_tcp_keepintvl(&socket, interval);
+    let _ = sockopt::set_tcp_keepcnt(&socket, 3);
+    let _ = sockopt::set_tcp_user_timeout(&socket, user_timeout_ms);
 }
 
 /// Listeners, not yet served by anybody.
@@ -146,6 +146,32 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_listener_accepts_is_tuned_like_it() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let listener = listen(any, 1).expect("bound").remove(0);
+        tune(&listener, Peer::Patient);
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let address = listener.local_addr().expect("address");
+        let client = tokio::net::TcpStream::connect(address);
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (accepted, _) = accepted.expect("accepted");
+        let of = |socket: &tokio::net::TcpStream| {
+            (
+                sockopt::tcp_nodelay(socket).expect("nodelay"),
+                sockopt::socket_keepalive(socket).expect("keepalive"),
+                sockopt::tcp_keepidle(socket).expect("idle"),
+                sockopt::tcp_keepintvl(socket).expect("interval"),
+                sockopt::tcp_keepcnt(socket).expect("count"),
+                sockopt::tcp_user_timeout(socket).expect("timeout"),
+            )
+        };
+        let client = client.expect("connected");
+        assert_ne!(of(&client), of(&accepted), "nobody has tuned that one");
+        tune(&client, Peer::Patient);
+        assert_eq!(of(&client), of(&accepted));
+    }
 
     #[test]
     fn sockets_that_were_given_are_used_and_nobody_goes_without() {

@@ -1,14 +1,14 @@
 //! Websockets and whatever else a connection changes into: bytes both ways, until one side ends it
 //! or its backend has been withdrawn for too long.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use http::Response;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::time::{sleep, timeout};
 
-use super::{body::ReplyBody, exchange::Exchange, headers, idle};
+use super::{body::ReplyBody, called::Called, exchange::Exchange, headers, idle};
 
 /// How long a tunnel may outlive the withdrawal of its backend.
 pub const AFTER_WITHDRAWAL: Duration = Duration::from_secs(30);
@@ -50,11 +50,12 @@ async fn tunnel(
         Err(_) => return exchange.failed(&"the change of protocol took too long"),
     };
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-    let over = async {
+    let over = pin!(async {
         withdrawn.cancelled().await;
         sleep(AFTER_WITHDRAWAL).await;
-    };
+    });
     tokio::select! {
+        biased;
         ended = idle::copy(&mut client, &mut backend, silence, BUFFER) => match ended {
             Ok((_, down)) => {
                 exchange.passed(usize::try_from(down).unwrap_or(usize::MAX));
@@ -62,6 +63,6 @@ async fn tunnel(
             }
             Err(error) => exchange.failed(&error),
         },
-        () = over => exchange.failed(&"closed: the process has been replaced"),
+        () = Called::new(over) => exchange.failed(&"closed: the process has been replaced"),
     }
 }

@@ -1,6 +1,6 @@
 //! Connections to backends: HTTP/1.1, and HTTP/2 by prior knowledge for gRPC.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, pin::pin, sync::Arc};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -9,7 +9,9 @@ use tracing::debug;
 use super::{
     backend::{Backend, STREAMS, Sender, Sort},
     body::RequestBody,
+    called::Called,
     sockets::{self, Peer},
+    writes::Gathered,
 };
 use crate::{
     link,
@@ -45,7 +47,7 @@ pub async fn connect(
     };
     let stream = links.connect(address, within).await?;
     sockets::tune(stream.socket(), peer);
-    let stream = TokioIo::new(stream);
+    let stream = TokioIo::new(Gathered::new(stream));
     if sort == Sort::Streams {
         let handshake = http2_builder().handshake::<_, RequestBody>(stream).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
@@ -89,9 +91,11 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 fn drive(backend: &Backend, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
     let (cut, address) = (backend.cut.clone(), backend.endpoint().address);
     tokio::spawn(async move {
+        let cut = pin!(cut.cancelled());
         let ended = tokio::select! {
+            biased;
             ended = connection => ended,
-            () = cut.cancelled() => Ok(()),
+            () = Called::new(cut) => Ok(()),
         };
         if let Err(error) = ended {
             debug!(%address, %error, "upstream connection ended");

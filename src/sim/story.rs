@@ -138,7 +138,8 @@ pub(super) async fn tell(world: &Arc<World>, plot: &Plot) {
         sleep(world.dice.long_tail(10, plot.mishaps * 4)).await;
         mishap(world, plot).await;
     }
-    // Peace: nothing goes wrong any more, and everybody comes back.
+    // Peace: nothing goes wrong any more, and everybody comes back. The last mishap has happened by then.
+    tokio::task::yield_now().await;
     world.judge.note("peace", "");
     world.sky.set_rates(Rates {
         latency: 5,

@@ -346,18 +346,34 @@ impl Held {
         }
     }
 
+    /// A write that nobody answered may be carried out late: it must not undo the one after it.
+    fn change<T: Record>(&self, key: &Key<T>, value: &T) -> Txn {
+        Txn::new()
+            .created_at(key, self.create_revision)
+            .unchanged(key, self.revision)
+            .put_leased(key, value, self.lease.id)
+    }
+
     async fn put<T: Record>(
         &mut self,
         store: &Store,
         key: &Key<T>,
         value: &T,
     ) -> Result<(), CommitError> {
-        let txn =
-            Txn::new()
-                .created_at(key, self.create_revision)
-                .put_leased(key, value, self.lease.id);
-        self.revision = store.commit(txn).await?;
-        Ok(())
+        match store.commit(self.change(key, value)).await {
+            Ok(revision) => {
+                self.revision = revision;
+                Ok(())
+            }
+            Err(CommitError::Conflict) => {
+                // It has been carried out already: the next try goes on from there.
+                if let Some(there) = store.get(key).await? {
+                    self.revision = there.mod_revision;
+                }
+                Err(CommitError::Conflict)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -435,5 +451,43 @@ async fn reregister<T: Record + Clone>(
                 time::sleep(backoff.next_after(begun.elapsed(), random())).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::keys;
+
+    fn machine(cpus: u32) -> crate::model::Machine {
+        let text = format!(
+            r#"{{"id":"0123456789abcdef0123456789abcdef","hostname":"deis-01","address":"10.0.0.1",
+                "memory_bytes":1,"cpus":{cpus},"version":"2","boot_id":"1"}}"#
+        );
+        Record::decode(text.as_bytes()).expect("a machine")
+    }
+
+    /// From a seed of the simulation: the word of before came after the word of now, and stood there for
+    /// good.
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_carried_out_late_undoes_nothing() {
+        let store = Store::memory();
+        let key = keys::machine(&machine(1).id);
+        let ttl = Duration::from_secs(6);
+        let held = register(&store, &key, &machine(1), ttl, &|_: &_| false, &Alone).await;
+        let mut held = held.expect("registered");
+        // What nobody answers is sent again, and comes a second time when a later word has been written.
+        let late = held.change(&key, &machine(2));
+        held.put(&store, &key, &machine(3)).await.expect("written");
+        let late = store.commit(late).await;
+        assert!(matches!(late, Err(CommitError::Conflict)), "{late:?}");
+        // And what was carried out unanswered keeps nobody from going on.
+        let unanswered = held.change(&key, &machine(4));
+        store.commit(unanswered).await.expect("written");
+        let next = held.put(&store, &key, &machine(5)).await;
+        assert!(matches!(next, Err(CommitError::Conflict)), "{next:?}");
+        held.put(&store, &key, &machine(5)).await.expect("written");
+        let there = store.get(&key).await.expect("read").expect("there");
+        assert_eq!(there.value.cpus, 5);
     }
 }

@@ -364,3 +364,18 @@ proptest! {
         prop_assert!(sim.last.acts.is_empty());
     }
 }
+
+/// The end of a process is news of its app only; the unit that waits for it hears of it all the same.
+#[test]
+fn a_unit_that_is_on_all_hosts_leaves_with_the_last_process() {
+    let mut sim = Sim::new(2, 4, 1);
+    sim.deploy_first(&structure(4, 0));
+    sim.unit("every.service", "[X-Fleet]\nGlobal=true\n");
+    // Its hosts say nothing of it here: so it is forgotten as soon as it is to stop.
+    sim.settle();
+    assert_eq!(sim.hosts_of("every.service"), [1, 2]);
+    sim.drain(1, None);
+    sim.settle();
+    assert!(sim.on(1).is_empty(), "{:?}", sim.on(1));
+    assert_eq!(sim.hosts_of("every.service"), [2]);
+}

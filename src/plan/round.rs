@@ -378,7 +378,13 @@ pub fn round(world: &World, changed: &Changed, memory: &mut Memory, cx: &Context
     let kept = std::mem::take(&mut memory.pool);
     let mut pool = kept.resume(world, changed, &losses.lost, &cx.policy.placing);
 
-    if first || changed.units || changed.hosts || losses.new || memory.units_busy {
+    // A unit that is on all hosts leaves a drained one after all else.
+    let is_emptied = |id: &MachineId| {
+        let view = world.hosts.get(id);
+        view.is_some_and(|view| view.drain().is_some() && view.processes.is_empty())
+    };
+    let emptied = changed.rooms.iter().any(is_emptied);
+    if first || changed.units || changed.hosts || losses.new || memory.units_busy || emptied {
         let before = (plan.acts.len(), plan.waiting.len());
         fleet::step(world, &losses, cx, &mut plan);
         memory.units_busy = (plan.acts.len(), plan.waiting.len()) != before;

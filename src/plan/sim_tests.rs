@@ -281,7 +281,9 @@ impl Sim {
         let mut assigned = BTreeMap::new();
         for (key, _) in self.kv.under("/deis/schedule/") {
             let (_, name) = keys::parse_assignment(key).expect("assignment");
-            let process: ProcessName = name.parse().expect("process");
+            let Ok(process) = name.parse::<ProcessName>() else {
+                continue;
+            };
             if self.single.contains(&process.kind) {
                 *assigned.entry(process.id()).or_default() += 1;
             }

@@ -26,7 +26,7 @@ cat "$root/tests/mutants/switch.rs" >>src/outside.rs
 simulate() {
   $cargo test -q --locked --lib --config profile.dev.package.deis.opt-level=1 "$@"
 }
-simulate --no-run
+simulate --no-run >"$root/target/mutants/build.log" 2>&1 || { cat "$root/target/mutants/build.log"; exit 1; }
 
 missed=
 for patch in "$root"/tests/mutants/${1:-*}.patch; do

@@ -215,13 +215,14 @@ pub fn certificates_by_acme(ground: &Ground, notes: &mut Notes) {
             _ => Err(listed),
         }
     });
-    notes.figure(format!("one that leads elsewhere: {}", why.trim()));
+    let why: Vec<&str> = why.split_whitespace().collect();
+    notes.figure(format!("one that leads elsewhere: {}", why.join(" ")));
 
     // The controller that has begun an order is killed; the next one gets it done.
     let leader = ground.leader().expect("one leads").clone();
     let second = format!("second.{APP}.test");
     app.deis(&["domains:add", &second]).ok();
-    let kill = "systemctl kill -s KILL deis-controller";
+    let kill = "systemctl kill -s KILL 'deis-controller@*'";
     ground.cluster.sh(&leader, kill).ok();
     let (_, took) = pebble.wait_served(ground, &second, "");
     notes.figure(format!(

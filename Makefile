@@ -83,7 +83,7 @@ sim: packages ## Simulate SEEDS=1000 stories of the platform in one thread each,
 	@SEED=$(SEED) SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --locked --lib --profile $(PROFILE) -- \
 	  --exact sim::tests::seeds --ignored --nocapture
 
-mutants: packages ## Break the platform on purpose, in fifteen ways: each has to be caught by the simulation
+mutants: packages ## Break the platform on purpose, in fourteen ways: each has to be caught by the simulation
 	@CARGO=$(CARGO) SEEDS=$(SEEDS) sh tests/mutants/run.sh $(MUTANT)
 
 # The cluster tests boot their own hosts in a network namespace: a running `make up` doesn't matter.

@@ -255,6 +255,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
                     let is_first = state.is_none();
                     let state = state.get_or_insert_with(|| MachineState {
                         schema: SCHEMA,
+                        registration: None,
                         processes: BTreeMap::new(),
                     });
                     let changed = world.report(&names, now, state) || is_first;

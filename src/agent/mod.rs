@@ -52,7 +52,7 @@ use tracing::{error, info, warn};
 use crate::{
     fleet_api,
     logger::tell::Teller,
-    model::{Machine, MachineId, MachineState},
+    model::{Machine, MachineId, MachineState, Revision},
     plan::units::Lease,
     render::{HostFacts, RenderError, TemplateSources, Templates},
     seal::{ClusterKey, SealError},
@@ -215,17 +215,19 @@ pub(crate) async fn live<U: Units, R: Runtime>(
     // Only a host that holds its id may speak for it: a twin would overwrite the other's report. Told
     // beside the agent: several that wait for one watch channel wake in any order.
     let (may_speak, own) = oneshot::channel();
+    let (registration_sender, registration) = watch::channel(None);
     let registered = register(
         store.clone(),
         machine,
         (registered_sender, may_speak),
-        (paths, until_sender),
+        (paths, until_sender, registration_sender),
         ended.clone(),
     );
     let reporter = report::write_states(
         store,
         id.clone(),
         state_receiver,
+        registration,
         standing.confirmed,
         ended.clone(),
     );
@@ -269,7 +271,11 @@ async fn register(
     store: Store,
     machine: Machine,
     (registered, may_speak): (watch::Sender<bool>, oneshot::Sender<()>),
-    (paths, until): (paths::Paths, watch::Sender<Option<Instant>>),
+    (paths, until, registration): (
+        paths::Paths,
+        watch::Sender<Option<Instant>>,
+        watch::Sender<Option<Revision>>,
+    ),
     stop: CancellationToken,
 ) -> Result<(), String> {
     let (id, address, boot) = (
@@ -309,9 +315,13 @@ async fn register(
     };
     info!(machine = %id, "registered");
     let mut clock = presence.clock();
+    registration.send_replace(Some(clock.registration()));
     tokio::spawn(async move {
         loop {
             until.send_replace(Some(clock.until()));
+            registration.send_if_modified(|known| {
+                known.replace(clock.registration()) != Some(clock.registration())
+            });
             if !clock.renewed().await {
                 return;
             }

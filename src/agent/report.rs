@@ -64,12 +64,13 @@ impl Confirmed {
     }
 }
 
-/// Writes whatever `states` holds until `stop`; `None` is not written. `confirmed` is told what stands
-/// in the store.
+/// Writes whatever `states` holds until `stop`, and once more for each `registration` of the host; `None`
+/// is not written. `confirmed` is told what stands in the store.
 pub async fn write_states(
     store: Store,
     machine: MachineId,
     mut states: watch::Receiver<Option<MachineState>>,
+    mut registration: watch::Receiver<Option<Revision>>,
     confirmed: Confirmed,
     stop: CancellationToken,
 ) {
@@ -80,10 +81,16 @@ pub async fn write_states(
     let mut failing = false;
     let mut pace = Burst::new(BURST, BUSY_PAUSE);
     loop {
+        let registered = *registration.borrow_and_update();
+        let of_now = |state: &Option<MachineState>| {
+            let mut state = state.clone()?;
+            state.registration = registered;
+            Some(state)
+        };
+        let state = of_now(&states.borrow_and_update());
         let is_settled = {
-            let state = states.borrow_and_update();
             let rests = |state: &MachineState| is_settled(state, outside::now());
-            state.as_ref().is_none_or(rests) || *state == written
+            state.as_ref().is_none_or(rests) || state == written
         };
         if !is_settled && pace.ready_at() > Instant::now() {
             tokio::select! {
@@ -94,7 +101,6 @@ pub async fn write_states(
             }
             continue;
         }
-        let state = states.borrow().clone();
         let pause = match state {
             Some(state) if written.as_ref() != Some(&state) => {
                 let txn = match at {
@@ -143,6 +149,8 @@ pub async fn write_states(
                     biased;
                     () = stop.cancelled() => return,
                     changed = states.changed() => if changed.is_err() { return },
+                    // Whoever registered may have ended: then it is the last of them.
+                    Ok(()) = registration.changed() => {}
                 }
                 continue;
             }
@@ -224,6 +232,7 @@ mod tests {
         };
         MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: BTreeMap::from([("a_v1.web.1".into(), process)]),
         }
     }
@@ -233,6 +242,7 @@ mod tests {
         store: Store,
         machine: MachineId,
         states: watch::Sender<Option<MachineState>>,
+        registration: watch::Sender<Option<Revision>>,
         stop: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
@@ -242,11 +252,13 @@ mod tests {
             let store = Store::memory();
             let machine: MachineId = "0123456789abcdef0123456789abcdef".parse().expect("id");
             let (states, receiver) = watch::channel(None);
+            let (registration, registered) = watch::channel(None);
             let stop = CancellationToken::new();
             let task = write_states(
                 store.clone(),
                 machine.clone(),
                 receiver,
+                registered,
                 Confirmed::default(),
                 stop.clone(),
             );
@@ -255,6 +267,7 @@ mod tests {
                 store,
                 machine,
                 states,
+                registration,
                 stop,
                 task,
             }
@@ -293,6 +306,26 @@ mod tests {
         assert_eq!(last.as_ref().map(restarts), Some(0));
         reporter.stop.cancel();
         reporter.task.await.expect("ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_registers_anew_says_the_same_once_more() {
+        let reporter = Reporter::start();
+        reporter.say(state(0, Phase::Up));
+        let mut last = 0;
+        for registration in [None, Some(7), Some(9)] {
+            reporter.registration.send_replace(registration);
+            time::sleep(Duration::from_millis(500)).await;
+            let (said, revision) = reporter.written().await;
+            assert_eq!(said.expect("written").registration, registration);
+            assert!(revision > last, "written once more");
+            last = revision;
+        }
+        reporter.registration.send_replace(Some(9));
+        time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(reporter.written().await.1, last, "and not again");
+        reporter.stop.cancel();
+        reporter.task.await.expect("ended");
     }
 
     #[tokio::test(start_paused = true)]

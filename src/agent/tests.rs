@@ -141,10 +141,8 @@ impl Host {
         self.store.commit(txn).await.expect("stored");
     }
 
-    async fn boot(&mut self) {
-        let paths = self.paths();
-        paths.prepare().expect("folders");
-        let edges = Arc::new(steps::Edges {
+    fn edges(&self) -> Arc<steps::Edges<FakeUnits, FakeRuntime>> {
+        Arc::new(steps::Edges {
             units: self.units.clone(),
             runtime: self.runtime.clone(),
             store: self.store.clone(),
@@ -154,14 +152,19 @@ impl Host {
                 address: "127.0.0.1".parse().expect("address"),
                 init: false,
             },
-            paths,
+            paths: self.paths(),
             machine: self.machine.clone(),
             records: records::RecordCache::default(),
             starts: steps::Starts::default(),
             keeper: super::keeper::Keeper::default(),
             teller: crate::logger::tell::Teller::start(self.store.clone()),
             standing: self.standing.clone(),
-        });
+        })
+    }
+
+    async fn boot(&mut self) {
+        self.paths().prepare().expect("folders");
+        let edges = self.edges();
         let (words, receiver) = mpsc::channel(8);
         let (states, state_receiver) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -172,6 +175,7 @@ impl Host {
             self.store.clone(),
             self.machine.clone(),
             state_receiver,
+            watch::channel(None).1,
             self.standing.confirmed.clone(),
             stop.clone(),
         );

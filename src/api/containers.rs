@@ -334,6 +334,7 @@ mod tests {
                 let states = &mut self.0.states;
                 let report = states.entry(machine(on)).or_insert_with(|| MachineState {
                     schema: 1,
+                    registration: None,
                     processes: BTreeMap::new(),
                 });
                 report.processes.insert(name.into(), state);

@@ -348,6 +348,7 @@ async fn processes(store: &Store, name: &AppName, app: &App) -> Txn {
     let mut state = state.map_or(
         MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: BTreeMap::new(),
         },
         |state| state.value,
@@ -431,6 +432,7 @@ async fn agent(store: Store) {
             let (_, name) = keys::parse_assignment(&change.key).expect("key");
             let said = |phase, ready, reason: &str| MachineState {
                 schema: SCHEMA,
+                registration: None,
                 processes: BTreeMap::from([(
                     name.to_owned(),
                     ProcessState {

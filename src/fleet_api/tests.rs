@@ -108,6 +108,7 @@ async fn run(store: &Store, name: &str, text: &str) {
     };
     let report = MachineState {
         schema: SCHEMA,
+        registration: None,
         processes: [(name.to_owned(), state)].into(),
     };
     let file = UnitFile {

@@ -214,6 +214,7 @@ impl Sim {
             .collect();
         let report = MachineState {
             schema: 1,
+            registration: None,
             processes,
         };
         let key = keys::state(id);

@@ -282,6 +282,7 @@ fn place(world: &World, name: &str, machine: &MachineId, assignment: &Assignment
             format!("{phase}{ready}{}", reason.unwrap_or_default())
         }
         Said::Nothing => "not reported by its host".to_owned(),
+        Said::Unknown if !view.is_current() => "not reported since its host came back".to_owned(),
         Said::Unknown => "its host's report can't be read".to_owned(),
     };
     let leaves = if view.drain().is_some() {

@@ -13,6 +13,11 @@ const UNIT: &str = "a.service";
 
 /// What host 1 says: nothing, or that it runs some assignment of the unit.
 fn say(sim: &mut Sim, runs: bool) {
+    say_of(sim, None, runs);
+}
+
+/// The same of one of its registrations.
+fn say_of(sim: &mut Sim, registration: Option<Revision>, runs: bool) {
     let state = ProcessState {
         uuid: Uuid::nil(),
         phase: Phase::Up,
@@ -30,6 +35,7 @@ fn say(sim: &mut Sim, runs: bool) {
     };
     let report = MachineState {
         schema: SCHEMA,
+        registration,
         processes: BTreeMap::from_iter(runs.then(|| (UNIT.to_owned(), state))),
     };
     sim.kv.put(&keys::state(&machine(1)), &report);
@@ -74,5 +80,21 @@ fn what_a_host_does_that_is_away_nobody_knows() {
     assert_eq!(rounds(&mut sim), [1]);
     assert!(sim.waiting().contains("a.service: its host is away"));
     sim.kv.put(&key, &presence);
+    assert!(rounds(&mut sim).is_empty());
+}
+
+/// What it has begun since its last report is known once it has reported of its new registration.
+#[test]
+fn what_a_host_does_that_has_just_come_back_nobody_knows() {
+    let mut sim = stopped();
+    let key = keys::machine(&machine(1));
+    let (presence, entry) = sim.kv.get(&key).expect("there");
+    let before = entry.create_revision;
+    say_of(&mut sim, Some(before), false);
+    sim.kv.delete(key.to_string());
+    let back = sim.kv.put(&key, &presence);
+    assert_eq!(rounds(&mut sim), [1]);
+    assert!(sim.waiting().contains("a.service: stopping"));
+    say_of(&mut sim, Some(back), false);
     assert!(rounds(&mut sim).is_empty());
 }

@@ -401,6 +401,7 @@ fn obey(sim: &mut Sim) {
     for (name, (host, assignment)) in sim.assignments() {
         let state = states.entry(host).or_insert_with(|| MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: BTreeMap::new(),
         });
         if assignment.desired != Desired::Stop {

@@ -334,10 +334,18 @@ impl World {
         let decoded = decode::<MachineState>(change);
         host.report.unreadable = decoded.is_err();
         // Names that were reported stay taken while what it says can't be read.
-        let now = decoded?
-            .map(|state| state.value.processes)
+        let (now, registration) = decoded?
+            .map(|state| (state.value.processes, state.value.registration))
             .unwrap_or_default();
         let before = std::mem::take(&mut host.report.processes);
+        // What was unknown since the host came back is known from now on, also of what it doesn't name.
+        if std::mem::replace(&mut host.report.registration, registration) != registration {
+            let apps: BTreeSet<AppName> = host.processes.iter().map(|p| p.app.clone()).collect();
+            self.changed.units |= !host.units.is_empty();
+            for app in &apps {
+                self.app(app);
+            }
+        }
         let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
         for name in names {
             let (was, is) = (before.get(name), now.get(name));

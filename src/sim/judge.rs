@@ -63,6 +63,8 @@ struct Book {
     units: BTreeMap<(usize, String), Sight>,
     /// The raw units that run, and which assignment each is.
     raw: BTreeMap<(usize, String), Uuid>,
+    /// When raw units that were not to run were last wanted again: their agents have to hear of it.
+    resumed: BTreeMap<Uuid, f64>,
     /// Every process that was ever assigned.
     assigned: BTreeSet<(String, String, Uuid)>,
     floors: BTreeMap<AppName, Structure>,

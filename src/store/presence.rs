@@ -156,6 +156,7 @@ pub struct Presence<T> {
 struct Status {
     /// The revision of our key, as put last.
     revision: Revision,
+    create_revision: Revision,
     lease: i64,
     until: Option<Instant>,
     /// The same, also when the server has ended it: by then whoever knows no better lets go of it.
@@ -171,6 +172,12 @@ impl LeaseClock {
     #[must_use]
     pub fn until(&mut self) -> Instant {
         self.0.borrow_and_update().deadline
+    }
+
+    /// The registration that it is the lease of: the revision at which its key came into being.
+    #[must_use]
+    pub fn registration(&self) -> Revision {
+        self.0.borrow().create_revision
     }
 
     /// Waits until it was renewed; false when it is kept no more. Cancel safe.
@@ -340,6 +347,7 @@ impl Held {
         let state = *self.lease.state.borrow();
         Status {
             revision: self.revision,
+            create_revision: self.create_revision,
             lease: self.lease.id,
             until: (!state.lost).then_some(state.until),
             deadline: state.until,

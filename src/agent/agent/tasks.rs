@@ -95,10 +95,7 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             Ok(Ok(ended)) => self.succeeded(&name, ended),
             Ok(Err(StepError::Outdated)) => {
                 // The feed is about to say how; then the plan is another.
-                debug!(
-                    name,
-                    "the assignment has changed while its address was published"
-                );
+                debug!(name, "the assignment has changed while its address was");
                 self.world.failed(&name, &StepError::Outdated, now);
             }
             Ok(Err(error)) => {
@@ -213,7 +210,9 @@ impl<U: Units, R: Runtime> Agent<U, R> {
             }
             Action::Withdraw => {
                 self.busy(name, Busy::Publishing);
-                let withdraw = edges.withdraw(owned, self.world.ports.get(name));
+                let asked = assigned.filter(|assigned| assigned.assignment.desired != Desired::Run);
+                let asked_at = asked.map(|assigned| assigned.mod_revision);
+                let withdraw = edges.withdraw(owned, asked_at, self.world.ports.get(name));
                 self.tasks.spawn(unless_cancelled(cancel.clone(), async {
                     withdraw.await.map(Ended::Withdrawn)
                 }))

@@ -49,14 +49,22 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         }
     }
 
-    /// Withdraws a process's address if it is ours; says at which revision it was gone.
+    /// Withdraws a process's address if it is ours; says at which revision it was gone. When that is
+    /// what its assignment asks for, only as long as that is the one that we know: the leader may have
+    /// taken it back, and count on the process.
     pub async fn withdraw(
         self: Arc<Self>,
         name: String,
+        asked_at: Option<Revision>,
         port: Option<u16>,
     ) -> Result<Revision, StepError> {
         let process = process_name(&name)?;
         let key = keys::service(&process.app, &process);
+        let assignment = keys::assignment(&self.machine, &name);
+        let base = || match asked_at {
+            Some(revision) => Txn::new().unchanged(&assignment, revision),
+            None => Txn::new(),
+        };
         let ours = |address: &str| {
             let address = address.parse::<SocketAddr>();
             address.is_ok_and(|a| {
@@ -66,18 +74,24 @@ impl<U: Units, R: Runtime> Edges<U, R> {
         loop {
             let old = self.store.get(&key).await?;
             let txn = match old {
-                Some(old) if ours(&old.value) => Txn::new().value_is(&key, &old.value).delete(&key),
+                Some(old) if ours(&old.value) => base().value_is(&key, &old.value).delete(&key),
                 // Gone already (the answer was lost, or a former life did it), or another host's by now.
                 // Nobody knows since when, and routers acknowledge no revision but of what they hear:
                 // so they are told something, which is later.
-                _ => Txn::new().put(&keys::withdrawn(), &name),
+                _ => base().put(&keys::withdrawn(), &name),
             };
             match self.store.commit(txn).await {
                 Ok(revision) => {
                     info!(process = name, revision, "withdrawn");
                     return Ok(revision);
                 }
-                Err(CommitError::Conflict) => {}
+                Err(CommitError::Conflict) => {
+                    let there = self.store.get(&assignment).await?;
+                    let there = there.map(|there| there.mod_revision);
+                    if asked_at.is_some() && there != asked_at {
+                        return Err(StepError::Outdated);
+                    }
+                }
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }
         }

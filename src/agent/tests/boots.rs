@@ -87,3 +87,29 @@ async fn routers_hear_of_a_withdrawal_that_nobody_saw() {
     let all = time::timeout(PATIENCE, hear).await;
     all.expect("routers hear of something at that revision or later");
 }
+
+/// The leader wanted it drained and took that back, and the agent hears of the one only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_was_taken_back_withdraws_nothing() {
+    let mut host = Host::new().await;
+    host.boot().await;
+    host.serve(WEB, 1).await;
+    host.end().await;
+    let key = keys::assignment(&host.machine, WEB);
+    let revision = async || {
+        let there = host.store.get(&key).await.expect("read");
+        Some(there.expect("assigned").mod_revision)
+    };
+    host.assign(WEB, 1, Desired::Drain).await;
+    let drained = revision().await;
+    host.assign(WEB, 1, Desired::Run).await;
+    let withdraw = |at| host.edges().withdraw(WEB.to_owned(), at, None);
+    let refused = withdraw(drained).await;
+    assert!(
+        matches!(refused, Err(steps::StepError::Outdated)),
+        "{refused:?}"
+    );
+    assert!(host.published(WEB).await.is_some());
+    withdraw(revision().await).await.expect("withdrawn");
+    assert_eq!(host.published(WEB).await, None);
+}

@@ -109,6 +109,7 @@ async fn play_the_platform(store: Store) {
         let mut txn = Txn::new();
         let mut state = MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: BTreeMap::new(),
         };
         for (key, unit) in store.list(&keys::units()).await.expect("list").entries {
@@ -212,6 +213,7 @@ async fn play_an_agent(store: Store) {
         let mut txn = Txn::new();
         let mut state = MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: BTreeMap::new(),
         };
         let prefix = keys::schedule_of(&id);

@@ -178,6 +178,7 @@ pub(super) async fn fabricated() -> Store {
     for (n, processes) in states {
         let state = MachineState {
             schema: SCHEMA,
+            registration: None,
             processes: processes.into_iter().collect(),
         };
         txn = txn.put(&keys::state(&machine_id(n)), &state);

@@ -100,6 +100,7 @@ async fn play_an_agent(store: Store, id: MachineId) {
         }
         let state = MachineState {
             schema: SCHEMA,
+            registration: None,
             processes,
         };
         let report = Txn::new().put(&keys::state(&id), &state);

@@ -251,6 +251,10 @@ pub struct MachineState {
     #[serde(default = "schema")]
     #[doc(hidden)]
     pub schema: u16,
+    /// The host's registration of which this is said: the revision at which its presence came into
+    /// being. None from older agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<Revision>,
     /// Each process by its name.
     pub processes: BTreeMap<String, ProcessState>,
 }

@@ -307,7 +307,7 @@ impl<'w> Unit<'_, 'w> {
             return;
         }
         // What runs there may be of an older assignment that is still in the way of this one.
-        let is_there = host.is_none_or(|host| host.names(self.name.as_str()));
+        let is_there = host.is_none_or(|host| host.names(self.name.as_str()) || !host.is_current());
         let is_away = host.is_some_and(|host| host.presence.is_absent());
         if is_there {
             plan.wait(self.name.as_str(), Reason::Unit("stopping".to_owned()));

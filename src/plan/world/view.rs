@@ -203,6 +203,8 @@ impl Presence {
 pub struct Report {
     /// Its processes by name, as read last; empty before its first report.
     pub(super) processes: BTreeMap<String, ProcessState>,
+    /// The registration of which it speaks, if it says so.
+    pub(super) registration: Option<Revision>,
     /// What it says now can't be read.
     pub(super) unreadable: bool,
 }
@@ -214,7 +216,7 @@ pub enum Said<'w> {
     State(&'w ProcessState),
     /// It does not have it: not yet, or no more.
     Nothing,
-    /// Its report can't be read.
+    /// Its report can't be read; or what it says is of before it was away, and doesn't name this.
     Unknown,
 }
 
@@ -234,7 +236,18 @@ impl HostView {
         match self.report.processes.get(name) {
             _ if self.report.unreadable => Said::Unknown,
             Some(state) if state.uuid == uuid => Said::State(state),
+            Some(_) | None if !self.is_current() => Said::Unknown,
             Some(_) | None => Said::Nothing,
+        }
+    }
+
+    /// Whether it has reported since it came back, if it was away: what it has begun since its last
+    /// report nobody else knows.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        match (&self.presence, self.report.registration) {
+            (Presence::Here(machine), Some(said)) => said >= machine.create_revision,
+            _ => true,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Book, Judge, host_of, machine};
+use super::{Book, CLOSING, Judge, host_of, machine, now};
 use crate::{
     model::*,
     plan::fleet::{XFleet, text_hash},
@@ -44,7 +44,9 @@ impl Judge {
         let key = keys::assignment(&machine(host), unit);
         let assignment = book.read::<Assignment>(key.as_str());
         let assignment = assignment.filter(|assignment| assignment.uuid == uuid);
-        if assignment.is_some_and(|assignment| assignment.desired == Desired::Run) {
+        let resumed = book.resumed.get(&uuid).copied();
+        let is_old = resumed.is_none_or(|since| now() - since > CLOSING);
+        if is_old && assignment.is_some_and(|assignment| assignment.desired == Desired::Run) {
             book.accuse(format!(
                 "{unit} on host {host} is stopped, and nobody asked for it"
             ));

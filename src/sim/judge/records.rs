@@ -220,6 +220,9 @@ impl Book {
                 self.accuse(format!("{name} on {machine} gets another uuid"));
             }
             (Some(old), Some(new)) => {
+                if old.desired != Desired::Run && new.desired == Desired::Run {
+                    self.resumed.insert(new.uuid, now());
+                }
                 if old.desired == Desired::Stop && new.desired != Desired::Stop {
                     self.accuse(format!(
                         "{name} on {machine} is wanted again after its stop"

@@ -28,6 +28,8 @@ use crate::{
 
 /// How long it may take until everything is at rest, once nothing goes wrong any more.
 const BOUND: Duration = Duration::from_secs(45 * 60);
+/// Who asked before peace and gets no answer may wait that long for it, and lose a lease by that.
+const AFTERMATH: Duration = Duration::from_secs(20);
 /// How long it has to stay so.
 const REST: Duration = Duration::from_secs(30);
 
@@ -166,6 +168,7 @@ pub(super) async fn tell(world: &Arc<World>, plot: &Plot) {
             Err("users wait".into())
         };
         match settled {
+            Ok(()) if peace.elapsed() < AFTERMATH => {}
             Ok(()) => {
                 let since = *rest.get_or_insert_with(Instant::now);
                 if since.elapsed() >= REST {
